@@ -1,0 +1,234 @@
+"""What a run is asked to do. Frozen dataclasses, one comment per field (unit, meaning, what None means).
+
+`Config` as asked goes to `config.yaml`; with every None decided and its reason it goes to `resolved.yaml`
+(train/resolve.py). `mathematics` is the part that decides the numbers; `execution` decides only who computes them.
+Order of precedence: defaults < recipe < --config < flags.
+"""
+
+import dataclasses
+import hashlib
+import json
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fanlight.errors import ConfigError, near
+
+VERSION = 1  # of the config's keys; a run folder with a newer one is refused
+
+
+@dataclass(frozen=True)
+class Data:
+    """Which images, in which splits, at which resolution."""
+
+    path: str = ""  # folder, list file, or a built-in name such as `digits`
+    val_fraction: float = 0.2  # share of the training images kept for validation where the data has no such split
+    folds: int | None = None  # cross-validation: this many folds instead of val_fraction; None: one split
+    fold: int = 0  # which of the folds is the validation set, 0 … folds-1
+    limit: int | None = None  # images used in all, stratified by class and split; None: all
+    image_px: int | None = None  # side of the square that the model sees; None: from the images' own size
+    canvas_px: int | None = None  # short side stored in the pack; None: image_px / sqrt(crop share), at most twice
+    order: str | None = None  # `random`, or `blocks` (shuffled 8 MB blocks, for slow disks); None: measured
+
+
+@dataclass(frozen=True)
+class Model:
+    """Which network, from which weights."""
+
+    name: str | None = None  # timm, torchvision or own name; None: by the image size
+    pretrained: bool = False  # start from published weights (local cache, else hub)
+    weights: str | None = None  # start from this .safetensors or .pt file; None: from the seed
+    freeze: bool = False  # train the last layer only
+
+
+@dataclass(frozen=True)
+class Augment:
+    """Training-time changes to the pixels; evaluation sees a centre crop."""
+
+    crop_share: tuple[float, float] = (0.25, 1.0)  # share of the image's area that a random crop keeps
+    crop_ratio: tuple[float, float] = (0.75, 4 / 3)  # width / height of a random crop
+    flip: bool | None = None  # mirror left-right with probability 1/2; None: yes, unless the classes are digits
+    eval_share: float = 0.875  # share of the short side kept by the evaluation's centre crop
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)  # per channel, of pixels in [0, 1]
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Optim:
+    """How weights move. Schedules count optimizer steps."""
+
+    name: str = "sgd"  # sgd (Nesterov momentum) or adamw
+    lr: float | None = None  # peak learning rate; None: by optimizer and batch size
+    momentum: float = 0.9  # of sgd; beta1 of adamw
+    beta2: float = 0.999  # of adamw
+    weight_decay: float | None = None  # on weights of 2 and more dimensions; None: by optimizer
+    schedule: str = "cosine"  # cosine, onecycle or constant
+    warmup_share: float = 0.1  # share of all steps in which the learning rate rises from 0
+    clip_norm: float | None = 1.0  # largest global gradient norm; None: no clipping
+    label_smoothing: float = 0.1  # probability mass spread over all classes
+
+
+@dataclass(frozen=True)
+class Train:
+    """How long, in what batches and number format."""
+
+    epochs: int | None = None  # None: about 25,000 images' worth, 5 … 40
+    batch_size: int | None = None  # global: images per optimizer step over all ranks together; None: by data size
+    microbatches: int = 1  # parts of a batch whose gradients are summed before the optimizer moves
+    precision: str | None = None  # fp32, bf16, fp16; None: what this processor does fastest
+    seed: int = 0  # of weights, split, order and augmentation
+    evaluate_every: int | None = None  # epochs between evaluations; None: so that there are at most 20
+    deterministic: bool = False  # deterministic algorithms on GPUs too (slower); CPU runs always are
+
+
+@dataclass(frozen=True)
+class Execution:
+    """Who computes, and where things go. Changes nothing about the numbers beyond rounding."""
+
+    layout: str | None = None  # serial or ddp; None: ddp over all GPUs when several are visible, else serial
+    ranks: int | None = None  # processes; None: by layout
+    device: str | None = None  # cpu or cuda; None: cuda where there is one
+    threads: int | None = None  # compute threads per rank; None: usable cores over ranks
+    workers: int | None = None  # input threads per rank; None: by device and cores
+    channels_last: bool | None = None  # memory format of convolutions; None: by precision and device
+    pack: bool | None = None  # decode once into a pack; None: yes where the disk has room
+    pack_dir: str | None = None  # where packs go; None: the user's cache folder
+    eval_batch: int = 64  # rows of one evaluation forward, the same on any number of ranks
+    checkpoint_every_s: float = 120.0  # seconds between checkpoints inside an epoch
+    checkpoint_steps: int | None = None  # optimizer steps between checkpoints instead; None: by time and epoch
+    keep_checkpoints: int = 2  # newest ones kept
+    report: bool = True  # write report.html at the end
+
+
+@dataclass(frozen=True)
+class Config:
+    """One run, whole."""
+
+    version: int = VERSION  # of these keys
+    data: Data = field(default_factory=Data)
+    model: Model = field(default_factory=Model)
+    augment: Augment = field(default_factory=Augment)
+    optim: Optim = field(default_factory=Optim)
+    train: Train = field(default_factory=Train)
+    execution: Execution = field(default_factory=Execution)
+
+    def with_value(self, key: str, value: object) -> "Config":
+        """A copy with `section.field` set; strings are converted to the field's type. Unknown keys are ConfigErrors."""
+        section_name, _, name = key.partition(".")
+        section = getattr(self, section_name, None)
+        if not dataclasses.is_dataclass(section) or name not in _fields(type(section)):
+            raise ConfigError(f"config key {key!r} is unknown.{near(key, keys())}")
+        converted = _convert(key, value, typing.get_type_hints(type(section))[name])
+        return dataclasses.replace(self, **{section_name: dataclasses.replace(section, **{name: converted})})  # type: ignore[type-var]
+
+    def with_values(self, values: dict[str, object]) -> "Config":
+        config = self
+        for key, value in values.items():
+            config = config.with_value(key, value)
+        return config
+
+    def document(self) -> dict[str, Any]:
+        """Plain containers, as YAML and JSON take them."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))
+
+    def hash(self) -> str:
+        """Names the mathematics: equal hashes on equal data train the same weights, whatever the layout."""
+        mathematics = {name: part for name, part in self.document().items() if name != "execution"}
+        mathematics["data"] = {name: value for name, value in mathematics["data"].items() if name != "path"}
+        return hashlib.sha256(json.dumps(mathematics, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def keys() -> list[str]:
+    """Every `section.field`, in order."""
+    hints = typing.get_type_hints(Config)
+    return [f"{section}.{name}" for section, kind in hints.items() if section != "version" for name in _fields(kind)]
+
+
+def from_document(document: object, *, where: str) -> Config:
+    """A Config from nested plain containers. `where` names the file in errors."""
+    if not isinstance(document, dict):
+        raise ConfigError(f"{where}: expected sections such as `train:` with fields below, got {type(document).__name__}")
+    version = document.get("version", VERSION)
+    if version != VERSION:
+        raise ConfigError(
+            f"{where}: version {version!r} of the config; this Fanlight reads version {VERSION}. "
+            "Use the Fanlight that wrote it, or train again"
+        )
+    config = Config()
+    for section, fields in document.items():
+        if section in ("version", "reasons"):
+            continue
+        if not isinstance(fields, dict):
+            raise ConfigError(f"{where}: section {section!r} should hold fields, got {fields!r}")
+        for name, value in fields.items():
+            try:
+                config = config.with_value(f"{section}.{name}", value)
+            except ConfigError as error:
+                raise ConfigError(f"{where}: {error}") from None
+    return config
+
+
+def read(path: Path) -> Config:
+    """A Config from a YAML file."""
+    import yaml
+
+    try:
+        document = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"cannot read config {path}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not YAML: {error}") from None
+    return from_document(document or {}, where=str(path))
+
+
+def write(path: Path, config: Config, *, reasons: dict[str, str] | None = None) -> None:
+    """Writes YAML; with `reasons`, why each automatic choice fell as it did."""
+    import yaml
+
+    document = config.document()
+    if reasons is not None:
+        document["reasons"] = reasons
+    path.write_text(yaml.safe_dump(document, sort_keys=False, allow_unicode=True))
+
+
+def _fields(kind: type) -> list[str]:
+    return [item.name for item in dataclasses.fields(kind)]
+
+
+def _convert(key: str, value: object, hint: Any) -> Any:
+    """`value` as the type that the field's annotation names, or a ConfigError with field, value and expectation."""
+    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if value is None or (isinstance(value, str) and value.lower() in ("none", "null", "auto")):
+        if type(None) in options:
+            return None
+        raise ConfigError(f"{key} needs a value, got {value!r}")
+    kind = next(option for option in options if option is not type(None))
+    try:
+        if typing.get_origin(kind) is tuple:
+            parts = value.replace(",", " ").split() if isinstance(value, str) else list(typing.cast(list, value))
+            if len(parts) != len(typing.get_args(kind)):
+                raise ValueError
+            return tuple(float(part) for part in parts)
+        if kind is bool:
+            return _truth(value)
+        if kind is int and (isinstance(value, bool) or (isinstance(value, float) and value != int(value))):
+            raise ValueError
+        if kind is str and not isinstance(value, str):
+            raise ValueError
+        return kind(value)
+    except (TypeError, ValueError):
+        expected = getattr(kind, "__name__", None) if typing.get_origin(kind) is None else str(kind)
+        raise ConfigError(f"{key} should be {expected}, got {value!r}") from None
+
+
+def _truth(value: object) -> bool:
+    if isinstance(value, bool):
+        return value
+    word = str(value).lower()
+    if word in ("true", "yes", "on", "1"):
+        return True
+    if word in ("false", "no", "off", "0"):
+        return False
+    raise ValueError

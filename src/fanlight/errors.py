@@ -1,0 +1,43 @@
+"""Errors that a user can cause. Each message names the field or file, the value, and the way out; the command line
+prints it without a traceback and exits with the class's code."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class FanlightError(Exception):
+    """Something failed for a reason that the user can act on."""
+
+    exit_code = 1
+
+
+class ConfigError(FanlightError):
+    """A flag, a config key or a combination of them cannot work."""
+
+    exit_code = 2
+
+
+class DataError(FanlightError):
+    """The data cannot be used as it is."""
+
+    exit_code = 3
+
+
+class RunError(FanlightError):
+    """A run folder cannot be read, resumed or used."""
+
+
+class TrainingError(FanlightError):
+    """Training stopped: a non-finite loss, memory that cannot be had, a rank that died."""
+
+
+class Stopped(FanlightError):
+    """The run was asked to stop and saved itself; `resume` continues it."""
+
+    exit_code = 75
+
+
+def near(name: str, names: Iterable[str], *, most: int = 5) -> str:
+    """` Near names: a, b.`, or an empty string when nothing is near."""
+    found = difflib.get_close_matches(name, list(names), n=most, cutoff=0.55)
+    return f" Near names: {', '.join(found)}." if found else ""

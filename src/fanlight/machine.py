@@ -1,0 +1,91 @@
+"""What this machine lets this process use: cores, memory, disk. Container quotas and affinity count, not the hardware
+alone: a quota of 2 CPUs on a 64-core host is 2 cores. Imports no torch."""
+
+import math
+import os
+import platform
+import shutil
+import sys
+from pathlib import Path
+
+import psutil
+
+CGROUP = Path("/sys/fs/cgroup")
+
+
+def cores_usable(*, cgroup: Path = CGROUP) -> int:
+    """Cores that this process may really use: affinity, capped by the cgroup's CPU quota; at least 1."""
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    quota = _quota_cores(cgroup)
+    return max(1, min(affinity, math.ceil(quota) if quota else affinity))
+
+
+def memory_available(*, cgroup: Path = CGROUP) -> int:
+    """Bytes that can still be had before the system or the container's limit would refuse."""
+    free = psutil.virtual_memory().available
+    limit = _read_int(cgroup / "memory.max") or _read_int(cgroup / "memory" / "memory.limit_in_bytes")
+    used = _read_int(cgroup / "memory.current") or _read_int(cgroup / "memory" / "memory.usage_in_bytes")
+    if limit and used is not None and limit < 1 << 60:
+        cache = _cgroup_cache(cgroup)
+        free = min(free, max(0, limit - used + cache))
+    return free
+
+
+def disk_free(folder: Path) -> int:
+    """Free bytes where `folder` is, or would be made."""
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+def cpu_name() -> str:
+    """The processor's marketing name, or the architecture where the system does not tell."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def describe() -> dict[str, object]:
+    """Hardware and system, for `env.json`: no addresses, no user names."""
+    return {
+        "cpu": cpu_name(),
+        "cores_usable": cores_usable(),
+        "cores_online": os.cpu_count(),
+        "memory_bytes": psutil.virtual_memory().total,
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "python": sys.version.split()[0],
+    }
+
+
+def _quota_cores(cgroup: Path) -> float | None:
+    try:  # version 2
+        quota, period = (cgroup / "cpu.max").read_text().split()
+        return None if quota == "max" else int(quota) / int(period)
+    except (OSError, ValueError):
+        pass
+    quota_us = _read_int(cgroup / "cpu" / "cpu.cfs_quota_us")
+    period_us = _read_int(cgroup / "cpu" / "cpu.cfs_period_us")
+    return quota_us / period_us if quota_us and quota_us > 0 and period_us else None
+
+
+def _cgroup_cache(cgroup: Path) -> int:
+    """Bytes of file cache that the container is charged for and that the kernel would give back."""
+    try:
+        for line in (cgroup / "memory.stat").read_text().splitlines():
+            name, value = line.split()
+            if name == "inactive_file":
+                return int(value)
+    except (OSError, ValueError):
+        pass
+    return 0
+
+
+def _read_int(path: Path) -> int | None:
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):
+        return None
