@@ -47,10 +47,10 @@ class Model:
 class Augment:
     """Training-time changes to the pixels; evaluation sees a centre crop."""
 
-    crop_share: tuple[float, float] = (0.25, 1.0)  # share of the image's area that a random crop keeps
+    crop_share: tuple[float, float] | None = None  # share of the area that a random crop keeps; None: by image size
     crop_ratio: tuple[float, float] = (0.75, 4 / 3)  # width / height of a random crop
     flip: bool | None = None  # mirror left-right with probability 1/2; None: yes, unless the classes are digits
-    eval_share: float = 0.875  # share of the short side kept by the evaluation's centre crop
+    eval_share: float | None = None  # share of the short side in the evaluation's centre crop; None: by image size
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)  # per channel, of pixels in [0, 1]
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
 
@@ -121,7 +121,8 @@ class Config:
         if not dataclasses.is_dataclass(section) or name not in _fields(type(section)):
             raise ConfigError(f"config key {key!r} is unknown.{near(key, keys())}")
         converted = _convert(key, value, typing.get_type_hints(type(section))[name])
-        return dataclasses.replace(self, **{section_name: dataclasses.replace(section, **{name: converted})})  # type: ignore[type-var]
+        changed: Any = dataclasses.replace(typing.cast(Any, section), **{name: converted})
+        return dataclasses.replace(self, **{section_name: changed})
 
     def with_values(self, values: dict[str, object]) -> "Config":
         config = self
@@ -146,17 +147,19 @@ def keys() -> list[str]:
     return [f"{section}.{name}" for section, kind in hints.items() if section != "version" for name in _fields(kind)]
 
 
-def from_document(document: object, *, where: str) -> Config:
-    """A Config from nested plain containers. `where` names the file in errors."""
+def from_document(document: object, *, where: str, under: Config | None = None) -> Config:
+    """`under` (None: the defaults) with what nested plain containers say. `where` names the file in errors."""
     if not isinstance(document, dict):
-        raise ConfigError(f"{where}: expected sections such as `train:` with fields below, got {type(document).__name__}")
+        raise ConfigError(
+            f"{where}: expected sections such as `train:` with fields below, got {type(document).__name__}"
+        )
     version = document.get("version", VERSION)
     if version != VERSION:
         raise ConfigError(
             f"{where}: version {version!r} of the config; this Fanlight reads version {VERSION}. "
             "Use the Fanlight that wrote it, or train again"
         )
-    config = Config()
+    config = under or Config()
     for section, fields in document.items():
         if section in ("version", "reasons"):
             continue
@@ -170,8 +173,8 @@ def from_document(document: object, *, where: str) -> Config:
     return config
 
 
-def read(path: Path) -> Config:
-    """A Config from a YAML file."""
+def read(path: Path, *, under: Config | None = None) -> Config:
+    """`under` (None: the defaults) with what a YAML file says."""
     import yaml
 
     try:
@@ -180,7 +183,7 @@ def read(path: Path) -> Config:
         raise ConfigError(f"cannot read config {path}: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not YAML: {error}") from None
-    return from_document(document or {}, where=str(path))
+    return from_document(document or {}, where=str(path), under=under)
 
 
 def write(path: Path, config: Config, *, reasons: dict[str, str] | None = None) -> None:

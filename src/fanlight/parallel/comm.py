@@ -3,6 +3,7 @@ torch.distributed. A serial run is a World of one, with no process group at all.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -63,6 +64,16 @@ class World:
             return None
         return np.concatenate([part.numpy()[:count] for part, count in zip(theirs, counts)])
 
+    def tell(self, document: dict[str, Any]) -> dict[str, Any]:
+        """Rank 0's document, on every rank."""
+        if self.host is None:
+            return document
+        text = np.frombuffer(json.dumps(document).encode(), np.uint8) if self.is_first else np.empty(0, np.uint8)
+        size = int(self.sum_host(np.array([float(len(text))]))[0])
+        tensor = torch.from_numpy(text.copy()) if self.is_first else torch.empty(size, dtype=torch.uint8)
+        dist.broadcast(tensor, src=0, group=self.host)
+        return json.loads(tensor.numpy().tobytes())
+
     def barrier(self) -> None:
         if self.host is not None:
             dist.barrier(group=self.host)
@@ -91,12 +102,10 @@ def join(*, rank: int, ranks: int, local_rank: int, local_ranks: int, device: st
         place = torch.device("cpu")
     backend = "nccl" if device == "cuda" else "gloo"
     arguments: dict[str, Any] = {"device_id": place} if device == "cuda" else {}
-    dist.init_process_group(
-        backend, init_method=init_method, rank=rank, world_size=ranks, timeout=TIMEOUT, **arguments
-    )
+    dist.init_process_group(backend, init_method=init_method, rank=rank, world_size=ranks, timeout=TIMEOUT, **arguments)
     everyone = list(range(ranks))
-    norm = dist.new_group(everyone, backend=backend, timeout=TIMEOUT)
-    host = dist.new_group(everyone, backend="gloo", timeout=TIMEOUT)
+    norm: Any = dist.new_group(everyone, backend=backend, timeout=TIMEOUT)
+    host: Any = dist.new_group(everyone, backend="gloo", timeout=TIMEOUT)
     return World(
         rank=rank, ranks=ranks, local_rank=local_rank, local_ranks=local_ranks, device=place,
         group=dist.group.WORLD, norm=norm, host=host,

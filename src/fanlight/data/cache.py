@@ -1,0 +1,65 @@
+"""The folder of things that can be made again: packs, manifests, built-in data. Listed and cleared by `fanlight cache`."""
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+
+def folder() -> Path:
+    """$FANLIGHT_CACHE, else $XDG_CACHE_HOME/fanlight, else ~/.cache/fanlight."""
+    if own := os.environ.get("FANLIGHT_CACHE"):
+        return Path(own).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "fanlight"
+
+
+def manifest_path(data: str) -> Path:
+    """Where the manifest of the data at `data` (a path, or a built-in name) is kept."""
+    place = str(Path(data).expanduser().resolve()) if Path(data).expanduser().exists() else data
+    return folder() / "manifests" / f"{hashlib.sha256(place.encode()).hexdigest()[:24]}.parquet"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One thing in the cache."""
+
+    path: Path
+    kind: str  # pack, manifest, built-in
+    bytes: int
+    text: str  # what it holds, in words
+
+
+def entries() -> list[Entry]:
+    """Everything in the cache, largest first."""
+    found = [_pack(path) for path in _children("packs")]
+    found += [Entry(path, "manifest", path.stat().st_size, "") for path in _children("manifests")]
+    found += [Entry(path, "built-in", _bytes(path), path.name) for path in _children("builtin")]
+    return sorted(found, key=lambda entry: -entry.bytes)
+
+
+def clear() -> int:
+    """Deletes the cache's own three folders, nothing beside them; returns the bytes freed."""
+    freed = sum(entry.bytes for entry in entries())
+    for name in ("packs", "manifests", "builtin"):
+        shutil.rmtree(folder() / name, ignore_errors=True)
+    return freed
+
+
+def _children(name: str) -> list[Path]:
+    place = folder() / name
+    return sorted(place.iterdir()) if place.is_dir() else []
+
+
+def _pack(path: Path) -> Entry:
+    try:
+        about = json.loads((path / "pack.json").read_text())
+        text = f"{about['images']} images, short side {about['canvas_px']} px"
+    except (OSError, ValueError, KeyError):
+        text = "unfinished"
+    return Entry(path, "pack", _bytes(path), text)
+
+
+def _bytes(path: Path) -> int:
+    return sum(item.stat().st_size for item in path.rglob("*") if item.is_file())

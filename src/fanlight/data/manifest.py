@@ -1,0 +1,217 @@
+"""What the data is: one row per file, with its label, split, group, size, hash and whether it can be used.
+
+A Manifest is a frozen value over one Arrow table, so that 87,000 rows are a few arrays and not a million objects.
+"""
+
+import hashlib
+import json
+import os
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from fanlight.errors import DataError, RunError
+
+VERSION = 1  # of the columns below; files of another version are refused
+SCHEMA = pa.schema(
+    [
+        ("path", pa.string()),  # relative to the root, with forward slashes
+        ("label", pa.string()),
+        ("split", pa.string()),  # train, val, test, or empty where the data gives none
+        ("group", pa.string()),  # rows of one group stay in one split; the file's hash where the data gives none
+        ("width", pa.int32()),  # pixels after EXIF orientation; 0 where unreadable
+        ("height", pa.int32()),
+        ("format", pa.string()),  # by the bytes, not by the name
+        ("bytes", pa.int64()),
+        ("mtime_ns", pa.int64()),
+        ("sha256", pa.string()),
+        ("status", pa.string()),  # ok or quarantined
+        ("reason", pa.string()),  # why quarantined
+        ("decoded", pa.bool_()),  # whether the whole file was decoded, not only its header
+    ]
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Manifest:
+    """Records of a data set. Row numbers are positions in `table`, quarantined rows included."""
+
+    root: Path  # absolute; the paths are relative to it
+    table: pa.Table
+    classes: tuple[str, ...]  # sorted; an index into it is the label that models see
+    source: str  # where the labels came from, in words
+
+    @classmethod
+    def of(cls, table: pa.Table, *, root: Path, source: str) -> "Manifest":
+        """A manifest whose classes are the labels of its usable rows, in plain order."""
+        table = table.select(SCHEMA.names).cast(SCHEMA).combine_chunks()
+        rows = zip(table["label"].to_pylist(), table["status"].to_pylist())
+        classes = tuple(sorted({label for label, status in rows if status == "ok"}))
+        return cls(root=root, table=table, classes=classes, source=source)
+
+    def __len__(self) -> int:
+        return self.table.num_rows
+
+    @cached_property
+    def ok(self) -> np.ndarray:
+        """bool [rows]: can be used."""
+        return self.column("status") == "ok"
+
+    @cached_property
+    def labels(self) -> np.ndarray:
+        """int64 [rows]: index into `classes`, -1 for quarantined rows."""
+        index = {name: number for number, name in enumerate(self.classes)}
+        found = [index.get(name, -1) for name in self.table["label"].to_pylist()]
+        return np.where(self.ok, np.array(found, np.int64), -1)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Names the data set: sha256 over path, label, split and sha256 of the usable rows, in their order."""
+        names = ("path", "label", "split", "sha256")
+        columns = [self.column(name)[self.ok] for name in names]
+        return hashlib.sha256("\n".join("\t".join(row) for row in zip(*columns)).encode()).hexdigest()
+
+    def rows(self, split: str | None = None) -> np.ndarray:
+        """int64: the usable rows, of one split or of all."""
+        return np.flatnonzero(self.ok if split is None else self.ok & (self.column("split") == split))
+
+    def column(self, name: str) -> np.ndarray:
+        """One column; strings come as objects."""
+        return np.array(self.table[name].to_pylist(), _dtype(SCHEMA.field(name).type))
+
+    def path(self, row: int) -> Path:
+        return self.root / self.table["path"][int(row)].as_py()
+
+    def read(self, row: int) -> bytes:
+        """The file's bytes, or a DataError that names it."""
+        path = self.path(row)
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise DataError(
+                f"cannot read {path}: {error.strerror}. It changed since it was checked; run `fanlight check` again"
+            ) from None
+
+    def with_columns(self, **arrays: Any) -> "Manifest":
+        """A copy with some columns replaced; the classes follow where labels or status change."""
+        table = self.table
+        for name, values in arrays.items():
+            field = SCHEMA.field(name)
+            table = table.set_column(SCHEMA.get_field_index(name), field, arrow(values, kind=field.type))
+        if arrays.keys() & {"label", "status"}:
+            return Manifest.of(table, root=self.root, source=self.source)
+        return replace(self, table=table)
+
+    def take(self, rows: np.ndarray) -> "Manifest":
+        """These rows only. Classes stay, so that a label means the same in a part as in the whole."""
+        return replace(self, table=self.table.take(arrow(rows, kind=pa.int64())).combine_chunks())
+
+    def quarantine(self, rows: dict[int, str]) -> "Manifest":
+        """A copy in which these rows are not used any more: {row: reason}."""
+        status, reason = self.column("status").copy(), self.column("reason").copy()
+        for row, why in rows.items():
+            status[row], reason[row] = "quarantined", why
+        return self.with_columns(status=status, reason=reason)
+
+    def changed(self) -> list[str]:
+        """Paths whose size or time of change differs from the files now; vanished files too."""
+        facts = zip(*(self.table[name].to_pylist() for name in ("path", "bytes", "mtime_ns")))
+        return [path for path, size, mtime_ns in facts if file_state(self.root / path) != (size, mtime_ns)]
+
+    def save(self, path: Path) -> None:
+        """Writes Parquet, whole or not at all."""
+        import pyarrow.parquet as pq
+
+        about = {"version": VERSION, "root": str(self.root), "classes": self.classes, "source": self.source}
+        part = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            pq.write_table(self.table.replace_schema_metadata({"fanlight": json.dumps(about)}), part)
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+
+
+def load(path: Path) -> Manifest:
+    """The manifest that `save` wrote, or a RunError with the way out."""
+    import pyarrow.parquet as pq
+
+    again = "write it again with `fanlight check`"
+    try:
+        table = pq.ParquetFile(path).read().combine_chunks()
+        about = json.loads((table.schema.metadata or {})[b"fanlight"])
+        if about["version"] != VERSION:
+            raise RunError(f"{path} is a manifest of version {about['version']!r}, not {VERSION}; {again}")
+        root, classes = Path(about["root"]), tuple(about["classes"])
+        return Manifest(root=root, table=table.replace_schema_metadata(None), classes=classes, source=about["source"])
+    except OSError as error:
+        raise RunError(f"cannot read manifest {path}: {error.strerror or error}; {again}") from None
+    except (pa.ArrowException, KeyError, TypeError, ValueError):
+        raise RunError(f"{path} is not a manifest of Fanlight; {again}") from None
+
+
+def table_of(columns: dict[str, Any]) -> pa.Table:
+    """A table of the schema from sequences or arrays, one per column."""
+    return pa.Table.from_arrays([arrow(columns[field.name], kind=field.type) for field in SCHEMA], schema=SCHEMA)
+
+
+def arrow(values: Any, *, kind: pa.DataType) -> pa.Array:
+    """What `pa.array` makes of strings, integers or booleans without nulls. That imports pandas, half a second, to ask
+    whether the values are a Series; so do `to_numpy` and scalars in `pyarrow.compute`."""
+    if pa.types.is_string(kind):
+        texts = [str(value).encode() for value in values]
+        offsets = np.cumsum([0, *map(len, texts)], dtype=np.int32)
+        return pa.Array.from_buffers(kind, len(texts), [None, pa.py_buffer(offsets), pa.py_buffer(b"".join(texts))])
+    plain = np.ascontiguousarray(values, _dtype(kind))
+    bits = np.packbits(plain, bitorder="little") if pa.types.is_boolean(kind) else plain
+    return pa.Array.from_buffers(kind, len(plain), [None, pa.py_buffer(bits)])
+
+
+def _dtype(kind: pa.DataType) -> Any:
+    return object if pa.types.is_string(kind) else bool if pa.types.is_boolean(kind) else np.dtype(str(kind))
+
+
+def file_state(path: Path | str) -> tuple[int, int]:
+    """(bytes, mtime_ns) of a file now; (0, 0) where there is none."""
+    try:
+        state = os.stat(path)
+    except OSError:
+        return (0, 0)
+    return (state.st_size, state.st_mtime_ns)
+
+
+def audit(manifest: Manifest) -> dict[str, Any]:
+    """What is suspicious about the usable rows: byte copies, copies with different labels or in different splits.
+
+    `exact_copies` counts the images beyond the first of each group of copies; `imbalance` is the largest class over the
+    smallest."""
+    paths, labels, splits = (manifest.column(name) for name in ("path", "label", "split"))
+    copies = [rows for rows in _by_hash(manifest) if len(rows) > 1]
+    counts = np.bincount(manifest.labels[manifest.rows()], minlength=1)
+    return {
+        "exact_copies": sum(len(rows) - 1 for rows in copies),
+        "copy_groups": [[str(paths[row]) for row in rows] for rows in copies],
+        "label_conflicts": list(_differing(copies, paths, "labels", labels)),
+        "leaks": list(_differing(copies, paths, "splits", splits)),
+        "imbalance": float(counts.max() / max(counts.min(), 1)),
+    }
+
+
+def _by_hash(manifest: Manifest) -> list[list[int]]:
+    groups: dict[str, list[int]] = defaultdict(list)
+    hashes = manifest.column("sha256")
+    for row in manifest.rows().tolist():
+        groups[hashes[row]].append(row)
+    return list(groups.values())
+
+
+def _differing(copies: list[list[int]], paths: np.ndarray, name: str, values: np.ndarray) -> Iterator[dict[str, Any]]:
+    for rows in copies:
+        different = sorted({str(values[row]) for row in rows} - {""})
+        if len(different) > 1:
+            yield {"paths": [str(paths[row]) for row in rows], name: different}

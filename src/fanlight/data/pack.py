@@ -1,0 +1,268 @@
+"""Pixels decoded and resized once, ready for random access: `pack.json`, `index.parquet`, `pixels-*.npy`.
+
+A pack is a cache. It is named by its content (the files' hashes), canvas and decoder, so a changed file or decoder
+makes another pack, and renaming or relabelling files does not. Every canvas's place is known before anything is
+decoded, so threads write without waiting for each other and an interrupted pack continues at its last whole shard.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from fanlight import machine
+from fanlight.console import Progress, bytes_text, say
+from fanlight.data import canvas
+from fanlight.data.manifest import Manifest
+from fanlight.errors import DataError
+
+SHARD_BYTES = 512 << 20  # what an interruption can lose, and small enough that every file system takes it
+CHUNK = 16  # images per task of a packing thread
+DISK_RESERVE = 0.05  # of the disk's free bytes stay free
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Where every distinct image goes, by arithmetic on sizes alone. N distinct images, ordered by hash."""
+
+    sha256: np.ndarray  # str [N], sorted
+    rows: np.ndarray  # int64 [N], a manifest row with that content
+    heights: np.ndarray  # int64 [N]
+    widths: np.ndarray  # int64 [N]
+    shards: np.ndarray  # int64 [N]
+    offsets: np.ndarray  # int64 [N], bytes from the shard's first pixel
+    canvas_px: int
+
+    @property
+    def bytes(self) -> int:
+        return int((self.heights * self.widths * 3).sum())
+
+    @property
+    def key(self) -> str:
+        """Names the pack: content, canvas, decoder."""
+        content = hashlib.sha256("\n".join(self.sha256).encode()).hexdigest()
+        text = f"{content} {self.canvas_px} {canvas.decoder_version()}"
+        return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+def plan(manifest: Manifest, *, canvas_px: int, shard_bytes: int = SHARD_BYTES) -> Plan:
+    """Lays out the usable images of `manifest`; copies share one place."""
+    rows = manifest.rows()
+    hashes, first = np.unique(manifest.column("sha256")[rows].astype(str), return_index=True)
+    rows = rows[first]
+    widths, heights = manifest.column("width")[rows], manifest.column("height")[rows]
+    sizes = [canvas.canvas_size(int(w), int(h), canvas_px) for w, h in zip(widths, heights)]
+    widths, heights = np.array(sizes, np.int64).reshape(-1, 2).T
+    shards, offsets, shard, end = [], [], 0, 0
+    for count in (heights * widths * 3).tolist():
+        if end and end + count > shard_bytes:
+            shard, end = shard + 1, 0
+        shards.append(shard)
+        offsets.append(end)
+        end += count
+    return Plan(hashes, rows, heights, widths, np.array(shards), np.array(offsets), canvas_px)
+
+
+@dataclass(frozen=True)
+class Pack:
+    """A finished pack on disk. `Pack.slots` says where a manifest's rows are."""
+
+    folder: Path
+    canvas_px: int
+    sha256: np.ndarray  # str [N], sorted
+    heights: np.ndarray  # int64 [N]
+    widths: np.ndarray  # int64 [N]
+    shards: np.ndarray  # int64 [N]
+    offsets: np.ndarray  # int64 [N]
+    failed: dict[str, str]  # sha256 -> why it could not be decoded
+
+    @property
+    def bytes(self) -> int:
+        return int((self.heights * self.widths * 3).sum())
+
+    @property
+    def shard_paths(self) -> list[Path]:
+        return [shard_path(self.folder, shard) for shard in range(int(self.shards.max()) + 1)]
+
+    def slots(self, manifest: Manifest) -> np.ndarray:
+        """int64 per manifest row: its place in this pack, −1 for rows that are not usable."""
+        slots = np.full(len(manifest), -1, np.int64)
+        rows = manifest.rows()
+        wanted = manifest.column("sha256")[rows].astype(str)
+        found = np.minimum(np.searchsorted(self.sha256, wanted), len(self.sha256) - 1)
+        missing = np.flatnonzero(self.sha256[found] != wanted)
+        if len(missing):
+            raise DataError(f"{manifest.path(int(rows[missing[0]]))} is not in pack {self.folder}; pack again")
+        slots[rows] = found
+        return slots
+
+    def sizes(self, slots: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Heights and widths by slot; 0 where the slot is −1."""
+        known = slots >= 0
+        return np.where(known, self.heights[slots], 0), np.where(known, self.widths[slots], 0)
+
+    def place(self, slot: int) -> tuple[int, int, int, int]:
+        """Shard, offset in bytes, height, width."""
+        return int(self.shards[slot]), int(self.offsets[slot]), int(self.heights[slot]), int(self.widths[slot])
+
+    def mark_failed(self, manifest: Manifest) -> Manifest:
+        """The manifest with the images that could not be decoded quarantined by name and reason."""
+        if not self.failed:
+            return manifest
+        hashes = manifest.column("sha256")
+        return manifest.quarantine(
+            {int(r): self.failed[hashes[r]] for r in manifest.rows() if hashes[r] in self.failed}
+        )
+
+
+def shard_path(folder: Path, shard: int) -> Path:
+    return folder / f"pixels-{shard:05d}.npy"
+
+
+def load(folder: Path) -> Pack | None:
+    """The pack in `folder`, or None where there is none that is whole."""
+    try:
+        about = json.loads((folder / "pack.json").read_text())
+        table = pq.read_table(folder / "index.parquet")
+    except (OSError, ValueError):
+        return None
+    arrays = {name: table[name].to_numpy() for name in ("height", "width", "shard", "offset")}
+    pack = Pack(
+        folder, about["canvas_px"], table["sha256"].to_numpy().astype(str), arrays["height"], arrays["width"],
+        arrays["shard"], arrays["offset"], about["failed"],
+    )  # fmt: skip
+    return pack if all(path.exists() for path in pack.shard_paths) else None
+
+
+def make(manifest: Manifest, *, canvas_px: int, parent: Path, workers: int, shard_bytes: int = SHARD_BYTES) -> Pack:
+    """The pack of `manifest` below `parent`: opened when it is there, else made, by `workers` threads.
+
+    Raises DataError when the disk lacks room, before anything is decoded, with the canvas that would fit.
+    """
+    layout = plan(manifest, canvas_px=canvas_px, shard_bytes=shard_bytes)
+    folder = parent / layout.key
+    if (ready := load(folder)) is not None:
+        say(f"Pack: {len(ready.sha256)} images, {bytes_text(ready.bytes)}, kept from before in {folder}")
+        return ready
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"cannot make a pack in {parent}: {error.strerror}; name another with --pack-dir") from None
+    with _locked(folder):
+        if (ready := load(folder)) is not None:  # another process made it while this one waited
+            return ready
+        _check_room(layout, folder)
+        say(
+            f"Packing {len(layout.sha256)} images, short side {canvas_px} px, {bytes_text(layout.bytes)}, into {folder}"
+        )
+        failed = _write_shards(layout, manifest, folder, workers)
+        return _finish(layout, folder, failed)
+
+
+def _write_shards(layout: Plan, manifest: Manifest, folder: Path, workers: int) -> dict[str, str]:
+    failed: dict[str, str] = {}
+    count = int(layout.shards.max()) + 1
+    with Progress("Packing", total=len(layout.sha256), unit="images") as bar, ThreadPoolExecutor(workers) as threads:
+        for shard in range(count):
+            slots = np.flatnonzero(layout.shards == shard)
+            notes = folder / f"failed-{shard:05d}.json"
+            if shard_path(folder, shard).exists() and notes.exists():
+                failed |= json.loads(notes.read_text())
+            else:
+                failed |= _write_shard(layout, manifest, shard_path(folder, shard), slots, threads)
+            bar.advance(len(slots))
+    return failed
+
+
+def _write_shard(
+    layout: Plan, manifest: Manifest, path: Path, slots: np.ndarray, threads: ThreadPoolExecutor
+) -> dict[str, str]:
+    part = path.with_suffix(".part")
+    total = int((layout.heights[slots] * layout.widths[slots] * 3).sum())
+    try:
+        pixels = np.lib.format.open_memmap(part, mode="w+", dtype=np.uint8, shape=(total,))
+        if hasattr(os, "posix_fallocate"):  # a hole that the disk cannot fill would kill the process that writes it
+            with open(part, "r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise DataError(
+            f"disk full while packing: {path.parent} cannot take {bytes_text(total)} ({error.strerror}); "
+            "free some room, name another folder with --pack-dir, or use --no-pack"
+        ) from None
+
+    def decode(chunk: np.ndarray) -> dict[str, str]:
+        failed = {}
+        for slot in chunk.tolist():
+            row = int(layout.rows[slot])
+            try:
+                image = canvas.to_canvas(manifest.read(row), layout.canvas_px)
+            except canvas.Unreadable as error:
+                failed[str(layout.sha256[slot])] = str(error)
+                continue
+            start = int(layout.offsets[slot])
+            pixels[start : start + image.size] = image.reshape(-1)
+        return failed
+
+    failed: dict[str, str] = {}
+    for reasons in threads.map(decode, np.array_split(slots, max(1, len(slots) // CHUNK))):
+        failed |= reasons
+    pixels.flush()
+    _sync(part)
+    (path.parent / f"failed-{path.stem.split('-')[1]}.json").write_text(json.dumps(failed))
+    part.rename(path)
+    return failed
+
+
+def _finish(layout: Plan, folder: Path, failed: dict[str, str]) -> Pack:
+    columns = {
+        "sha256": layout.sha256, "shard": layout.shards, "offset": layout.offsets, "height": layout.heights,
+        "width": layout.widths,
+    }  # fmt: skip
+    pq.write_table(pa.table(columns), folder / "index.parquet")
+    about = {
+        "images": len(layout.sha256), "bytes": layout.bytes, "canvas_px": layout.canvas_px,
+        "decoder": canvas.decoder_version(), "failed": failed,
+    }  # fmt: skip
+    part = folder / "pack.json.part"
+    part.write_text(json.dumps(about, indent=1))
+    _sync(part)
+    part.rename(folder / "pack.json")
+    for notes in folder.glob("failed-*.json"):
+        notes.unlink()
+    pack = load(folder)
+    assert pack is not None, folder
+    return pack
+
+
+def _check_room(layout: Plan, folder: Path) -> None:
+    done = sum(path.stat().st_size for path in folder.glob("pixels-*"))
+    free = int(machine.disk_free(folder) * (1 - DISK_RESERVE)) + done
+    if layout.bytes > free:
+        fits = int(layout.canvas_px * (free / layout.bytes) ** 0.5)
+        raise DataError(
+            f"the pack needs {bytes_text(layout.bytes)} and {folder.parent} has {bytes_text(free)} free; "
+            f"--set data.canvas_px={fits} would fit, --pack-dir names another disk, --no-pack trains from the files"
+        )
+
+
+def _sync(path: Path) -> None:
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """One process packs; others that want the same pack wait for it."""
+    with open(folder / ".lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,197 @@
+"""Which rows train, which validate, which test. G groups (families), C classes, F folds.
+
+Groups never straddle: copies of one picture, or frames of one film, on both sides would be a false result. Randomness
+is a hash of (seed, group), so nothing depends on the order of files. NumPy only.
+"""
+
+import hashlib
+import heapq
+from dataclasses import dataclass
+
+import numpy as np
+
+from fanlight.console import warn
+from fanlight.data.manifest import Manifest
+from fanlight.errors import ConfigError, DataError
+
+VAL_FRACTION_MAX = 0.9
+
+
+@dataclass(frozen=True)
+class Families:
+    """Rows that must stay together. Family g of G has `size_GC[g]` images of each class; in the order of their hash."""
+
+    family_R: np.ndarray  # family of each row of the pool
+    size_GC: np.ndarray
+    label_G: np.ndarray  # majority label; of equals the first class
+
+
+def assign(manifest: Manifest, *, val_fraction: float, seed: int, folds: int | None = None, fold: int = 0) -> Manifest:
+    """Fills `split` of the usable rows; rows without a given split count as train, a given test stays as it is.
+
+    A given val is kept; otherwise whole groups go from train to val, stratified: each class as near to `val_fraction`
+    as its groups allow, with at least one group where it has two. With `folds`, train and val are pooled and dealt into
+    folds, and val is number `fold`: over all folds every row of the pool is in val exactly once."""
+    if folds is None and not 0 < val_fraction <= VAL_FRACTION_MAX:
+        raise ConfigError(f"val_fraction {val_fraction} is outside (0, {VAL_FRACTION_MAX}]; try 0.2")
+    if folds is not None and not (folds >= 2 and 0 <= fold < folds):
+        raise ConfigError(f"fold {fold} of folds={folds}: there must be at least 2 folds, and fold is 0 … folds-1")
+    _check_classes(manifest)
+    split = manifest.column("split").copy()
+    split[(split == "") & manifest.ok] = "train"
+    is_pool = manifest.ok & ((split == "train") | ((split == "val") & (folds is not None)))
+    pool = np.flatnonzero(is_pool)
+    if not pool.size:
+        raise DataError(f"{manifest.root} has no images to train on; put some into train, or leave out the splits")
+    if folds is None and (manifest.ok & (split == "val")).any():
+        return manifest.with_columns(split=split)
+
+    families = _families(manifest, pool, seed=seed)
+    if folds is None:
+        is_val_G = _carve(manifest, families, val_fraction=val_fraction)
+    else:
+        is_val_G = _deal(manifest, families, folds=folds) == fold
+    split[pool] = np.where(is_val_G[families.family_R], "val", "train")
+    return manifest.with_columns(split=split)
+
+
+def limit(manifest: Manifest, count: int, *, seed: int) -> Manifest:
+    """Exactly min(count, usable) usable rows, in proportion by class and given split, at least one to train per class.
+
+    Quarantined rows stay listed. ConfigError where `count` is less than the number of classes."""
+    _check_classes(manifest)
+    classes = len(manifest.classes)
+    if count < classes:
+        raise ConfigError(
+            f"limit {count} is less than one image for each of {classes} classes; try limit={10 * classes}"
+        )
+    rows = manifest.rows()
+    if count >= rows.size:
+        return manifest
+    split_R, label_R = manifest.column("split")[rows], manifest.labels[rows]
+    rank_R = np.select([split_R == "val", split_R == "test"], [1, 2], default=0)
+    strata, stratum_R, size_S = np.unique(label_R * 3 + rank_R, return_inverse=True, return_counts=True)
+    least_S = np.zeros_like(size_S)
+    least_S[np.unique(strata // 3, return_index=True)[1]] = 1  # each class's first stratum: train, where it has one
+    if count >= 2 * classes and not (split_R == "val").any():
+        least_S = np.minimum(2 * least_S, size_S)  # one of them can go to val
+    quota_S = _quotas(size_S, least_S, count=count)
+    keys_R = _hashes(manifest.column("path")[rows], seed=seed)
+    order = np.lexsort((keys_R, stratum_R))
+    position = np.arange(rows.size) - np.repeat(np.cumsum(size_S) - size_S, size_S)
+    chosen = rows[order[position < quota_S[stratum_R[order]]]]
+    return manifest.take(np.sort(np.concatenate([chosen, np.flatnonzero(~manifest.ok)])))
+
+
+def _check_classes(manifest: Manifest) -> None:
+    if len(manifest.classes) < 2:
+        only = ", ".join(manifest.classes) or "none"
+        raise DataError(
+            f"{manifest.root} has usable images of one class only ({only}); a classifier needs at least two"
+        )
+
+
+def _hashes(names: np.ndarray, *, seed: int) -> np.ndarray:
+    """uint64 per name, uniform."""
+    digests = b"".join(hashlib.sha256(f"{seed}:{name}".encode()).digest()[:8] for name in names)
+    return np.frombuffer(digests, "<u8")
+
+
+def _families(manifest: Manifest, pool: np.ndarray, *, seed: int) -> Families:
+    """Groups, joined where they hold exact copies of each other's files."""
+    names, family_R = _sorted_codes(manifest.column("group")[pool])
+    copy_R = _sorted_codes(manifest.column("sha256")[pool])[1]
+    while True:  # the lowest group number spreads over copies and groups until it stays; names are sorted
+        lowest_of_copy = np.full(pool.size, names.size)
+        np.minimum.at(lowest_of_copy, copy_R, family_R)
+        lowest_of_group = np.arange(names.size)
+        np.minimum.at(lowest_of_group, family_R, lowest_of_copy[copy_R])
+        if (lowest_of_group[family_R] == family_R).all():
+            break
+        family_R = lowest_of_group[family_R]
+    used, family_R = np.unique(family_R, return_inverse=True)
+    order = np.argsort(_hashes(names[used], seed=seed), kind="stable")
+    family_R = np.argsort(order)[family_R]
+    size_GC = np.zeros((used.size, len(manifest.classes)), np.int64)
+    np.add.at(size_GC, (family_R, manifest.labels[pool]), 1)
+    return Families(family_R, size_GC, label_G=size_GC.argmax(1))
+
+
+def _sorted_codes(texts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The different texts in order, and each one's place among them; `np.unique` would compare texts n log n times."""
+    names = sorted(set(texts))
+    code = {name: number for number, name in enumerate(names)}
+    return np.array(names, object), np.array([code[name] for name in texts])
+
+
+def _carve(manifest: Manifest, families: Families, *, val_fraction: float) -> np.ndarray:
+    """bool [G]: goes to val. In each class, in hash order, a group goes if that brings val nearer to its share."""
+    size_GC, is_val_G = families.size_GC, np.zeros(len(families.size_GC), bool)
+    total_G = size_GC.sum(1)
+    alone = []
+    for label, name in enumerate(manifest.classes):
+        count = size_GC[:, label].sum()
+        if count == 1:
+            raise DataError(
+                f"class {name} has a single image to train on, none is left to validate; add images or remove it"
+            )
+        own = np.flatnonzero(families.label_G == label)
+        if own.size < 2:
+            alone += [name] if count else []
+            continue
+        target, taken = val_fraction * count, int(size_GC[is_val_G, label].sum())
+        for family in own.tolist():
+            size = int(size_GC[family, label])
+            if abs(taken + size - target) < abs(taken - target):
+                is_val_G[family], taken = True, taken + size
+        smallest = own[total_G[own].argmin()]
+        if is_val_G[own].all():
+            is_val_G[smallest] = False
+        elif not is_val_G[own].any():
+            is_val_G[smallest] = True
+    for guest in np.flatnonzero(size_GC[~is_val_G].sum(0) == 0):  # a class whose images are all in others' groups
+        hosts = np.flatnonzero(size_GC[:, guest])
+        if hosts.size:
+            is_val_G[hosts[total_G[hosts].argmin()]] = False
+    if alone:
+        warn(
+            f"no validation images for {', '.join(alone)}",
+            why="All images of such a class belong to one group, which stays in train",
+            do="Add images of another group",
+        )
+    return is_val_G
+
+
+def _deal(manifest: Manifest, families: Families, *, folds: int) -> np.ndarray:
+    """int [G]: fold. Each class's groups, large ones first, go to the fold that has the fewest images of the class."""
+    size_GC, fold_G = families.size_GC, np.full(len(families.size_GC), -1)
+    total_F = np.zeros(folds, np.int64)
+    count_FC = np.zeros((folds, size_GC.shape[1]), np.int64)
+    for label, name in enumerate(manifest.classes):
+        own = np.flatnonzero(families.label_G == label)
+        if own.size < folds and size_GC[:, label].any():
+            raise ConfigError(
+                f"class {name} has {own.size} groups of images, fewer than folds={folds}; "
+                f"try folds={max(2, own.size)}, or add images"
+            )
+        heap = [(int(count_FC[fold, label]), int(total_F[fold]), fold) for fold in range(folds)]
+        heapq.heapify(heap)
+        for family in own[np.argsort(-size_GC[own, label], kind="stable")].tolist():
+            count, total, fold = heap[0]
+            fold_G[family] = fold
+            heapq.heapreplace(heap, (count + int(size_GC[family, label]), total + int(size_GC[family].sum()), fold))
+        np.add.at(count_FC, fold_G[own], size_GC[own])
+        np.add.at(total_F, fold_G[own], size_GC[own].sum(1))
+    return fold_G
+
+
+def _quotas(size_S: np.ndarray, least_S: np.ndarray, *, count: int) -> np.ndarray:
+    """int [S] with least ≤ quota ≤ size and sum `count`, as near to proportional as that allows."""
+    ideal_S = count * size_S / size_S.sum()
+    quota_S = np.maximum(least_S, np.floor(ideal_S).astype(np.int64))
+    while (missing := count - quota_S.sum()) != 0:
+        if missing > 0:
+            quota_S[np.where(quota_S < size_S, ideal_S - quota_S, -np.inf).argmax()] += 1
+        else:
+            quota_S[np.where(quota_S > least_S, quota_S - ideal_S, -np.inf).argmax()] -= 1
+    return quota_S

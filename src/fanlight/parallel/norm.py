@@ -1,0 +1,133 @@
+"""Batch normalisation over the replicas of one microbatch, on CPUs and GPUs. B rows here, C channels, H×W pixels.
+
+torch.nn.SyncBatchNorm refuses CPUs, and plain BatchNorm under DDP normalises by each rank's own rows: another function
+than the serial run's (its first step is already 7e-3 off). Forward: every rank's (count, mean, M2) is gathered and
+merged in rank order, so all ranks hold the same bits. Backward: the two sums of the gradient formula are added up.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from fanlight.errors import ConfigError
+
+_KINDS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+
+class _Normalise(torch.autograd.Function):
+    """Normalised over all ranks' rows; the running statistics are updated as torch does, by the unbiased variance."""
+
+    @staticmethod
+    def forward(ctx: Any, x, weight, bias, running_mean, running_var, momentum: float, eps: float, group):
+        mean_C, var_C, count = _statistics(x, eps, group)
+        if running_mean is not None:
+            unbiased_C = var_C * (count / max(count - 1, 1))
+            running_mean.lerp_(mean_C.to(running_mean.dtype), momentum)
+            running_var.lerp_(unbiased_C.to(running_var.dtype), momentum)
+        ctx.save_for_backward(x, weight, mean_C, var_C)
+        ctx.eps, ctx.group, ctx.count = eps, group, count
+        # Given statistics make torch's inference kernel do one vectorised pass, whatever the memory format.
+        return torch.native_batch_norm(x, weight, bias, mean_C, var_C, False, momentum, eps)[0]
+
+    @staticmethod
+    def backward(ctx: Any, grad_output):
+        x, weight, mean_C, var_C = ctx.saved_tensors
+        needs_x, needs_weight, needs_bias = ctx.needs_input_grad[:3]
+        invstd_C = torch.rsqrt(var_C + ctx.eps)
+        # torch's backward for fixed statistics gives, beside g·w·invstd, this rank's Σg and Σ g·x̂.
+        grad_x, sum_gx_C, sum_g_C = torch.ops.aten.native_batch_norm_backward(
+            grad_output, x, weight, mean_C, var_C, None, None, False, ctx.eps, [needs_x, True, True]
+        )
+        if needs_x:
+            sums_2C = torch.stack([sum_g_C, sum_gx_C])
+            dist.all_reduce(sums_2C, group=ctx.group)  # over replicas: their rows are one batch
+            mean_g_C, mean_gx_C = sums_2C / ctx.count
+            scale_C = invstd_C if weight is None else invstd_C * weight.to(invstd_C.dtype)
+            slope_C = -scale_C * mean_gx_C * invstd_C
+            offset_C = -scale_C * mean_g_C - slope_C * mean_C
+            shape = (1, -1) + (1,) * (x.dim() - 2)
+            grad_x.addcmul_(x, slope_C.view(shape).to(x.dtype)).add_(offset_C.view(shape).to(x.dtype))
+        weight_grad = sum_gx_C if needs_weight else None
+        return grad_x if needs_x else None, weight_grad, sum_g_C if needs_bias else None, None, None, None, None, None
+
+
+def _statistics(x: torch.Tensor, eps: float, group) -> tuple[torch.Tensor, torch.Tensor, float]:
+    """Mean and biased variance per channel [C] over all ranks, and the count of values per channel.
+
+    Merging is Chan, Golub and LeVeque 1979: no rank's mean is subtracted from another's squares.
+    """
+    local = x.numel() // x.shape[1]
+    if x.is_cuda:
+        mean_C, invstd_C = torch.batch_norm_stats(x, eps)
+        var_C = invstd_C.square().reciprocal() - eps
+    else:
+        # Half-precision input with fp32 buffers is summed, and answered, in fp32; momentum 0 leaves them as they are.
+        half = x.dtype in (torch.bfloat16, torch.float16)
+        running_C = torch.zeros(x.shape[1]) if half else None
+        mean_C, var_C = torch.batch_norm_update_stats(x, running_C, running_C, 0.0)
+    kind = torch.float64 if x.dtype == torch.float64 else torch.float32
+    own = torch.cat([mean_C.to(kind), var_C.to(kind), torch.full((1,), float(local), dtype=kind, device=x.device)])
+    all_R = [torch.empty_like(own) for _ in range(dist.get_world_size(group))]
+    dist.all_gather(all_R, own, group=group)
+    table_RX = torch.stack(all_R)
+    channels = x.shape[1]
+    means_RC, vars_RC, counts_R1 = table_RX[:, :channels], table_RX[:, channels:-1], table_RX[:, -1:]
+    count = counts_R1.sum()
+    merged_C = (means_RC * counts_R1).sum(0) / count
+    spread_C = ((vars_RC + (means_RC - merged_C).square()) * counts_R1).sum(0) / count
+    return merged_C, spread_C, float(count)
+
+
+def _forward(norm: Any, x: torch.Tensor) -> torch.Tensor:
+    """A BatchNorm's forward, synchronised while it uses the batch's own statistics, torch's own otherwise."""
+    if not norm.training:
+        return torch.nn.functional.batch_norm(
+            x, norm.running_mean, norm.running_var, norm.weight, norm.bias, False, 0.0, norm.eps
+        )
+    if norm.num_batches_tracked is not None:
+        norm.num_batches_tracked.add_(1)
+    momentum = norm.momentum if norm.momentum is not None else 1.0 / float(norm.num_batches_tracked)
+    return _Normalise.apply(
+        x, norm.weight, norm.bias, norm.running_mean, norm.running_var, momentum, norm.eps, norm.fanlight_group
+    )
+
+
+def _synchronised_kind(kind: type) -> type:
+    """A subclass of a BatchNorm class whose statistics are shared: same name, parameters and state."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = _forward(self, x)
+        if hasattr(self, "act"):  # timm's BatchNormAct2d: norm, drop, activation in one module
+            y = self.act(self.drop(y))
+        return y
+
+    return type(f"Synchronised{kind.__name__}", (kind,), {"forward": forward, "__doc__": kind.__doc__})
+
+
+_synchronised: dict[type, type] = {}
+
+
+def synchronise(model: nn.Module, group: dist.ProcessGroup) -> int:
+    """Makes every trained BatchNorm of `model` share its statistics over `group`, in place; returns how many.
+
+    Names, parameters and buffers stay: a checkpoint knows no difference. Frozen norms (eval mode) are left as they are
+    and keep their statistics. Raises ConfigError for a BatchNorm subclass whose own forward is unknown.
+    """
+    count = 0
+    for name, module in model.named_modules():
+        if not isinstance(module, _KINDS) or hasattr(module, "fanlight_group"):
+            continue
+        kind = type(module)
+        if kind not in _KINDS and not (kind.__name__ == "BatchNormAct2d" and hasattr(module, "drop")):
+            raise ConfigError(
+                f"norm {name!r} of class {kind.__name__} cannot be synchronised over ranks; train it with --ranks 1"
+            )
+        _synchronised.setdefault(kind, _synchronised_kind(kind))
+        module.__class__ = _synchronised[kind]
+        module.__dict__["fanlight_group"] = group  # no parameter, buffer or submodule
+        count += 1
+    return count

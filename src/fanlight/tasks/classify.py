@@ -1,0 +1,70 @@
+"""Classification: one label per image. B rows, K classes.
+
+A task says what a sample's target is, what it adds to the loss's denominator, the summed loss, and one row per sample
+for the table that every metric is computed from.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import torch
+import torch.nn.functional as F
+
+from fanlight.data.manifest import Manifest
+
+
+@dataclass(frozen=True)
+class Classify:
+    """The task of a manifest with labels."""
+
+    classes: tuple[str, ...]
+    label_smoothing: float = 0.0  # Szegedy et al. 2015, in training only
+
+    name = "classify"
+
+    def targets(self, manifest: Manifest, rows: np.ndarray) -> np.ndarray:
+        """int64 [N], the class index of each manifest row."""
+        return manifest.labels[rows]
+
+    def weights(self, targets: np.ndarray) -> np.ndarray:
+        """float64 [N], what each sample adds to the denominator of the loss."""
+        return np.ones(len(targets))
+
+    def loss_sum(self, logits_BK: torch.Tensor, targets_B: torch.Tensor) -> torch.Tensor:
+        """Cross-entropy, summed over rows, in at least fp32 whatever the precision of the network."""
+        logits_BK = logits_BK.float() if logits_BK.dtype in (torch.bfloat16, torch.float16) else logits_BK
+        return F.cross_entropy(logits_BK, targets_B, reduction="sum", label_smoothing=self.label_smoothing)
+
+    def hits(self, logits_BK: torch.Tensor, targets_B: torch.Tensor) -> torch.Tensor:
+        """How many rows are right: a number that training logs as it goes."""
+        return (logits_BK.argmax(1) == targets_B).sum()
+
+    def rows(self, logits_BK: torch.Tensor) -> np.ndarray:
+        """float32 [B, K], what is gathered from the ranks: the logits, from which the rest of the row follows."""
+        return logits_BK.float().cpu().numpy()
+
+    def table(self, manifest: Manifest, rows: np.ndarray, logits_NK: np.ndarray) -> pa.Table:
+        """`predictions.parquet`: one row per sample, in the order of `rows` (manifest rows)."""
+        targets = self.targets(manifest, rows)
+        shifted = logits_NK.astype(np.float64) - logits_NK.max(1, keepdims=True)
+        log_probability = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
+        predicted = logits_NK.argmax(1)
+        every = np.arange(len(rows))
+        names = np.array(self.classes, dtype=object)
+        flat = pa.array(np.ascontiguousarray(logits_NK, np.float32).reshape(-1))
+        columns = {
+            "sample": rows,
+            "path": manifest.column("path")[rows],
+            "split": manifest.column("split")[rows],
+            "label": names[targets],
+            "predicted": names[predicted],
+            "probability": np.exp(log_probability[every, predicted]).astype(np.float32),
+            "loss": -log_probability[every, targets].astype(np.float32),
+            "correct": predicted == targets,
+            "logits": pa.FixedSizeListArray.from_arrays(flat, len(self.classes)),
+        }
+        return pa.table(columns).replace_schema_metadata({"classes": json.dumps(self.classes)})

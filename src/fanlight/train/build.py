@@ -1,0 +1,143 @@
+"""From a resolved config and a manifest to everything the loop needs on one rank: data, model, step, optimizer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from fanlight.config import Config
+from fanlight.data import cache, order, pack, source
+from fanlight.data.loader import Cutting, Samples
+from fanlight.data.manifest import Manifest
+from fanlight.models import freeze, keyed, zoo
+from fanlight.parallel import layout as layouts
+from fanlight.parallel.comm import World
+from fanlight.parallel.layout import Layout
+from fanlight.parallel.parallelize import parallelize
+from fanlight.tasks.classify import Classify
+from fanlight.train.optim import Optimizer
+from fanlight.train.step import Normalise, WholeStep
+
+SPLITS = ("train", "val", "test")
+
+
+def pack_parent(config: Config) -> Path:
+    """The folder that holds packs."""
+    return Path(config.execution.pack_dir).expanduser() if config.execution.pack_dir else cache.folder() / "packs"
+
+
+def open_source(config: Config, manifest: Manifest, world: World) -> source.Source:
+    """Canvases of the manifest: its pack, made once per machine where it is missing, or the files."""
+    canvas_px = config.data.canvas_px or 0
+    if not config.execution.pack:
+        return source.Files(manifest, canvas_px=canvas_px)
+    arguments = {"canvas_px": canvas_px, "parent": pack_parent(config), "workers": config.execution.threads or 1}
+    if world.local_rank == 0:
+        made = pack.make(manifest, **arguments)  # type: ignore[arg-type]
+    world.barrier()
+    if world.local_rank != 0:
+        made = pack.make(manifest, **arguments)  # type: ignore[arg-type]
+    return source.of_pack(made, manifest)
+
+
+def split_samples(config: Config, manifest: Manifest, task: Classify, where: source.Source, split: str) -> Samples:
+    """One split's samples in manifest order."""
+    rows = manifest.rows(split)
+    targets = task.targets(manifest, rows)
+    blocks = None
+    if config.data.order == "blocks":
+        ends = np.cumsum(where.heights[rows] * where.widths[rows] * 3)
+        blocks = ends // order.BLOCK_BYTES
+    return Samples(where, rows, targets, task.weights(targets), blocks)
+
+
+@dataclass
+class Training:
+    """What one rank trains with."""
+
+    config: Config
+    manifest: Manifest
+    world: World
+    layout: Layout
+    task: Classify
+    samples: dict[str, Samples]  # by split, those that have images
+    cutting: Cutting
+    step: WholeStep
+    optimizer: Optimizer
+    steps_per_epoch: int
+    notes: list[str]
+
+    @property
+    def model(self) -> torch.nn.Module:
+        return self.step.parts[0]
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Everything a checkpoint holds, by canonical name."""
+        found = {f"model.{name}": value for part in self.step.parts for name, value in part.state_dict().items()}
+        return found | self.optimizer.tensors()
+
+    def restore(self, tensors: dict[str, torch.Tensor]) -> None:
+        """Takes back what `tensors` gave, in any layout."""
+        for part in self.step.parts:
+            names = part.state_dict().keys()
+            part.load_state_dict({name: tensors[f"model.{name}"] for name in names})
+        self.optimizer.restore(tensors)
+
+
+def create_model(config: Config, manifest: Manifest) -> zoo.Created:
+    """The whole network on the CPU, weights from the seed or as the config says, frozen where it says so."""
+    assert config.model.name is not None and config.data.image_px is not None
+    created = zoo.create(
+        config.model.name, classes=len(manifest.classes), image_px=config.data.image_px, seed=config.train.seed,
+        pretrained=config.model.pretrained, weights=config.model.weights,
+    )  # fmt: skip
+    if config.model.freeze:
+        freeze.freeze(created.model)
+    return created
+
+
+def cut_batches(config: Config, *, rank: int, ranks: int) -> Cutting:
+    """How a resolved config cuts batches for one of the `ranks` that see different rows."""
+    a, t = config.augment, config.train
+    assert a.crop_share is not None and a.eval_share is not None
+    return Cutting(
+        batch=t.batch_size or 1, microbatches=t.microbatches, rank=rank, ranks=ranks, seed=t.seed, flip=bool(a.flip),
+        image_px=config.data.image_px or 0, crop_share=a.crop_share, crop_ratio=a.crop_ratio, eval_share=a.eval_share,
+    )  # fmt: skip
+
+
+def build(
+    config: Config, manifest: Manifest, world: World, *, where: source.Source | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Training:  # fmt: skip
+    """Every rank calls it with the same arguments. `dtype` float64 is for proofs of equality."""
+    e, t = config.execution, config.train
+    assert e.layout is not None and t.epochs is not None and t.batch_size is not None and t.precision is not None
+    layout = layouts.parse(e.layout, ranks=world.ranks)
+    where = where or open_source(config, manifest, world)
+    task = Classify(manifest.classes, config.optim.label_smoothing)
+    samples = {split: split_samples(config, manifest, task, where, split) for split in SPLITS}
+    samples = {split: part for split, part in samples.items() if len(part)}
+    created = create_model(config, manifest)
+    model = created.model.to(dtype)
+    keys = keyed.install(model)
+    replicated = parallelize(model, layout, world, channels_last=bool(e.channels_last))
+    steps_per_epoch = order.steps_per_epoch(len(samples["train"]), t.batch_size)
+    scaled = t.precision == "fp16"
+    optimizer = Optimizer([model], config.optim, steps=t.epochs * steps_per_epoch, scaled=scaled)
+    normalise = Normalise(
+        config.augment.mean, config.augment.std, like=next(model.parameters()), channels_last=bool(e.channels_last)
+    )
+    step = WholeStep(
+        model, task, normalise=normalise, number_format=t.precision, seed=t.seed, replicated=replicated, keys=keys
+    )
+    cutting = cut_batches(config, rank=layout.data_rank(world.rank), ranks=layout.data_ranks)
+    if replicated is not None:
+        keys.set(seed=t.seed, epoch=0, samples=torch.zeros(2, dtype=torch.int64, device=world.device))
+        replicated.settle(normalise(torch.zeros((2, cutting.image_px, cutting.image_px, 3), dtype=torch.uint8)))
+    return Training(
+        config, manifest, world, layout, task, samples, cutting, step, optimizer, steps_per_epoch, created.notes
+    )

@@ -1,0 +1,57 @@
+"""`fanlight train` around the run itself: the result said in words, the report after it, the object of `--json`."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from fanlight import console
+from fanlight.config import Config
+from fanlight.tasks import classify_scores
+from fanlight.train import folder, job, prepare
+
+KEYS = (
+    "run", "task", "model", "layout", "ranks", "precision", "epochs", "steps", "batch_size", "microbatches", "metrics",
+    "wall_s", "train_s", "images_per_s", "input_wait_share", "peak_rss_bytes",
+)  # fmt: skip
+
+
+def train(
+    config: Config, *, out: Path | None, resume: str | None, command: str, entered: float, dry_run: bool = False
+) -> dict[str, Any]:
+    """Trains, prints the result, writes the report; the JSON object of `train --json`."""
+    if dry_run:
+        run = prepare.prepare(config, out=out, command=command)
+        console.say(f"--dry-run: nothing was trained. Train it with: fanlight train --resume {run}")
+        return {**{key: folder.read_summary(run).get(key) for key in KEYS}, "run": str(run)}
+    run, summary = job.train(config, out=out, command=command, entered=entered, resume=resume)
+    if not summary:  # a rank that is not the first, under torchrun
+        return {}
+    _say(summary)
+    if folder.read_config(run).execution.report:
+        begin = time.perf_counter()
+        from fanlight.study import report
+
+        path = report.write(run)
+        phases = {**summary["phases"], "report_s": time.perf_counter() - begin}
+        folder.update_summary(run, phases=phases)
+        console.say(f"Report: {path}")
+    return {**{key: summary[key] for key in KEYS}, "run": str(run)}
+
+
+def _say(summary: dict[str, Any]) -> None:
+    for split, scores in summary["metrics"].items():
+        low, high = scores["interval"]
+        console.say(
+            f"{split}: accuracy {scores['accuracy']:.4f} (95 % interval {low:.3f} … {high:.3f}, n = {scores['count']}), "
+            f"balanced {scores['balanced_accuracy']:.4f}, loss {scores['loss']:.4f}"
+        )
+    if {"val", "test"} <= summary["metrics"].keys():
+        console.say(classify_scores.gap_words(summary["metrics"]["val"], summary["metrics"]["test"]))
+    console.say(
+        f"{console.seconds_text(summary['wall_s'])} from Enter to the last metric, "
+        f"{console.seconds_text(summary['train_s'])} training, {summary['images_per_s']:.0f} img/s steady, "
+        f"input wait {summary['input_wait_share']:.1%}, memory {console.bytes_text(summary['peak_rss_bytes'])}"
+    )
+    console.say(f"Weights: {Path('weights') / 'last.safetensors'} and best.safetensors in run {summary['run']}")

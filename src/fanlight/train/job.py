@@ -1,0 +1,214 @@
+"""A run from its folder: what one rank does, and what starts the ranks."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from fanlight import console
+from fanlight.config import Config
+from fanlight.errors import ConfigError, FanlightError, RunError, Stopped, TrainingError
+from fanlight.parallel import comm, launch
+from fanlight.parallel.comm import World
+from fanlight.train import build, export, folder, memory, prepare, state
+from fanlight.train import clock as clocks
+from fanlight.train.journal import Journal
+from fanlight.train.loop import Progress
+from fanlight.train.loop import run as loop_run
+
+JOB = "fanlight.train.job:rank_main"
+
+
+def rank_main(world: World, *, run: str, entered: float, wall_before_s: float = 0.0) -> dict[str, Any] | None:
+    """Trains the run in folder `run` to its end on this rank; the summary on rank 0.
+
+    `entered` is when the user pressed Enter (seconds since 1970), `wall_before_s` what earlier starts took.
+    """
+    path = Path(run)
+    config, manifest = folder.read_config(path), folder.read_manifest(path)
+    torch.set_num_threads(config.execution.threads or 1)
+    if config.train.deterministic:
+        torch.use_deterministic_algorithms(True)
+    begin = time.perf_counter()
+    t = build.build(config, manifest, world)
+    progress = _resume(path, t)
+    build_s = time.perf_counter() - begin
+    e = config.execution
+    journal = Journal(
+        path, rank=world.rank, first_step=progress.step, save_every_s=e.checkpoint_every_s,
+        save_every_steps=e.checkpoint_steps,
+    )  # fmt: skip
+    progress = loop_run(t, progress, journal)
+    journal.save(t, progress)
+    scores: dict[str, dict[str, Any] | None] = {
+        split: journal.evaluate(t, split, epoch=progress.position.epoch, step=progress.step)
+        for split in ("val", "test")
+        if split in t.samples
+    }
+    wall_s = wall_before_s + time.time() - entered
+    peak = memory.peak_over_ranks(world)
+    if not world.is_first:
+        return None
+    return _finish(path, t, progress, journal, scores, wall_s=wall_s, peak=peak, build_s=build_s)
+
+
+def _resume(path: Path, t: build.Training) -> Progress:
+    """The newest whole checkpoint's progress, its tensors put in place; a fresh start where there is none."""
+    checkpoints = state.whole(path / "checkpoints")
+    if not checkpoints:
+        return Progress()
+    tensors, document = state.load(checkpoints[-1], world=t.world)
+    if document["config"] != t.config.hash():
+        # Microbatches may have doubled since; nothing else may differ.
+        console.say(f"  {checkpoints[-1].name} was saved under other settings of microbatches")
+    t.restore(tensors)
+    t.optimizer.restore_scalars(document)
+    if t.world.is_first:
+        console.say(f"Continuing after step {document['step']} (epoch {document['epoch'] + 1})")
+    return Progress.of(document)
+
+
+def _finish(
+    path: Path, t: build.Training, progress: Progress, journal: Journal, scores: dict[str, dict[str, Any] | None], *,
+    wall_s: float, peak: int, build_s: float,
+) -> dict[str, Any]:  # fmt: skip
+    """On rank 0: predictions, weights and the summary."""
+    tables = [part["table"] for part in scores.values() if part]
+    if tables:
+        pq.write_table(pa.concat_tables(tables), path / "predictions.parquet")
+    export.save_weights(t.model, path / "weights" / "last.safetensors", t.config, t.task.classes)
+    if val := scores.get("val"):
+        journal.keep_best(t, progress, val["accuracy"])
+    rows = pq.read_table(path / "steps-rank0.parquet").to_pylist()
+    steady = clocks.steady(rows)
+    steady_s = sum(row["total_s"] for row in steady) or float("nan")
+    kept = ("count", "correct", "accuracy", "interval", "balanced_accuracy", "loss")
+    before = folder.read_summary(path)
+    return folder.update_summary(
+        path, status="finished", wall_s=wall_s, train_s=progress.train_s, peak_rss_bytes=peak,
+        metrics={split: {name: part[name] for name in kept} for split, part in scores.items() if part},
+        images_per_s=sum(row["images"] for row in steady) * t.layout.data_ranks / steady_s,
+        input_wait_share=sum(row["input_s"] for row in steady) / steady_s,
+        best=progress.best, notes=[*before["notes"], *t.notes],
+        phases={**before["phases"], "model_s": build_s, "train_s": progress.train_s},
+    )  # fmt: skip
+
+
+def execute(run: Path, *, entered: float) -> dict[str, Any]:
+    """Runs a prepared or stopped run to its end: in this process, or on ranks of its own. Raises Stopped when asked to
+    stop. Out of memory, it continues with half as large microbatches at the same global batch."""
+    before_s = folder.read_summary(run).get("wall_s", 0.0)
+    while True:
+        config = folder.read_config(run)
+        try:
+            summary = _start(run, config, entered=entered, wall_before_s=before_s)
+            break
+        except Stopped:
+            folder.update_summary(run, status="stopped", wall_s=before_s + time.time() - entered)
+            raise
+        except (torch.OutOfMemoryError, RuntimeError, TrainingError) as error:
+            if not memory.ran_out(error):
+                _mark_failed(run, error)
+                raise
+            _halve(run, config, error)
+        except FanlightError as error:
+            _mark_failed(run, error)
+            raise
+    return summary
+
+
+def _start(run: Path, config: Config, **times: float) -> dict[str, Any]:
+    ranks, device = config.execution.ranks or 1, config.execution.device or "cpu"
+    if ranks == 1:
+        summary = rank_main(comm.alone(device), run=str(run), **times)
+    else:
+        preload = ("torch", "timm", "cv2", JOB.split(":")[0])
+        with launch.Pool(ranks, device=device, threads=config.execution.threads, preload=preload) as pool:
+            summary = pool.run(JOB, run=str(run), **times)[0]
+    assert summary is not None
+    return summary
+
+
+def _halve(run: Path, config: Config, error: BaseException) -> None:
+    rows = (config.train.batch_size or 1) // config.train.microbatches // (config.execution.ranks or 1)
+    if rows < 2:
+        _mark_failed(run, error)
+        raise TrainingError(
+            f"out of memory with one image per microbatch and rank ({error}); use a smaller --image-size or --model"
+        ) from None
+    changed = prepare.with_more_microbatches(run, config)
+    console.warn(
+        f"out of memory with {rows} images per microbatch and rank", why=str(error).splitlines()[0],
+        do=f"Continuing with {changed.train.microbatches} microbatches at the same global batch",
+    )  # fmt: skip
+
+
+def _mark_failed(run: Path, error: BaseException) -> None:
+    with contextlib.suppress(RunError):
+        folder.update_summary(run, status="failed", notes=[*folder.read_summary(run)["notes"], f"failed: {error}"])
+
+
+def train(
+    config: Config, *, out: Path | None = None, command: str, entered: float, resume: str | None = None
+) -> tuple[Path, dict[str, Any]]:
+    """A new run, or the rest of one (`resume`: its folder, or `auto`): its folder and summary."""
+    torchrun = launch.under_torchrun()
+    if torchrun:
+        return _train_under_torchrun(config, out=out, command=command, entered=entered, resume=resume)
+    run = _resumed_folder(resume, config) if resume else None
+    if run is None:
+        run = prepare.prepare(config, out=out, command=command)
+    return run, execute(run, entered=entered)
+
+
+def _resumed_folder(resume: str, config: Config) -> Path | None:
+    """The folder to continue; None where `auto` finds nothing unfinished."""
+    if resume == "auto":
+        if not config.data.path:
+            raise ConfigError("--resume auto needs the data: fanlight train DATA --resume auto")
+        run = folder.latest_unfinished(config.data.path)
+        if run is None:
+            console.say(f"--resume auto: no unfinished run of {config.data.path} in {folder.RUNS}/; starting a new one")
+            return None
+    else:
+        run = Path(resume)
+    summary = folder.read_summary(run)
+    if summary["status"] == "finished":
+        raise RunError(f"{run} has finished; there is nothing to continue. `fanlight evaluate {run}` shows its scores")
+    folder.check_unchanged(run, folder.read_manifest(run))
+    console.say(f"Continuing {run}")
+    return run
+
+
+def _train_under_torchrun(
+    config: Config, *, out: Path | None, command: str, entered: float, resume: str | None
+) -> tuple[Path, dict[str, Any]]:
+    """The ranks exist already: rank 0 prepares, tells the others the folder, and all train."""
+    device = config.execution.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    world = launch.from_environment(device)
+    try:
+        told = {"run": "", "error": ""}
+        if world.is_first:
+            try:
+                run = _resumed_folder(resume, config) if resume else None
+                told["run"] = str(run or prepare.prepare(config, out=out, command=command, ranks=world.ranks))
+            except FanlightError as error:
+                told["error"] = json.dumps([type(error).__name__, str(error)])
+        told = world.tell(told)
+        if told["error"]:
+            from fanlight import errors
+
+            name, text = json.loads(told["error"])
+            raise getattr(errors, name)(text)
+        path = Path(told["run"])
+        summary = rank_main(world, run=str(path), entered=entered)
+        return path, summary if summary is not None else {}
+    finally:
+        comm.leave()

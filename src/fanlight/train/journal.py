@@ -1,0 +1,162 @@
+"""What a rank writes while it trains: metrics, step times, checkpoints, weights, and lines for the user."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+
+from fanlight import console
+from fanlight.tasks import classify_scores
+from fanlight.train import clock as clocks
+from fanlight.train import evaluate, export, state, tracking
+from fanlight.train.build import Training
+from fanlight.train.ledger import Ledger
+from fanlight.types import Batch
+
+if TYPE_CHECKING:
+    from fanlight.train.loop import Progress
+
+
+class Journal:
+    """Keeps one rank's records of a run in its folder. Collective methods are called by all ranks; rank 0 writes."""
+
+    def __init__(self, run: Path, *, rank: int, first_step: int, save_every_s: float, save_every_steps: int | None):
+        self.run, self._rank, self._first_step = run, rank, first_step
+        self._save_every_s, self._save_every_steps = save_every_s, save_every_steps
+        self._saved_at = self._started = time.monotonic()
+        self._bar: console.Progress | None = None
+        self._epoch_rows = 0  # of the clock, where the current epoch's begin
+        self._clock: clocks.StepClock | None = None
+        self._tracker = tracking.Tracker(run) if rank == 0 else None
+        if rank == 0:
+            _cut_after(run / "metrics.jsonl", first_step)
+
+    @property
+    def resume_command(self) -> str:
+        return f"fanlight train --resume {self.run}"
+
+    @contextlib.contextmanager
+    def following(self, clock: clocks.StepClock, progress: Progress, *, epochs: int) -> Iterator[None]:
+        """Shows progress, and keeps this rank's step times however training ends."""
+        self._clock = clock
+        try:
+            yield
+        finally:
+            if self._bar is not None:
+                self._bar.__exit__()
+            clock.save(self.run / f"steps-rank{self._rank}.parquet", before=self._first_step + 1)
+            if self._tracker:
+                self._tracker.close()
+
+    def is_save_step(self, step: int) -> bool:
+        """Whether a checkpoint follows this step by its number: the same answer on every rank."""
+        return self._save_every_steps is not None and step % self._save_every_steps == 0
+
+    def save_is_due(self, step: int) -> bool:
+        """Whether this rank would save now, by its number of steps or by its clock."""
+        if self._save_every_steps is not None:
+            return self.is_save_step(step)
+        return time.monotonic() - self._saved_at >= self._save_every_s
+
+    def save(self, t: Training, progress: Progress) -> None:
+        """A checkpoint. Collective."""
+        document = {**progress.document(), **t.optimizer.scalars(), "config": t.config.hash(), "ranks": t.world.ranks}
+        keep = t.config.execution.keep_checkpoints
+        state.save(self.run / "checkpoints", tensors=t.tensors(), document=document, world=t.world, keep=keep)
+        self._saved_at = time.monotonic()
+
+    def stepped(self, t: Training, batch: Batch, ledger: Ledger) -> None:
+        """After each step: the bar moves."""
+        if self._rank != 0 or not console.is_terminal() or not ledger.recent:
+            return
+        if self._bar is None or batch.position.step == 0:
+            if self._bar is not None:
+                self._bar.__exit__()
+            title = f"epoch {batch.position.epoch + 1}/{t.config.train.epochs}"
+            self._bar = console.Progress(title, total=t.steps_per_epoch, unit="steps").__enter__()
+            self._bar.advance(batch.position.step)
+        rates = self._rates(t)
+        self._bar.advance(1, f"loss {ledger.recent[-1]:.3f}  {rates['images_per_s']:.0f} img/s")
+
+    def close_epoch(self, t: Training, progress: Progress, sums: dict[str, float]) -> None:
+        """Logs the epoch, evaluates where it is time, keeps the best weights. Collective."""
+        epoch, epochs = progress.position.epoch, t.config.train.epochs or 0
+        rates = self._rates(t)
+        record = {"epoch": epoch, "step": progress.step, **sums, "lr": t.optimizer.lr(progress.step - 1), **rates}
+        self._log("train", record)
+        line = f"epoch {epoch}/{epochs}  loss {sums['loss']:.3f}  accuracy {sums['accuracy']:.3f}"
+        every = t.config.train.evaluate_every or 1
+        if "val" in t.samples and epoch % every == 0 and epoch < epochs:  # the last is scored with everything else
+            scores = self.evaluate(t, "val", epoch=epoch, step=progress.step)
+            if scores is not None:
+                line += f" | val loss {scores['loss']:.3f}  accuracy {scores['accuracy']:.3f}"
+                self.keep_best(t, progress, scores["accuracy"])
+        memory = console.bytes_text(psutil.Process().memory_info().rss)
+        line += f" | {rates['images_per_s']:.0f} img/s  input wait {rates['input_wait_share']:.1%}  memory {memory}"
+        line += f"  {console.seconds_text(_left_s(progress, epochs, self._elapsed_s()))} left" if epoch < epochs else ""
+        if self._rank == 0:
+            console.say(line)
+        self._epoch_rows = len(self._clock.rows) if self._clock else 0
+
+    def evaluate(self, t: Training, split: str, *, epoch: int, step: int) -> dict[str, Any] | None:
+        """Scores of one split on rank 0, logged; the table of predictions is under `table`. Collective."""
+        begin = time.perf_counter()
+        logits = evaluate.outputs(
+            t.step, t.task, t.samples[split], t.cutting, t.world, batch=t.config.execution.eval_batch,
+            workers=t.config.execution.workers or 1,
+        )  # fmt: skip
+        if logits is None:
+            return None
+        table = t.task.table(t.manifest, t.samples[split].rows, logits)
+        scores = classify_scores.score(table, classes=t.task.classes, split=split)
+        names = ("loss", "accuracy", "balanced_accuracy")
+        record = {"epoch": epoch, "step": step, "split": split, **{name: scores[name] for name in names}}
+        self._log("evaluate", {**record, "seconds": time.perf_counter() - begin})
+        return {**scores, "table": table}
+
+    def keep_best(self, t: Training, progress: Progress, accuracy: float) -> None:
+        """Exports the weights when no evaluation was better. On rank 0."""
+        if accuracy > progress.best.get("accuracy", -1.0):
+            progress.best = {"epoch": progress.position.epoch, "accuracy": accuracy}
+            export.save_weights(t.model, self.run / "weights" / "best.safetensors", t.config, t.task.classes)
+
+    def _rates(self, t: Training) -> dict[str, float]:
+        rows = (self._clock.rows if self._clock else [])[self._epoch_rows :] or [
+            {"total_s": 1e-9, "input_s": 0, "images": 0}
+        ]
+        total_s = sum(row["total_s"] for row in rows)
+        images = sum(row["images"] for row in rows) * t.layout.data_ranks
+        return {"images_per_s": images / total_s, "input_wait_share": sum(row["input_s"] for row in rows) / total_s}
+
+    def _elapsed_s(self) -> float:
+        return time.monotonic() - self._started
+
+    def _log(self, kind: str, record: dict[str, Any]) -> None:
+        if self._rank == 0:
+            with open(self.run / "metrics.jsonl", "a") as file:
+                file.write(json.dumps({"kind": kind, **record, "seconds_in": self._elapsed_s()}) + "\n")
+            assert self._tracker is not None
+            self._tracker.add(kind, record)
+
+
+def _left_s(progress: Progress, epochs: int, elapsed_s: float) -> float:
+    done = progress.position.epoch
+    return (progress.train_s or elapsed_s) / max(done, 1) * (epochs - done)
+
+
+def _cut_after(path: Path, step: int) -> None:
+    """Drops records of steps that a resumed run will do again, and a line that a killed run left torn."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text().splitlines():
+        with contextlib.suppress(ValueError):
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+    path.write_text("".join(kept))

@@ -1,0 +1,163 @@
+"""What happens before any rank trains: scan, limit, pack, split, decide, and write the run folder down."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fanlight import __version__, console, machine
+from fanlight import config as configuration
+from fanlight.config import Config
+from fanlight.data import checkup, formats, pack, scan, split
+from fanlight.data import manifest as manifests
+from fanlight.data.manifest import Manifest
+from fanlight.errors import DataError
+from fanlight.train import build, folder, resolve
+
+PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow", "opencv-python-headless", "safetensors", "pyarrow")
+
+
+def prepare(config: Config, *, out: Path | None, command: str, ranks: int | None = None) -> Path:
+    """Makes the run folder of a new run: after it, ranks need nothing but that folder's path."""
+    phases: dict[str, float] = {}
+    resolve.check(config)
+    if ranks is not None:  # given by who started this process
+        config = config.with_values({"execution.ranks": ranks, "execution.layout": "ddp" if ranks > 1 else "serial"})
+    asked = config
+    begin = time.perf_counter()
+    manifest = checkup.up_to_date(config.data.path, decode=config.execution.pack is False)
+    phases["scan_s"] = time.perf_counter() - begin
+    if config.data.limit is not None:
+        manifest = split.limit(manifest, config.data.limit, seed=config.train.seed)
+    choices = resolve.Choices(config)
+    resolve.sizes(choices, manifest)
+    begin = time.perf_counter()
+    manifest = _pack(choices, manifest)
+    phases["pack_s"] = time.perf_counter() - begin
+    _report_quarantine(manifest)
+    manifest = split.assign(
+        manifest, val_fraction=config.data.val_fraction, seed=config.train.seed, folds=config.data.folds,
+        fold=config.data.fold,
+    )  # fmt: skip
+    resolve.whole(choices, manifest)
+    run = folder.create(config.data.path, choices.config.model.name or "model", out=out)
+    configuration.write(run / "config.yaml", asked)
+    configuration.write(run / "resolved.yaml", choices.config, reasons=choices.reasons)
+    manifest.save(run / "manifest.parquet")
+    _write_environment(run, choices.config, command)
+    folder.write_summary(run, _summary(run, choices, manifest, command, phases))
+    console.say(f"Run {run}: {_data_words(manifest)}")
+    for key, reason in choices.reasons.items():
+        section, name = key.split(".")
+        console.chose(key, getattr(getattr(choices.config, section), name), reason)
+    return run
+
+
+def _pack(choices: resolve.Choices, manifest: Manifest) -> Manifest:
+    """Packs, unless told not to; where a pack cannot be and was not insisted on, says so and uses the files."""
+    config = choices.config
+    if config.execution.pack is False:
+        return manifest
+    try:
+        made = pack.make(
+            manifest, canvas_px=config.data.canvas_px or 0, parent=build.pack_parent(config),
+            workers=machine.cores_usable(),
+        )  # fmt: skip
+    except DataError as error:
+        if config.execution.pack or config.execution.pack_dir:
+            raise
+        console.warn("training without a pack", why=str(error), do="It decodes every image at every epoch")
+        choices.take("execution.pack", False, str(error))
+        return open_decoded(manifest)
+    return made.mark_failed(manifest)
+
+
+def open_decoded(manifest: Manifest) -> Manifest:
+    """The manifest with every file decoded once, so that no unreadable one is met while training."""
+    listing = formats.Listing(
+        root=manifest.root, source=manifest.source,
+        **{f"{name}s": manifest.column(name).tolist() for name in ("path", "label", "split", "group")},
+    )  # fmt: skip
+    return scan.scan(listing, known=manifest, decode=True)
+
+
+def _report_quarantine(manifest: Manifest) -> None:
+    bad = np.flatnonzero(~manifest.ok)
+    for row in bad[:10]:
+        console.say(f"  quarantined: {manifest.column('path')[row]}: {manifest.column('reason')[row]}")
+    if len(bad) > 10:
+        console.say(f"  … and {len(bad) - 10} more; `fanlight check` lists them all")
+
+
+def _data_words(manifest: Manifest) -> str:
+    counts = ", ".join(f"{len(manifest.rows(name))} {name}" for name in build.SPLITS if len(manifest.rows(name)))
+    return f"{len(manifest.classes)} classes, {counts} images, from {manifest.source}"
+
+
+def _summary(
+    run: Path, choices: resolve.Choices, manifest: Manifest, command: str, phases: dict[str, float]
+) -> dict[str, Any]:
+    config = choices.config
+    audit = manifests.audit(manifest)
+    bad = np.flatnonzero(~manifest.ok)
+    steps = len(manifest.rows("train")) // (config.train.batch_size or 1) * (config.train.epochs or 0)
+    return {
+        "run": run.name, "version": folder.VERSION, "status": "running", "task": "classify",
+        "model": config.model.name, "layout": config.execution.layout, "ranks": config.execution.ranks,
+        "precision": config.train.precision, "epochs": config.train.epochs, "steps": steps,
+        "batch_size": config.train.batch_size, "microbatches": config.train.microbatches, "metrics": {},
+        "command": command, "started": datetime.now(UTC).isoformat(timespec="seconds"), "notes": [], "phases": phases,
+        "data": {
+            "path": config.data.path, "source": manifest.source, "fingerprint": manifest.fingerprint,
+            "classes": list(manifest.classes), "images": len(manifest.rows()),
+            "splits": {name: len(manifest.rows(name)) for name in build.SPLITS if len(manifest.rows(name))},
+            "quarantined": [
+                {"path": str(manifest.column("path")[r]), "reason": str(manifest.column("reason")[r])} for r in bad
+            ],
+            "exact_copies": audit["exact_copies"], "label_conflicts": audit["label_conflicts"], "leaks": audit["leaks"],
+        },
+    }  # fmt: skip
+
+
+def _write_environment(run: Path, config: Config, command: str) -> None:
+    import json
+    from importlib import metadata
+
+    versions = {"fanlight": __version__}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    e = config.execution
+    document = {
+        **machine.describe(), "versions": versions, "device": _device_name(e.device), "threads": e.threads,
+        "ranks": e.ranks, "command": command,
+    }  # fmt: skip
+    (run / "env.json").write_text(json.dumps(document, indent=1))
+
+
+def _device_name(device: str | None) -> str:
+    if device == "cuda":
+        import torch
+
+        return f"cuda: {torch.cuda.get_device_name(0)}"
+    return "cpu"
+
+
+def with_more_microbatches(run: Path, config: Config) -> Config:
+    """Twice the microbatches at the same global batch, written down with the reason: what a run does out of memory."""
+    import yaml
+
+    microbatches = config.train.microbatches * 2
+    changed = replace(config, train=replace(config.train, microbatches=microbatches))
+    reasons = (yaml.safe_load((run / "resolved.yaml").read_text()) or {}).get("reasons", {})
+    reasons["train.microbatches"] = f"memory ran out with {config.train.microbatches}; the global batch stays"
+    configuration.write(run / "resolved.yaml", changed, reasons=reasons)
+    folder.update_summary(run, microbatches=microbatches)
+    return changed

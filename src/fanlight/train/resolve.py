@@ -1,0 +1,220 @@
+"""Every automatic choice, with its reason. What was asked is kept; what was left open (None) is decided here, once;
+a resumed run reads the decisions and makes none."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+
+from fanlight import machine
+from fanlight.config import Config
+from fanlight.console import warn
+from fanlight.data import augment
+from fanlight.data.manifest import Manifest
+from fanlight.errors import ConfigError, DataError
+from fanlight.parallel import layout as layouts
+from fanlight.train import optim, precision, schedule
+
+IMAGES_WORTH = 25_000  # training images seen in a default run: minutes on two cores, seconds on a GPU
+EPOCHS_MIN, EPOCHS_MAX = 5, 40
+EVALUATIONS_MAX = 20  # in a default run
+IMAGE_PX_MAX = 128  # default: where ResNet-18 on a CPU is still a matter of minutes
+PHOTO_CROP, PHOTO_EVAL = (0.25, 1.0), 0.875
+SMALL_CROP = (0.6, 1.0)
+SMALL_PX = 64  # up to here a stem that shrinks 4× leaves too little
+MIRRORED_WORDS = {"left", "right"}  # classes whose meaning a mirror image changes
+
+
+class Choices:
+    """A config being completed, and why."""
+
+    def __init__(self, config: Config):
+        self.config = config
+        self.reasons: dict[str, str] = {}
+
+    def take(self, key: str, value: object, reason: str) -> None:
+        """Decides `section.field` when it was left open."""
+        section, name = key.split(".")
+        if getattr(getattr(self.config, section), name) is None:
+            self.config = self.config.with_value(key, value)
+            self.reasons[key] = reason
+
+
+def check(config: Config) -> None:
+    """Raises ConfigError for a value that cannot work on any data or machine: field, value, way out."""
+    c = config
+    positive = {
+        "train.epochs": c.train.epochs, "train.batch_size": c.train.batch_size, "train.microbatches": c.train.microbatches,
+        "train.evaluate_every": c.train.evaluate_every, "data.limit": c.data.limit, "data.image_px": c.data.image_px,
+        "data.canvas_px": c.data.canvas_px, "execution.ranks": c.execution.ranks, "execution.threads": c.execution.threads,
+        "execution.workers": c.execution.workers, "execution.eval_batch": c.execution.eval_batch,
+        "execution.keep_checkpoints": c.execution.keep_checkpoints, "optim.lr": c.optim.lr,
+        "execution.checkpoint_steps": c.execution.checkpoint_steps, "optim.clip_norm": c.optim.clip_norm,
+    }  # fmt: skip
+    for key, value in positive.items():
+        if value is not None and not (value > 0 and math.isfinite(value)):
+            raise ConfigError(f"{key} is {value}; it must be above 0")
+    crop = c.augment.crop_share
+    if crop is not None and not 0 < crop[0] <= crop[1] <= 1:
+        raise ConfigError(f"augment.crop_share is {crop}; it must be two shares, 0 < lowest ≤ highest ≤ 1")
+    if not 0 < c.augment.crop_ratio[0] <= c.augment.crop_ratio[1]:
+        raise ConfigError(f"augment.crop_ratio is {c.augment.crop_ratio}; it must be two ratios, lowest first")
+    shares = {
+        "augment.eval_share": (1.0 if c.augment.eval_share is None else c.augment.eval_share, 0, 1),
+        "optim.label_smoothing": (c.optim.label_smoothing, -1, 0.999),
+        "optim.warmup_share": (c.optim.warmup_share, -1, 0.9), "optim.momentum": (c.optim.momentum, -1, 0.9999),
+    }  # fmt: skip
+    for key, (value, above, most) in shares.items():
+        if not above < value <= most or value < 0:
+            raise ConfigError(f"{key} is {value}; it must be a share from {max(above, 0)} to {most:g}")
+    if c.optim.name not in optim.NAMES:
+        raise ConfigError(f"optim.name is {c.optim.name!r}; use one of {', '.join(optim.NAMES)}")
+    if c.optim.schedule not in schedule.NAMES:
+        raise ConfigError(f"optim.schedule is {c.optim.schedule!r}; use one of {', '.join(schedule.NAMES)}")
+    if c.execution.device not in (None, "cpu", "cuda"):
+        raise ConfigError(f"execution.device is {c.execution.device!r}; use cpu or cuda")
+    if c.execution.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("execution.device is 'cuda', and torch sees no GPU here; use --device cpu")
+    if c.data.order not in (None, "random", "blocks"):
+        raise ConfigError(f"data.order is {c.data.order!r}; use random or blocks")
+    if c.train.precision is not None:
+        precision.check(c.train.precision, torch.device(c.execution.device or _device()[0]))
+    if c.model.pretrained and c.model.weights:
+        raise ConfigError("model.pretrained and model.weights both name the weights to start from; use one of them")
+
+
+def sizes(choices: Choices, manifest: Manifest) -> None:
+    """What must be known before packing: the model's square and the stored canvas."""
+    rows = manifest.rows()
+    short = np.minimum(manifest.column("width")[rows], manifest.column("height")[rows])
+    median = int(np.median(short))
+    if median >= IMAGE_PX_MAX * 3 // 4:
+        choices.take(
+            "data.image_px", IMAGE_PX_MAX, f"the default for photos; the images' median short side is {median}"
+        )
+    else:
+        px = max(16, -(-median // 8) * 8)
+        choices.take("data.image_px", px, f"the images' median short side is {median} px")
+    image_px = choices.config.data.image_px or 0
+    if image_px <= SMALL_PX:
+        choices.take("augment.crop_share", SMALL_CROP, f"{image_px} px images are cut close to their subject already")
+        choices.take("augment.eval_share", 1.0, f"{image_px} px images are cut close to their subject already")
+    choices.take("augment.crop_share", PHOTO_CROP, "the default for photos")
+    choices.take("augment.eval_share", PHOTO_EVAL, "the default for photos: crops showed subjects larger in training")
+    share = (choices.config.augment.crop_share or PHOTO_CROP)[0]
+    reason = f"crops keep at least {share:g} of the area, so {image_px} px of detail remain in the smallest"
+    choices.take("data.canvas_px", augment.canvas_px(image_px, crop_share_min=share), reason)
+
+
+def whole(choices: Choices, manifest: Manifest, *, local_ranks: int | None = None) -> None:
+    """Everything else. Raises ConfigError where the parts cannot work together. `ranks` under torchrun are given."""
+    _machine(choices)
+    _model(choices, manifest)
+    _length(choices, manifest)
+    _optimizer(choices)
+    _fits_together(choices.config, manifest)
+
+
+def _device() -> tuple[str, str]:
+    if torch.cuda.is_available():
+        return "cuda", f"{torch.cuda.device_count()} GPU(s) visible"
+    return "cpu", "no GPU visible"
+
+
+def _machine(choices: Choices) -> None:
+    choices.take("execution.device", *_device())
+    execution = choices.config.execution
+    cores, gpus = machine.cores_usable(), torch.cuda.device_count() if execution.device == "cuda" else 0
+    if execution.layout is None and execution.ranks is None and gpus > 1:
+        choices.take("execution.layout", "ddp", f"{gpus} GPUs are visible; --layout serial uses one")
+        choices.take("execution.ranks", gpus, "one process per GPU")
+    if execution.layout == "ddp":
+        choices.take("execution.ranks", max(2, gpus or cores), f"one process per {'GPU' if gpus else 'core'}")
+    several = (choices.config.execution.ranks or 1) > 1
+    why = "more than one rank was asked for" if several else "one process uses all cores of a machine best"
+    choices.take("execution.layout", "ddp" if several else "serial", why)
+    choices.take("execution.ranks", 1, "layout serial")
+    ranks = choices.config.execution.ranks or 1
+    layouts.parse(choices.config.execution.layout or "", ranks=ranks)
+    if gpus and ranks > gpus:
+        raise ConfigError(
+            f"execution.ranks is {ranks} and {gpus} GPU(s) are visible; use --ranks {gpus} or --device cpu"
+        )
+    if not gpus and ranks > 16 * cores:
+        raise ConfigError(f"execution.ranks is {ranks} on {cores} usable cores; use --ranks {cores}")
+    if not gpus and ranks > cores:
+        warn(
+            f"{ranks} ranks on {cores} usable cores",
+            why="they take turns, so this is slower",
+            do=f"Use --ranks {cores}",
+        )
+    choices.take("execution.threads", max(1, cores // ranks), f"{cores} usable cores over {ranks} rank(s)")
+    workers = 1 if not gpus else max(1, min(8, cores // ranks - 1))
+    choices.take(
+        "execution.workers", workers, "cutting a crop takes 0.1 ms" if not gpus else "cores beside the GPU's own"
+    )
+    device = torch.device(choices.config.execution.device or "cpu")
+    if choices.config.train.precision is None:
+        choices.take("train.precision", *precision.fastest(device))
+    choices.take("execution.channels_last", True, "convolutions are faster so, on CPUs and tensor cores")
+    choices.take("execution.pack", True, "decoding once is cheaper than at every epoch")
+    choices.take("data.order", "random", "the pack is in memory or on a disk with fast random reads")
+
+
+def _model(choices: Choices, manifest: Manifest) -> None:
+    image_px = choices.config.data.image_px or 0
+    if image_px <= SMALL_PX:
+        choices.take("model.name", "small-resnet", f"{image_px} px images are too small for stems that shrink them 4×")
+    choices.take("model.name", "resnet18", "the default for photos")
+    numerals = all(name.isdigit() for name in manifest.classes)
+    sided = [name for name in manifest.classes if MIRRORED_WORDS & set(name.lower().replace("_", " ").split())]
+    if numerals:
+        choices.take("augment.flip", False, "the classes are numerals, which a mirror changes")
+    if sided:
+        choices.take("augment.flip", False, f"class {sided[0]!r} means another side in a mirror")
+    choices.take("augment.flip", True, "a mirrored photo shows the same class; --no-flip where it does not")
+
+
+def _length(choices: Choices, manifest: Manifest) -> None:
+    count = len(manifest.rows("train"))
+    batch = 32 if count < 10_000 else 128 if count < 200_000 else 256
+    batch = max(1, min(batch, count // 4))
+    choices.take("train.batch_size", batch, f"{count} training images; it is global, over all ranks")
+    epochs = min(EPOCHS_MAX, max(EPOCHS_MIN, round(IMAGES_WORTH / max(1, count))))
+    choices.take(
+        "train.epochs", epochs, f"{count} training images: about {IMAGES_WORTH:,} seen, {EPOCHS_MIN} … {EPOCHS_MAX}"
+    )
+    every = -(-(choices.config.train.epochs or 1) // EVALUATIONS_MAX)
+    choices.take("train.evaluate_every", every, f"at most {EVALUATIONS_MAX} evaluations")
+
+
+def _optimizer(choices: Choices) -> None:
+    config = choices.config
+    batch = config.train.batch_size or 1
+    tuned = config.model.pretrained or config.model.weights is not None
+    if config.optim.name == "sgd":
+        lr = 0.05 * math.sqrt(batch / 32) * (0.2 if tuned and not config.model.freeze else 1)
+        choices.take("optim.weight_decay", 5e-4, "the usual of SGD on small and middling sets")
+    else:
+        lr = 1e-3 * math.sqrt(batch / 64) * (0.1 if tuned and not config.model.freeze else 1)
+        choices.take("optim.weight_decay", 0.05, "the usual of AdamW")
+    kind = "fine-tuning" if tuned else "from scratch"
+    choices.take("optim.lr", float(f"{lr:.3g}"), f"{config.optim.name}, {kind}, by the square root of batch {batch}")
+
+
+def _fits_together(config: Config, manifest: Manifest) -> None:
+    count = len(manifest.rows("train"))
+    if not count:
+        raise DataError(f"{config.data.path}: no usable training image; see `fanlight check {config.data.path}`")
+    batch, microbatches, ranks = config.train.batch_size or 1, config.train.microbatches, config.execution.ranks or 1
+    if batch > count:
+        raise ConfigError(
+            f"train.batch_size is {batch} and there are {count} training images; use --batch-size {count}"
+        )
+    if batch // microbatches < ranks:
+        raise ConfigError(
+            f"train.batch_size {batch} in {microbatches} microbatch(es) over {ranks} ranks leaves a rank without an image; "
+            f"use --batch-size {ranks * microbatches} or more, or fewer --ranks"
+        )

@@ -1,0 +1,112 @@
+"""`fanlight evaluate`: a run's weights on one of its splits, or on other images with the same class names."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fanlight import console
+from fanlight.data import checkup
+from fanlight.data.manifest import Manifest
+from fanlight.data.source import Files
+from fanlight.errors import ConfigError, DataError, near
+from fanlight.models import zoo
+from fanlight.parallel import comm, launch
+from fanlight.parallel.comm import World
+from fanlight.parallel.layout import Layout
+from fanlight.parallel.parallelize import parallelize
+from fanlight.tasks import classify_scores
+from fanlight.tasks.classify import Classify
+from fanlight.train import build, export, folder
+from fanlight.train import evaluate as evaluating
+from fanlight.train.step import Normalise, WholeStep
+
+JOB = "fanlight.train.scoring:rank_score"
+
+
+def evaluate(
+    run: Path, *, data: str = "", split: str = "", device: str | None = None, ranks: int = 1, best: bool = False
+) -> dict[str, Any]:
+    """Scores and prints; the JSON object of `evaluate --json`. The counts are exact on any number of `ranks`."""
+    folder.read_summary(run)
+    config = folder.read_config(run)
+    device = device or config.execution.device or "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        device = "cpu"
+    if data:
+        checkup.up_to_date(data, decode=True)  # once, before ranks read the kept manifest
+    else:
+        manifest = folder.read_manifest(run)
+        folder.check_unchanged(run, manifest)
+        split = split or next(name for name in ("test", "val", "train") if len(manifest.rows(name)))
+    arguments: dict[str, Any] = {"run": str(run.resolve()), "data": data, "split": split, "best": best}
+    if ranks == 1:
+        scores = rank_score(comm.alone(device), **arguments)
+    else:
+        with launch.Pool(ranks, device=device) as pool:
+            scores = pool.run(JOB, **arguments)[0]
+    assert scores is not None
+    _say(scores)
+    return scores
+
+
+def rank_score(world: World, *, run: str, data: str, split: str, best: bool) -> dict[str, Any] | None:
+    """Scores on every rank; the scores on rank 0."""
+    path = Path(run)
+    config = folder.read_config(path)
+    about, tensors = export.load_weights(path / "weights" / ("best.safetensors" if best else "last.safetensors"))
+    classes = tuple(about["classes"])
+    manifest = _other(data, classes, split) if data else folder.read_manifest(path)
+    split = split or "test"
+    if not len(manifest.rows(split)):
+        there = ", ".join(name for name in build.SPLITS if len(manifest.rows(name)))
+        raise ConfigError(f"--split {split!r} has no images; there is {there}")
+    task = Classify(classes)
+    where = Files(manifest, canvas_px=about["canvas_px"]) if data else build.open_source(config, manifest, world)
+    samples = build.split_samples(config, manifest, task, where, split)
+    model = zoo.create(about["model"], classes=len(classes), image_px=about["image_px"], seed=0).model
+    model.load_state_dict(tensors)
+    parallelize(model, Layout(), world, channels_last=bool(config.execution.channels_last))
+    normalise = Normalise(
+        about["mean"], about["std"], like=next(model.parameters()), channels_last=bool(config.execution.channels_last)
+    )
+    step = WholeStep(
+        model, task, normalise=normalise, number_format=config.train.precision or "fp32", seed=config.train.seed
+    )
+    cutting = build.cut_batches(config, rank=world.rank, ranks=world.ranks)
+    workers = config.execution.workers or 1
+    logits = evaluating.outputs(step, task, samples, cutting, world, batch=config.execution.eval_batch, workers=workers)
+    if logits is None:
+        return None
+    table = task.table(manifest, samples.rows, logits)
+    return classify_scores.score(table, classes=classes, split=split)
+
+
+def _other(data: str, classes: tuple[str, ...], split: str) -> Manifest:
+    """Other images, with the run's class numbers. DataError for a class that the run does not know."""
+    manifest = checkup.up_to_date(data, decode=True)
+    unknown = sorted(set(manifest.classes) - set(classes))
+    if unknown:
+        raise DataError(f"{data}: class {unknown[0]!r} is not one of the run's.{near(unknown[0], classes)}")
+    manifest = replace(manifest, classes=classes)
+    if split and set(manifest.column("split")[manifest.ok]) != {""}:
+        return manifest
+    return manifest.with_columns(split=np.full(len(manifest), split or "test", dtype=object))
+
+
+def _say(scores: dict[str, Any]) -> None:
+    low, high = scores["interval"]
+    console.say(
+        f"{scores['split']}: {scores['correct']} of {scores['count']} right, accuracy {scores['accuracy']:.4f} "
+        f"(95 % interval {low:.3f} … {high:.3f}), balanced {scores['balanced_accuracy']:.4f}"
+    )
+    for row in scores["per_class"]:
+        numbers = (
+            f"{name} {row[name]:.3f}" if row[name] is not None else f"{name} –"
+            for name in ("precision", "recall", "f1")
+        )
+        console.say(f"  {row['class']:<20} n {row['count']:>5}  {'  '.join(numbers)}")

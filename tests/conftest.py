@@ -1,0 +1,22 @@
+"""Pools of ranks that are kept over the whole session: starting one costs seconds, a job on it milliseconds."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from fanlight.parallel.launch import Pool
+
+
+@pytest.fixture(scope="session")
+def pool() -> Iterator[Callable[[int], Pool]]:
+    """pool(ranks): a Pool of one-thread CPU ranks, shared; a new one where a test has lost the last."""
+    kept: dict[int, Pool] = {}
+
+    def of(ranks: int) -> Pool:
+        if ranks not in kept or not kept[ranks].is_open:
+            kept[ranks] = Pool(ranks, threads=1, preload=("torch", "cv2"))
+        return kept[ranks]
+
+    yield of
+    for each in kept.values():
+        each.close()

@@ -1,0 +1,254 @@
+import os
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from fanlight.data.formats import Listing, recognise
+from fanlight.errors import DataError
+
+
+def touch(root: Path, *paths: str) -> Path:
+    for path in paths:
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_bytes(b"x")
+    return root
+
+
+def listing(path: Path | str) -> Listing:
+    return recognise(str(path), cache=Path(str(path)) / "unused-cache")
+
+
+def rows(found: Listing) -> list[tuple[str, str, str]]:
+    return list(zip(found.paths, found.labels, found.splits))
+
+
+def test_class_folders_whatever_the_extension(tmp_path: Path) -> None:
+    touch(tmp_path, "cat/b.JPG", "cat/a.webp", "cat/day 1/noname", "dog/x.jpeg", "README.md")
+    found = listing(tmp_path)
+    assert rows(found) == [
+        ("cat/a.webp", "cat", ""),
+        ("cat/b.JPG", "cat", ""),
+        ("cat/day 1/noname", "cat", ""),
+        ("dog/x.jpeg", "dog", ""),
+    ]
+    assert (found.root, found.source, found.groups) == (tmp_path, "class folders", [""] * 4)
+
+
+def test_leftovers_are_not_data(tmp_path: Path) -> None:
+    touch(tmp_path, "cat/.hidden.jpg", "cat/Thumbs.db", "cat/desktop.ini", "cat/a.jpg", "dog/b.jpg")
+    touch(tmp_path, "__MACOSX/cat/._a.jpg", ".git/config")
+    assert listing(tmp_path).paths == ["cat/a.jpg", "dog/b.jpg"]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("train", "val", "test"),
+        ("Training", "VALID", "Testing"),
+        ("trn", "validation", "eval"),
+        ("TRAIN", "dev", "Test"),
+    ],
+)
+def test_split_folders(tmp_path: Path, names: tuple[str, str, str]) -> None:
+    for name in names:
+        touch(tmp_path, f"{name}/cat/1.png", f"{name}/dog/2.png")
+    found = listing(tmp_path)
+    assert {(path.split("/")[0], split) for path, _, split in rows(found)} == set(zip(names, ("train", "val", "test")))
+    assert set(found.labels) == {"cat", "dog"}
+    assert found.source == f"class folders in {names[0]}/ and {names[1]}/ and {names[2]}/"
+
+
+def test_single_folders_are_looked_through(tmp_path: Path) -> None:
+    touch(tmp_path, "photos/photos/cat/1", "photos/photos/dog/2")
+    found = listing(tmp_path)
+    assert (found.root, found.paths) == (tmp_path / "photos/photos", ["cat/1", "dog/2"])
+
+
+def test_single_folders_in_splits_are_looked_through(tmp_path: Path) -> None:
+    touch(tmp_path, "set/train/train/cat/1", "set/train/train/dog/2", "set/test/cat/3", "set/test/dog/4", "set/notes/x")
+    assert rows(listing(tmp_path)) == [
+        ("set/test/cat/3".removeprefix("set/"), "cat", "test"),
+        ("test/dog/4", "dog", "test"),
+        ("train/train/cat/1", "cat", "train"),
+        ("train/train/dog/2", "dog", "train"),
+    ]
+
+
+def test_inner_folders_with_distinct_names_are_the_classes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    touch(tmp_path, "lung_image_sets/lung_aca/1", "lung_image_sets/lung_n/2", "colon_image_sets/colon_n/3")
+    assert listing(tmp_path).labels == ["colon_n", "lung_aca", "lung_n"]
+    assert "the inner folders are the classes" in capsys.readouterr().out
+
+
+def test_inner_folders_with_equal_names_are_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    touch(tmp_path, "cat/day1/1", "cat/day2/2", "dog/day1/3")
+    assert listing(tmp_path).labels == ["cat", "cat", "dog"]
+    assert "folders named day1 occur in several" in capsys.readouterr().err
+
+
+def test_links(tmp_path: Path) -> None:
+    touch(tmp_path, "data/cat/1", "data/dog/2", "elsewhere/3")
+    (tmp_path / "data/cat/loop").symlink_to(tmp_path / "data/cat")
+    (tmp_path / "data/cat/up").symlink_to(tmp_path / "data")
+    (tmp_path / "data/dog/more").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "data/dog/one").symlink_to(tmp_path / "elsewhere/3")
+    (tmp_path / "data/dog/lost").symlink_to(tmp_path / "nowhere")
+    found = listing(tmp_path / "data")
+    assert [path for path in found.paths if path.startswith("dog")] == ["dog/2", "dog/lost", "dog/more/3", "dog/one"]
+    assert "cat/1" in found.paths
+    assert len(found.paths) < 12
+
+
+def test_names_that_are_not_utf8_are_named_and_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    touch(tmp_path, "cat/1", "dog/2")
+    (tmp_path / "cat" / os.fsdecode(b"caf\xe9.jpg")).write_bytes(b"x")
+    assert listing(tmp_path).paths == ["cat/1", "dog/2"]
+    assert "Its name is not UTF-8" in capsys.readouterr().err
+
+
+def test_empty_class_folder_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    touch(tmp_path, "cat/1", "dog/2")
+    (tmp_path / "bird").mkdir()
+    assert set(listing(tmp_path).labels) == {"cat", "dog"}
+    assert "class folder bird is empty" in capsys.readouterr().err
+
+
+def test_missing_class_in_val_warns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    touch(tmp_path, "train/cat/1", "train/dog/2", "train/owl/3", "val/cat/4", "val/dog/5")
+    assert len(listing(tmp_path).paths) == 5
+    assert "val has no images of owl" in capsys.readouterr().err
+
+
+def test_unlabelled_test_folder_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    touch(tmp_path, "train/cat/1", "train/dog/2", "test/7", "test/8")
+    assert listing(tmp_path).splits == ["train", "train"]
+    assert "Its files have no class folders" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("paths", "message"),
+    [
+        ((), "is empty"),
+        (("a.jpg", "b.jpg"), r"2 files, such as a\.jpg, but no folder per class"),
+        (("cat/1", "cat/2"), "only one class, cat"),
+        (("train/1", "val/cat/2", "val/dog/2"), "no folder per class"),
+        (
+            ("train/cats/1", "train/dogs/2", "val/cat/3", "val/dogs/4"),
+            r"classes of val that train lacks: cat\. Near names: cats",
+        ),
+    ],
+)
+def test_refused_folders(tmp_path: Path, paths: tuple[str, ...], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        listing(touch(tmp_path, *paths))
+
+
+def test_folders_without_files_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "cat").mkdir()
+    (tmp_path / "dog").mkdir()
+    with pytest.raises(DataError, match="no files in the folders"):
+        listing(tmp_path)
+    assert "cat is empty" in capsys.readouterr().err
+
+
+def test_near_names_of_a_missing_path(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    with pytest.raises(DataError, match=r"photo does not exist\. Near names: photos"):
+        listing(tmp_path / "photo")
+    with pytest.raises(DataError, match=r"Near names: digits"):
+        listing("digit")
+
+
+def test_existing_path_wins_over_the_built_in_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(touch(tmp_path, "digits/cat/1", "digits/dog/2").resolve())
+    assert recognise("digits", cache=tmp_path / "cache").labels == ["cat", "dog"]
+    assert "not the built-in data" in capsys.readouterr().out
+
+
+def test_digits_are_written_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = recognise("digits", cache=tmp_path / "cache")
+    assert (len(found.paths), len(set(found.labels)), found.source) == (1797, 10, "built-in digits")
+    first = found.root / found.paths[0]
+    with Image.open(first) as image:
+        assert (image.size, image.getextrema()) == ((8, 8), (0, 239))
+    written = first.stat().st_mtime_ns
+    assert recognise("digits", cache=tmp_path / "cache") == found
+    assert first.stat().st_mtime_ns == written
+    assert [entry.name for entry in (tmp_path / "cache/builtin").iterdir()] == ["digits-v1"]
+
+
+@pytest.mark.parametrize("mark", [",", "\t", ";"])
+def test_list_file(tmp_path: Path, mark: str) -> None:
+    lines = [
+        "Path,Label,split,patient",
+        "a/1.jpg,cat,Training,p1",
+        "b\\2.jpg,dog,,p2",
+        '"3.jpg",dog,valid,',
+        "4.jpg,cat,dev,",
+    ]
+    (tmp_path / "list.csv").write_bytes(b"\xef\xbb\xbf" + "\r\n".join(lines).replace(",", mark).encode())
+    found = listing(tmp_path / "list.csv")
+    assert rows(found) == [
+        ("a/1.jpg", "cat", "train"),
+        ("b/2.jpg", "dog", ""),
+        ("3.jpg", "dog", "val"),
+        ("4.jpg", "cat", "val"),
+    ]
+    assert (found.root, found.source, found.groups) == (tmp_path, "list file list.csv", ["p1", "p2", "", ""])
+
+
+def test_parquet_list_without_the_extension(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"filename": ["1", "2"], "class": [3, 4]}), tmp_path / "list")
+    assert rows(listing(tmp_path / "list")) == [("1", "3", ""), ("2", "4", "")]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("image,caption\n1,x\n", "no column 'label', only image, caption"),
+        ("", "no column 'path', only none"),
+        ("path,label\n", "lists no files"),
+        ("path,label\n1,cat\n2,\n", "entry 2: the label is empty"),
+        ("path,label\n1,cat\n1,dog\n", "lists 1 twice, as entries 1 and 2"),
+        ("path,label\n1,cat\n2\n", "entry 2: 1 fields where the first line has 2"),
+        ("path,label,split\n1,cat,train\n2,dog,holdout\n", "entry 2: split 'holdout' is unknown"),
+        ("path,label\n1,cat\n2,cat\n", "only one class, cat"),
+        ("path,label,split\n1,cat,train\n2,dog,train\n3,dgo,test\n", "classes of test that train lacks: dgo"),
+        ('path,label\n"1,cat\n', "is not a list file"),
+    ],
+)
+def test_refused_lists(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "list.csv").write_text(text)
+    with pytest.raises(DataError, match=message):
+        listing(tmp_path / "list.csv")
+
+
+def test_an_image_is_no_list(tmp_path: Path) -> None:
+    Image.new("L", (4, 4)).save(tmp_path / "photo.jpg")
+    with pytest.raises(DataError, match="is not a list file"):
+        listing(tmp_path / "photo.jpg")
+
+
+names = st.text(st.sampled_from("abcxyzAZ09 ,;'\"äß中"), min_size=1, max_size=8).filter(
+    lambda name: name == name.strip()
+)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.dictionaries(names, names, min_size=2, max_size=20).filter(lambda rows: len(set(rows.values())) > 1))
+def test_lists_of_any_names_come_back(tmp_path_factory: pytest.TempPathFactory, entries: dict[str, str]) -> None:
+    import csv
+
+    path = tmp_path_factory.mktemp("lists") / "list.csv"
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("path", "label"), *entries.items()])
+    found = listing(path)
+    assert dict(zip(found.paths, found.labels)) == entries

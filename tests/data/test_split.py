@@ -1,0 +1,232 @@
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fanlight.data.manifest import SCHEMA, Manifest
+from fanlight.data.split import assign, limit
+from fanlight.errors import ConfigError, DataError
+
+Row = tuple[str, str, str]  # label, split, group
+
+
+def manifest(rows: list[Row], *, hashes: list[str] | None = None, quarantined: tuple[int, ...] = ()) -> Manifest:
+    columns = {
+        "path": [f"{number:05d}" for number in range(len(rows))],
+        "label": [row[0] for row in rows],
+        "split": [row[1] for row in rows],
+        "group": [row[2] or f"own {number}" for number, row in enumerate(rows)],
+        "sha256": hashes or [f"sha {number}" for number in range(len(rows))],
+        "status": ["quarantined" if number in quarantined else "ok" for number in range(len(rows))],
+    }
+    empty: dict[pa.DataType, object] = {pa.string(): "", pa.bool_(): False}
+    rest = {field.name: [empty.get(field.type, 1)] * len(rows) for field in SCHEMA}
+    return Manifest.of(pa.table(rest | columns, schema=SCHEMA), root=Path("/data"), source="test")
+
+
+def plain(counts: dict[str, int]) -> Manifest:
+    return manifest([(label, "", "") for label, count in counts.items() for _ in range(count)])
+
+
+def split_of(found: Manifest) -> list[str]:
+    return found.column("split").tolist()
+
+
+def straddling(found: Manifest) -> set[str]:
+    train, val = (set(found.column("group")[found.rows(split)]) for split in ("train", "val"))
+    return train & val
+
+
+grouped_rows = st.lists(
+    st.tuples(
+        st.sampled_from("abc"),
+        st.sampled_from(["", "train", "test"]),
+        st.sampled_from([f"g{n}" for n in range(9)] + [""]),
+    ),
+    min_size=12,
+    max_size=80,
+).map(lambda rows: [(label, "", "") for label in "abc" for _ in range(2)] + rows)
+
+
+@settings(deadline=None)
+@given(grouped_rows, st.integers(0, 9), st.floats(0.05, 0.9))
+def test_groups_never_straddle_and_every_row_is_somewhere(rows: list[Row], seed: int, val_fraction: float) -> None:
+    before = manifest(rows)
+    after = assign(before, val_fraction=val_fraction, seed=seed)
+    assert not straddling(after)
+    assert after.rows("test").tolist() == before.rows("test").tolist()
+    assert sum(after.rows(split).size for split in ("train", "val", "test")) == len(rows)
+    assert set(after.labels[after.rows("train")]) == {0, 1, 2}
+    assert after.rows("val").size
+
+
+@settings(deadline=None)
+@given(st.permutations(range(30)), st.integers(0, 3))
+def test_order_of_files_does_not_matter(order: list[int], seed: int) -> None:
+    rows: list[Row] = [("ab"[number % 2], "", f"g{number // 3}" if number < 15 else "") for number in range(30)]
+    before = manifest(rows)
+    expected = dict(zip(before.column("path"), split_of(assign(before, val_fraction=0.3, seed=seed))))
+    shuffled = assign(before.take(np.array(order)), val_fraction=0.3, seed=seed)
+    assert dict(zip(shuffled.column("path"), split_of(shuffled))) == expected
+
+
+@settings(deadline=None)
+@given(st.integers(2, 60), st.integers(2, 60), st.floats(0.01, 0.9))
+def test_classes_are_as_near_as_can_be(first: int, second: int, val_fraction: float) -> None:
+    after = assign(plain({"a": first, "b": second}), val_fraction=val_fraction, seed=1)
+    for label, count in enumerate((first, second)):
+        in_val = int((after.labels[after.rows("val")] == label).sum())
+        assert 1 <= in_val <= count - 1
+        assert abs(in_val - val_fraction * count) <= 1
+
+
+def test_seed_decides() -> None:
+    one = plain({"a": 50, "b": 50})
+    first, again, other = (split_of(assign(one, val_fraction=0.2, seed=seed)) for seed in (0, 0, 1))
+    assert first == again
+    assert first != other
+    assert first.count("val") == 20
+
+
+def test_a_kept_file_keeps_its_split_when_others_come() -> None:
+    few = plain({"a": 100, "b": 100})
+    many = manifest([("a", "", "")] * 100 + [("b", "", "")] * 100 + [("a", "", "new")] * 2)
+    moved = (
+        np.array(split_of(assign(few, val_fraction=0.2, seed=0)))
+        != split_of(assign(many, val_fraction=0.2, seed=0))[:200]
+    )
+    assert moved.sum() <= 2
+
+
+def test_given_val_is_kept() -> None:
+    rows: list[Row] = [("a", "train", ""), ("b", "", ""), ("a", "val", ""), ("b", "test", "")]
+    assert split_of(assign(manifest(rows), val_fraction=0.2, seed=0)) == ["train", "train", "val", "test"]
+
+
+def test_quarantined_rows_are_left_alone() -> None:
+    rows: list[Row] = [(label, "", "") for label in "ab" for _ in range(5)] + [("a", "", "")]
+    after = assign(manifest(rows, quarantined=(10,)), val_fraction=0.2, seed=0)
+    assert split_of(after)[10] == ""
+
+
+def test_copies_stay_together_even_in_different_groups() -> None:
+    rows: list[Row] = [(label, "", f"{label}{number}") for label in "ab" for number in range(20)]
+    hashes = [f"sha {number // 2}" for number in range(39)] + ["sha 0"]
+    for seed in range(5):
+        after = assign(manifest(rows, hashes=hashes), val_fraction=0.3, seed=seed)
+        of_split = [{hashes[row] for row in after.rows(split)} for split in ("train", "val")]
+        assert not of_split[0] & of_split[1]
+        assert of_split[1]
+
+
+def test_large_groups_move_whole() -> None:
+    rows: list[Row] = [("a", "", "film 1")] * 30 + [("a", "", "film 2")] * 10 + [("b", "", "")] * 10
+    after = assign(manifest(rows), val_fraction=0.2, seed=0)
+    assert (split_of(after)[:30].count("val"), split_of(after)[30:40].count("val")) == (0, 10)
+
+
+def test_class_of_one_group_stays_in_train_and_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    rows: list[Row] = [("film", "", "g")] * 4 + [("b", "", "")] * 4
+    after = assign(manifest(rows), val_fraction=0.25, seed=0)
+    assert split_of(after)[:4] == ["train"] * 4
+    assert "no validation images for film" in capsys.readouterr().err
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(2, 5), st.lists(st.integers(5, 40), min_size=2, max_size=4), st.integers(0, 5))
+def test_folds_partition_the_pool(folds: int, counts: list[int], seed: int) -> None:
+    rows: list[Row] = [(f"c{label}", "", "") for label, count in enumerate(counts) for _ in range(count)]
+    rows += [("c0", "val", "pair"), ("c1", "train", "pair"), ("c0", "test", "")]
+    before = manifest(rows)
+    parts = [assign(before, val_fraction=0.2, seed=seed, folds=folds, fold=fold) for fold in range(folds)]
+    assert sorted(np.concatenate([part.rows("val") for part in parts])) == list(range(len(rows) - 1))
+    for part in parts:
+        assert not straddling(part)
+        assert part.rows("test").tolist() == [len(rows) - 1]
+        for label, count in enumerate(counts):
+            assert abs((part.labels[part.rows("val")] == label).sum() - count / folds) < 2
+    sizes = [part.rows("val").size for part in parts]
+    assert max(sizes) - min(sizes) <= 3
+
+
+@pytest.mark.parametrize("val_fraction", [0.0, -0.1, 0.91, float("nan")])
+def test_val_fraction_outside_is_refused(val_fraction: float) -> None:
+    with pytest.raises(ConfigError, match=r"val_fraction .* is outside \(0, 0\.9\]"):
+        assign(plain({"a": 5, "b": 5}), val_fraction=val_fraction, seed=0)
+
+
+@pytest.mark.parametrize(("folds", "fold"), [(1, 0), (3, 3), (3, -1)])
+def test_fold_outside_is_refused(folds: int, fold: int) -> None:
+    with pytest.raises(ConfigError, match=f"fold {fold} of folds={folds}"):
+        assign(plain({"a": 5, "b": 5}), val_fraction=0.2, seed=0, folds=folds, fold=fold)
+
+
+def test_more_folds_than_groups_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"class b has 3 groups of images, fewer than folds=5; try folds=3"):
+        assign(plain({"a": 5, "b": 3}), val_fraction=0.2, seed=0, folds=5)
+
+
+def test_unusable_classes_are_refused() -> None:
+    with pytest.raises(DataError, match="class b has a single image"):
+        assign(plain({"a": 5, "b": 1}), val_fraction=0.2, seed=0)
+    one_left = manifest([("a", "", ""), ("a", "", ""), ("b", "", "")], quarantined=(2,))
+    for refuse in (lambda: assign(one_left, val_fraction=0.2, seed=0), lambda: limit(one_left, 2, seed=0)):
+        with pytest.raises(DataError, match=r"one class only \(a\)"):
+            refuse()
+    with pytest.raises(DataError, match="no images to train on"):
+        assign(manifest([("a", "test", ""), ("b", "test", "")]), val_fraction=0.2, seed=0)
+
+
+@settings(deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.sampled_from("abcd"), st.sampled_from(["", "train", "val", "test"])), min_size=8, max_size=90
+    ),
+    st.integers(4, 100),
+    st.integers(0, 3),
+)
+def test_limit_is_exact_and_leaves_no_class_out(pairs: list[tuple[str, str]], count: int, seed: int) -> None:
+    rows: list[Row] = [(label, "", "") for label in "abcd"] + [(label, split, "") for label, split in pairs]
+    before = manifest(rows)
+    after = limit(before, count, seed=seed)
+    assert after.rows().size == min(count, len(rows))
+    assert after.classes == before.classes
+    trains = after.rows()[np.isin(after.column("split")[after.rows()], ["", "train"])]
+    assert set(after.labels[trains]) == {0, 1, 2, 3}
+    assert set(after.column("path")) <= set(before.column("path"))
+    assert after.column("path").tolist() == sorted(after.column("path"))
+
+
+def test_limit_is_proportional_and_repeatable() -> None:
+    before = manifest([("a", "train", "")] * 60 + [("a", "test", "")] * 20 + [("b", "train", "")] * 20)
+    after = limit(before, 50, seed=0)
+    assert [
+        int((after.labels[after.rows(split)] == label).sum())
+        for split, label in (("train", 0), ("test", 0), ("train", 1))
+    ] == [
+        30,
+        10,
+        10,
+    ]
+    assert after.fingerprint == limit(before, 50, seed=0).fingerprint
+    assert after.fingerprint != limit(before, 50, seed=1).fingerprint
+
+
+def test_limit_leaves_two_of_a_rare_class_so_that_one_can_validate() -> None:
+    after = limit(plain({"a": 1000, "b": 3}), 10, seed=0)
+    assert sorted(after.labels.tolist()).count(1) == 2
+    assert assign(after, val_fraction=0.2, seed=0).rows("val").size
+
+
+def test_limit_keeps_quarantined_rows_listed() -> None:
+    before = manifest([("a", "", ""), ("b", "", "")] * 10, quarantined=(4,))
+    after = limit(before, 6, seed=0)
+    assert (after.rows().size, len(after)) == (6, 7)
+
+
+def test_limit_below_the_classes_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"limit 1 is less than one image for each of 2 classes; try limit=20"):
+        limit(plain({"a": 5, "b": 5}), 1, seed=0)

@@ -1,0 +1,56 @@
+import pytest
+import torch
+
+from fanlight.errors import ConfigError
+from fanlight.models import small
+
+
+@pytest.mark.parametrize(
+    ("name", "image_px", "parameters"),
+    [
+        ("weather-lenet", 256, 108_517),
+        ("scratch-cnn", 28, 502_122),
+        ("lenet5", 32, 62_006),
+        ("small-resnet", 32, 696_618),
+    ],
+)
+def test_each_gives_one_output_per_class_and_has_the_expected_parameters(name, image_px, parameters):
+    model = small.NAMES[name](11 if name == "weather-lenet" else 10, image_px)
+    assert model(torch.randn(2, 3, image_px, image_px)).shape == (2, model.fc.out_features)
+    assert sum(parameter.numel() for parameter in model.parameters()) == parameters
+
+
+def test_weather_lenet_has_the_reference_shapes_at_256_px():
+    shapes, x = [], torch.zeros(1, 3, 256, 256)
+    for layer in small.WeatherLeNet(11).eval().features:
+        x = layer(x)
+        if isinstance(layer, (torch.nn.Conv2d, torch.nn.AvgPool2d, torch.nn.AdaptiveAvgPool2d)):
+            shapes.append(tuple(x.shape[1:3]))
+    assert shapes == [(6, 253), (6, 50), (16, 46), (16, 23), (32, 16), (32, 4), (120, 1)]
+
+
+def test_weather_lenet_pools_at_256_px_as_the_reference_does():
+    x = torch.randn(1, 32, 16, 16)
+    torch.testing.assert_close(torch.nn.AdaptiveAvgPool2d(4)(x), torch.nn.AvgPool2d(4)(x))
+
+
+def test_weather_lenet_works_from_103_px():
+    model = small.WeatherLeNet(11).eval()
+    assert model(torch.zeros(1, 3, 103, 103)).shape == (1, 11)
+    with pytest.raises(RuntimeError, match="Kernel size"):
+        model(torch.zeros(1, 3, 102, 102))
+
+
+@pytest.mark.parametrize(("name", "smallest_px"), [("scratch-cnn", 8), ("lenet5", 16)])
+def test_smallest_images(name, smallest_px):
+    assert small.NAMES[name](3, smallest_px)(torch.zeros(1, 3, smallest_px, smallest_px)).shape == (1, 3)
+    with pytest.raises(
+        ConfigError, match=f"{name} takes images of {smallest_px} px and more, got {smallest_px - 1} px"
+    ):
+        small.NAMES[name](3, smallest_px - 1)
+
+
+def test_a_fresh_basic_block_is_its_shortcut():
+    block = small.SmallResNet(2).layer1[0]
+    x = torch.rand(2, 32, 8, 8)
+    torch.testing.assert_close(block(x), x)
