@@ -52,7 +52,7 @@ def train(
     `options` are the command line's flags with underscores (`epochs=3, batch_size=64, ranks=2`), or config keys with
     two underscores for the dot (`optim__momentum=0.8`). Raises ConfigError for an unknown one, Stopped when interrupted.
     """
-    from fanlight.cli import FLAGS
+    from fanlight.cli import FLAGS, write_report
     from fanlight.recipes import assemble
     from fanlight.train import finish
 
@@ -62,12 +62,11 @@ def train(
         raise ConfigError(f"train() has no option {unknown[0]!r}.{near(unknown[0], FLAGS)}")
     flags = {FLAGS[name] if name in FLAGS else name.replace("__", ".", 1): value for name, value in options.items()}
     config = assemble(str(data), recipe=recipe, config=None, flags=flags, values=[])
-    words = [f"--{name.replace('_', '-')} {value}" for name, value in options.items()]
-    command = " ".join(["fanlight train", shlex.quote(str(data)), *words])
+    command = _command(str(data), {"out": out, "recipe": recipe, "resume": resume, **options}, flags=FLAGS)
     with console.quiet():
         summary = finish.train(
             config, out=Path(out) if out else None, resume=str(resume) if resume else None, command=command,
-            entered=begin,
+            entered=begin, report=write_report,
         )  # fmt: skip
     return Run(Path(summary["run"]), summary)
 
@@ -92,6 +91,22 @@ def predict(run: Run | str | Path, files: Iterable[str | Path], *, top: int = 3)
     from fanlight.train import predict as predicting
 
     return list(load(run).predict(predicting.expand(files), top=top))
+
+
+def _command(data: str, options: dict[str, object], *, flags: Iterable[str]) -> str:
+    """What to type for the same run."""
+    words = ["fanlight", "train", data]
+    for name, value in options.items():
+        if value is None:
+            continue
+        flag = name.replace("_", "-")
+        if name not in (*flags, "out", "recipe", "resume"):
+            words += ["--set", f"{name.replace('__', '.', 1)}={value}"]
+        elif isinstance(value, bool):
+            words.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            words += [f"--{flag}", str(value)]
+    return shlex.join(words)
 
 
 def _folder(run: Run | str | Path) -> Path:

@@ -26,7 +26,9 @@ _USAGE: type[Exception] = next(kind for kind in typer.BadParameter.__mro__ if ki
 DataArgument = Annotated[str, typer.Argument(help="A folder of class folders, a list file, or the built-in `digits`.")]
 RunArgument = Annotated[Path, typer.Argument(help="A run folder, as `fanlight train` printed it.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on standard output, nothing else there.")]
-WorkersOption = Annotated[int | None, typer.Option(help="Threads that read and decode. Default: by usable cores.")]
+WorkersOption = Annotated[
+    int | None, typer.Option(min=1, help="Threads that read and decode. Default: by usable cores.")
+]
 PackDirOption = Annotated[str | None, typer.Option(help="Folder for packs. Default: the user's cache folder.")]
 
 # The flag of a config key, where it is not `--<field>`.
@@ -121,7 +123,11 @@ def train(
         raise ConfigError("say which images: fanlight train photos/ (or `digits`), or --resume RUN to continue a run")
     from fanlight.train import finish
 
-    console.result(finish.train(asked, out=out, resume=resume, command=_command(), entered=_entered(), dry_run=dry_run))
+    console.result(
+        finish.train(
+            asked, out=out, resume=resume, command=_command(), entered=_entered(), dry_run=dry_run, report=write_report
+        )
+    )
 
 
 @app.command()
@@ -138,7 +144,8 @@ def evaluate(
     console.set_json(as_json)
     from fanlight.train import scoring
 
-    console.result(scoring.evaluate(run, data=data, split=split, device=device, ranks=ranks or 1, best=best))
+    ranks = 1 if ranks is None else ranks
+    console.result(scoring.evaluate(run, data=data, split=split, device=device, ranks=ranks, best=best))
 
 
 @app.command()
@@ -162,9 +169,7 @@ def predict(
 @app.command()
 def report(run: RunArgument) -> None:
     """Write a run's report.html again from what its folder holds."""
-    from fanlight.study import report as reports
-
-    console.say(str(reports.write(run)))
+    console.say(str(write_report(run)))
 
 
 @app.command()
@@ -202,6 +207,13 @@ def cache_clear() -> None:
     console.say(f"freed {console.bytes_text(cache.clear())} in {cache.folder()}")
 
 
+def write_report(run: Path) -> Path:
+    """The run's report.html, written."""
+    from fanlight.study import report as reports
+
+    return reports.write(run)
+
+
 def _print_config(config: Any) -> None:
     import yaml
 
@@ -225,23 +237,35 @@ def _entered() -> float:
 
 def main() -> None:
     """The `fanlight` command."""
+    code = _run()
+    if "TORCHELASTIC_RUN_ID" in os.environ:  # a rank that torchrun started: its groups need an end of their own
+        from fanlight.parallel import launch
+
+        launch.end_rank(code)
+    sys.exit(code)
+
+
+def _run() -> int:
+    """Does what the arguments say; the exit code."""
     try:
         code = app(standalone_mode=False)
-        sys.exit(code if isinstance(code, int) else 0)
+        return code if isinstance(code, int) else 0
     except Stopped as stopped:
         print(f"Stopped: {stopped}", file=sys.stderr)
-        sys.exit(stopped.exit_code)
+        return stopped.exit_code
     except FanlightError as error:
+        if error.rank_traceback and str(error).startswith("rank "):  # a bug in a rank, not a user's mistake
+            print(error.rank_traceback, file=sys.stderr)
         print(f"Error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        return error.exit_code
     except _USAGE as error:
         error.show()  # type: ignore[attr-defined]
-        sys.exit(2)
+        return 2
     except (typer.Abort, KeyboardInterrupt):
-        sys.exit(130)
+        return 130
     except BrokenPipeError:  # `fanlight runs | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+        return 0
 
 
 if __name__ == "__main__":

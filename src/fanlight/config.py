@@ -74,7 +74,7 @@ class Optim:
 class Train:
     """How long, in what batches and number format."""
 
-    epochs: int | None = None  # None: about 25,000 images' worth, 5 … 40
+    epochs: int | None = None  # None: by their number (train/resolve.py), 5 … 40
     batch_size: int | None = None  # global: images per optimizer step over all ranks together; None: by data size
     microbatches: int = 1  # parts of a batch whose gradients are summed before the optimizer moves
     precision: str | None = None  # fp32, bf16, fp16; None: what this processor does fastest
@@ -183,7 +183,7 @@ def read(path: Path, *, under: Config | None = None) -> Config:
         raise ConfigError(f"cannot read config {path}: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not YAML: {error}") from None
-    return from_document(document or {}, where=str(path), under=under)
+    return from_document({} if document is None else document, where=str(path), under=under)
 
 
 def write(path: Path, config: Config, *, reasons: dict[str, str] | None = None) -> None:
@@ -203,27 +203,36 @@ def _fields(kind: type) -> list[str]:
 def _convert(key: str, value: object, hint: Any) -> Any:
     """`value` as the type that the field's annotation names, or a ConfigError with field, value and expectation."""
     options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    if value is None or (isinstance(value, str) and value.lower() in ("none", "null", "auto")):
-        if type(None) in options:
-            return None
-        raise ConfigError(f"{key} needs a value, got {value!r}")
+    is_none = value is None or (isinstance(value, str) and value.lower() in ("none", "null", "auto"))
+    if is_none and type(None) in options:
+        return None
+    if value is None:
+        raise ConfigError(f"{key} needs a value, got None")
     kind = next(option for option in options if option is not type(None))
     try:
         if typing.get_origin(kind) is tuple:
             parts = value.replace(",", " ").split() if isinstance(value, str) else list(typing.cast(list, value))
             if len(parts) != len(typing.get_args(kind)):
                 raise ValueError
-            return tuple(float(part) for part in parts)
+            return tuple(_number(part, float) for part in parts)
         if kind is bool:
             return _truth(value)
-        if kind is int and (isinstance(value, bool) or (isinstance(value, float) and value != int(value))):
-            raise ValueError
-        if kind is str and not isinstance(value, str):
-            raise ValueError
-        return kind(value)
-    except (TypeError, ValueError):
+        if kind is str:
+            if not isinstance(value, str):
+                raise ValueError
+            return value
+        return _number(value, kind)
+    except (TypeError, ValueError, OverflowError):
         expected = getattr(kind, "__name__", None) if typing.get_origin(kind) is None else str(kind)
         raise ConfigError(f"{key} should be {expected}, got {value!r}") from None
+
+
+def _number(value: Any, kind: type[int] | type[float]) -> int | float:
+    """`value` as an int or a float; yes and no are no numbers, 1.5 is no int, and nothing is NaN."""
+    number = kind(value)
+    if isinstance(value, bool) or number != number or (isinstance(value, float) and number != value):
+        raise ValueError
+    return number
 
 
 def _truth(value: object) -> bool:

@@ -53,8 +53,8 @@ def chose(name: str, value: object, reason: str) -> None:
 
 
 def result(document: dict[str, Any]) -> None:
-    """The one object that `--json` promises."""
-    if wants_json():
+    """The one object that `--json` promises; nothing for an empty one, as ranks other than the first have."""
+    if wants_json() and document:
         print(json.dumps(document, allow_nan=False, default=str), flush=True)
 
 
@@ -103,16 +103,16 @@ class Progress:
 
 def bytes_text(count: float) -> str:
     """1536 -> `1.5 kB`: powers of 1,000, as disks are sold."""
-    for unit in ("bytes", "kB", "MB", "GB", "TB"):
-        if abs(count) < 1000 or unit == "TB":
-            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
+    for unit, digits in (("bytes", 0), ("kB", 1), ("MB", 1), ("GB", 1), ("TB", 1)):
+        if abs(round(count, digits)) < 1000 or unit == "TB":
+            return f"{count:.{digits}f} {unit}"
         count /= 1000
     raise AssertionError("unreachable")
 
 
 def seconds_text(seconds: float) -> str:
     """75 -> `1 min 15 s`."""
-    if seconds < 60:
+    if round(seconds, 1) < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)

@@ -9,6 +9,7 @@ class FanlightError(Exception):
     """Something failed for a reason that the user can act on."""
 
     exit_code = 1
+    rank_traceback: str | None = None  # where it happened, when that was in another process
 
 
 class ConfigError(FanlightError):

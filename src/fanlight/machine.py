@@ -26,7 +26,7 @@ def memory_available(*, cgroup: Path = CGROUP) -> int:
     limit = _read_int(cgroup / "memory.max") or _read_int(cgroup / "memory" / "memory.limit_in_bytes")
     used = _read_int(cgroup / "memory.current") or _read_int(cgroup / "memory" / "memory.usage_in_bytes")
     if limit and used is not None and limit < 1 << 60:
-        cache = _cgroup_cache(cgroup)
+        cache = _cgroup_cache(cgroup / "memory.stat") or _cgroup_cache(cgroup / "memory" / "memory.stat")
         free = min(free, max(0, limit - used + cache))
     return free
 
@@ -72,16 +72,13 @@ def _quota_cores(cgroup: Path) -> float | None:
     return quota_us / period_us if quota_us and quota_us > 0 and period_us else None
 
 
-def _cgroup_cache(cgroup: Path) -> int:
+def _cgroup_cache(stat: Path) -> int:
     """Bytes of file cache that the container is charged for and that the kernel would give back."""
     try:
-        for line in (cgroup / "memory.stat").read_text().splitlines():
-            name, value = line.split()
-            if name == "inactive_file":
-                return int(value)
-    except (OSError, ValueError):
-        pass
-    return 0
+        counts = dict(line.split() for line in stat.read_text().splitlines())
+        return int(counts.get("total_inactive_file") or counts["inactive_file"])  # version 1: `total_` has children too
+    except (OSError, KeyError, ValueError):
+        return 0
 
 
 def _read_int(path: Path) -> int | None:

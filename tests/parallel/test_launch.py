@@ -293,12 +293,12 @@ def test_torchrun_is_recognised_by_its_variables(monkeypatch):
 def test_ranks_that_torchrun_started_join(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
-        "from fanlight.parallel import comm, launch\n"
+        "from fanlight.parallel import launch\n"
         "assert launch.under_torchrun()\n"
         "world = launch.from_environment('cpu', threads=1)\n"
         "who, total = (launch.run_here(f'parallel.jobs:{job}', world) for job in ('who', 'rank_sum'))\n"
         'print(f\'{who["rank"]} of {who["ranks"]}, threads {who["threads"]}, {total}\\n\', end=\'\', flush=True)\n'
-        "comm.leave()\n"
+        "launch.end_rank(0)\n"
     )
     done = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", script],

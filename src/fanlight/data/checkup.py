@@ -12,7 +12,7 @@ from fanlight.console import say, warn
 from fanlight.data import cache, formats, scan
 from fanlight.data import manifest as manifests
 from fanlight.data.manifest import Manifest
-from fanlight.errors import FanlightError
+from fanlight.errors import ConfigError, FanlightError
 
 SHOWN = 20  # lines of a kind on the console; the manifest and --json have all
 
@@ -43,7 +43,10 @@ def check(path: str, *, workers: int | None, out: Path | None) -> dict[str, Any]
     kept = cache.manifest_path(path)
     if out is not None:
         kept = out / "manifest.parquet" if out.is_dir() else out
-        manifest.save(kept)
+        try:
+            manifest.save(kept)
+        except OSError as error:
+            raise ConfigError(f"--out {kept} cannot be written: {error.strerror or error}; use another path") from None
     audit = manifests.audit(manifest)
     labels, splits = manifest.column("label")[manifest.ok], manifest.column("split")[manifest.ok]
     bad = np.flatnonzero(~manifest.ok)

@@ -9,6 +9,7 @@ import fcntl
 import hashlib
 import json
 import os
+from bisect import bisect_right
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -48,15 +49,20 @@ class Plan:
 
     @property
     def key(self) -> str:
-        """Names the pack: content, canvas, decoder."""
+        """Names the pack: content, canvas, decoder, and the shards' layout, so that an interrupted pack is continued by
+        the same plan only."""
         content = hashlib.sha256("\n".join(self.sha256).encode()).hexdigest()
-        text = f"{content} {self.canvas_px} {canvas.decoder_version()}"
+        places = hashlib.sha256(np.stack([self.shards, self.offsets]).tobytes()).hexdigest()
+        text = f"{content} {places} {self.canvas_px} {canvas.decoder_version()}"
         return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
 def plan(manifest: Manifest, *, canvas_px: int, shard_bytes: int = SHARD_BYTES) -> Plan:
-    """Lays out the usable images of `manifest`; copies share one place."""
-    rows = manifest.rows()
+    """Lays out every image of `manifest` whose size is known; copies share one place.
+
+    Quarantined ones as well: an image found damaged while packing must not change the key of what was packed.
+    """
+    rows = np.flatnonzero(manifest.column("width") > 0)
     hashes, first = np.unique(manifest.column("sha256")[rows].astype(str), return_index=True)
     rows = rows[first]
     widths, heights = manifest.column("width")[rows], manifest.column("height")[rows]
@@ -133,20 +139,29 @@ def load(folder: Path) -> Pack | None:
     try:
         about = json.loads((folder / "pack.json").read_text())
         table = pq.read_table(folder / "index.parquet")
-    except (OSError, ValueError):
+        arrays = {name: table[name].to_numpy() for name in ("height", "width", "shard", "offset")}
+        pack = Pack(
+            folder, about["canvas_px"], table["sha256"].to_numpy().astype(str), arrays["height"], arrays["width"],
+            arrays["shard"], arrays["offset"], about["failed"],
+        )  # fmt: skip
+        lengths = np.zeros(len(pack.shard_paths), np.int64)
+        np.maximum.at(lengths, pack.shards, pack.offsets + pack.heights * pack.widths * 3)
+        shards = [np.load(path, mmap_mode="r") for path in pack.shard_paths]
+    except (OSError, EOFError, ValueError, KeyError, TypeError):  # a shard that was cut short is a ValueError
         return None
-    arrays = {name: table[name].to_numpy() for name in ("height", "width", "shard", "offset")}
-    pack = Pack(
-        folder, about["canvas_px"], table["sha256"].to_numpy().astype(str), arrays["height"], arrays["width"],
-        arrays["shard"], arrays["offset"], about["failed"],
-    )  # fmt: skip
-    return pack if all(path.exists() for path in pack.shard_paths) else None
+    return pack if [len(shard) for shard in shards] == lengths.tolist() else None
+
+
+def find(manifest: Manifest, *, canvas_px: int, parent: Path) -> Pack | None:
+    """The pack of `manifest` below `parent`, or None where it has not been made."""
+    return load(parent / plan(manifest, canvas_px=canvas_px).key)
 
 
 def make(manifest: Manifest, *, canvas_px: int, parent: Path, workers: int, shard_bytes: int = SHARD_BYTES) -> Pack:
     """The pack of `manifest` below `parent`: opened when it is there, else made, by `workers` threads.
 
-    Raises DataError when the disk lacks room, before anything is decoded, with the canvas that would fit.
+    Raises DataError when the disk lacks room, before anything is decoded, with the canvas that would fit; when nothing
+    can be written; and when a file is not what the manifest says, with its name.
     """
     layout = plan(manifest, canvas_px=canvas_px, shard_bytes=shard_bytes)
     folder = parent / layout.key
@@ -154,18 +169,21 @@ def make(manifest: Manifest, *, canvas_px: int, parent: Path, workers: int, shar
         say(f"Pack: {len(ready.sha256)} images, {bytes_text(ready.bytes)}, kept from before in {folder}")
         return ready
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        with _locked(folder):
+            if (ready := load(folder)) is not None:  # another process made it while this one waited
+                return ready
+            _check_room(layout, manifest, folder)
+            count, size = len(layout.sha256), bytes_text(layout.bytes)
+            say(f"Packing {count} images, short side {canvas_px} px, {size}, into {folder}")
+            return _finish(layout, folder, _write_shards(layout, manifest, folder, workers))
+    except BrokenPipeError:  # of the console's reader, not of the disk
+        raise
     except OSError as error:
-        raise DataError(f"cannot make a pack in {parent}: {error.strerror}; name another with --pack-dir") from None
-    with _locked(folder):
-        if (ready := load(folder)) is not None:  # another process made it while this one waited
-            return ready
-        _check_room(layout, folder)
-        say(
-            f"Packing {len(layout.sha256)} images, short side {canvas_px} px, {bytes_text(layout.bytes)}, into {folder}"
-        )
-        failed = _write_shards(layout, manifest, folder, workers)
-        return _finish(layout, folder, failed)
+        why = error.strerror or str(error)
+        raise DataError(
+            f"cannot make a pack in {parent}: {why}. Free some room (the same command continues it), "
+            "name another folder with --pack-dir, or use --no-pack"
+        ) from None
 
 
 def _write_shards(layout: Plan, manifest: Manifest, folder: Path, workers: int) -> dict[str, str]:
@@ -195,17 +213,17 @@ def _write_shard(
                 os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
     except OSError as error:
         part.unlink(missing_ok=True)
-        raise DataError(
-            f"disk full while packing: {path.parent} cannot take {bytes_text(total)} ({error.strerror}); "
-            "free some room, name another folder with --pack-dir, or use --no-pack"
-        ) from None
+        raise OSError(error.errno, f"{error.strerror} for the next {bytes_text(total)}") from None
 
     def decode(chunk: np.ndarray) -> dict[str, str]:
         failed = {}
         for slot in chunk.tolist():
             row = int(layout.rows[slot])
+            data = manifest.read(row)
+            if hashlib.sha256(data).hexdigest() != layout.sha256[slot]:  # its pixels would go by another file's name
+                raise DataError(f"{manifest.path(row)} changed since it was checked; run `fanlight check` again")
             try:
-                image = canvas.to_canvas(manifest.read(row), layout.canvas_px)
+                image = canvas.to_canvas(data, layout.canvas_px)
             except canvas.Unreadable as error:
                 failed[str(layout.sha256[slot])] = str(error)
                 continue
@@ -244,14 +262,15 @@ def _finish(layout: Plan, folder: Path, failed: dict[str, str]) -> Pack:
     return pack
 
 
-def _check_room(layout: Plan, folder: Path) -> None:
+def _check_room(layout: Plan, manifest: Manifest, folder: Path) -> None:
     done = sum(path.stat().st_size for path in folder.glob("pixels-*"))
-    free = int(machine.disk_free(folder) * (1 - DISK_RESERVE)) + done
-    if layout.bytes > free:
-        fits = int(layout.canvas_px * (free / layout.bytes) ** 0.5)
+    free = int(machine.disk_free(folder) * (1 - DISK_RESERVE))
+    if layout.bytes > free + done:
+        fits = bisect_right(range(1, layout.canvas_px), free, key=lambda px: plan(manifest, canvas_px=px).bytes)
         raise DataError(
-            f"the pack needs {bytes_text(layout.bytes)} and {folder.parent} has {bytes_text(free)} free; "
-            f"--set data.canvas_px={fits} would fit, --pack-dir names another disk, --no-pack trains from the files"
+            f"the pack needs {bytes_text(layout.bytes)} and {folder.parent} has {bytes_text(free + done)} free; "
+            + (f"--set data.canvas_px={fits} would fit, " if fits else "")
+            + "--pack-dir names another disk, --no-pack trains from the files"
         )
 
 
@@ -263,6 +282,7 @@ def _sync(path: Path) -> None:
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """One process packs; others that want the same pack wait for it."""
+    folder.mkdir(parents=True, exist_ok=True)
     with open(folder / ".lock", "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

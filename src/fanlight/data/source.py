@@ -87,11 +87,14 @@ class Files:
 
     def read(self, row: int) -> np.ndarray:
         try:
-            return canvas.to_canvas(self._manifest.read(row), self._canvas_px)
+            pixels = canvas.to_canvas(self._manifest.read(row), self._canvas_px)
         except canvas.Unreadable as error:
             raise DataError(
                 f"{self._manifest.path(row)}: {error}; run `fanlight check` so that it is quarantined"
             ) from None
+        if pixels.shape[:2] != (self.heights[row], self.widths[row]):  # crops are placed by the sizes as checked
+            raise DataError(f"{self._manifest.path(row)} changed since it was checked; run `fanlight check` again")
+        return pixels
 
 
 def of_pack(pack: Pack, manifest: Manifest) -> MappedPack | ReadPack:

@@ -23,7 +23,7 @@ import threading
 import time
 import weakref
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from fanlight import errors, machine
 from fanlight.parallel import zygote
@@ -230,7 +230,8 @@ def under_torchrun() -> bool:
 
 
 def from_environment(device: str, *, threads: int | None = None) -> World:
-    """Joins the ranks that torchrun started. `threads` as for a Pool; torchrun's own choice, one, is not kept."""
+    """Joins the ranks that torchrun started. `threads` as for a Pool; torchrun's own choice, one, is not kept.
+    Such a process ends by end_rank()."""
     import torch
 
     from fanlight.parallel import comm
@@ -243,6 +244,21 @@ def from_environment(device: str, *, threads: int | None = None) -> World:
     return comm.join(
         rank=rank, ranks=ranks, local_rank=local_rank, local_ranks=local_ranks, device=device, init_method="env://"
     )
+
+
+def end_rank(code: int) -> NoReturn:
+    """Ends a process that joined by from_environment, with this exit code and without the interpreter's way out.
+
+    There, gloo's threads may meet an interpreter that is gone and abort a run that was complete; torchrun would then
+    call it failed and start it again. Leaving the groups is not enough while a World or a DDP module holds one.
+    """
+    from fanlight.parallel import comm
+
+    if code == 0:
+        comm.leave()  # after an error it could wait for ranks that never come
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def run_here(job: str, world: World, **arguments: Any) -> Any:

@@ -25,38 +25,43 @@ class _Normalise(torch.autograd.Function):
     def forward(ctx: Any, x, weight, bias, running_mean, running_var, momentum: float, eps: float, group):
         mean_C, var_C, count = _statistics(x, eps, group)
         if running_mean is not None:
-            unbiased_C = var_C * (count / max(count - 1, 1))
+            unbiased_C = var_C * (count / (count - 1).clamp(min=1))
             running_mean.lerp_(mean_C.to(running_mean.dtype), momentum)
             running_var.lerp_(unbiased_C.to(running_var.dtype), momentum)
-        ctx.save_for_backward(x, weight, mean_C, var_C)
-        ctx.eps, ctx.group, ctx.count = eps, group, count
+        ctx.save_for_backward(x, weight, mean_C, var_C, count)
+        ctx.eps, ctx.group = eps, group
         # Given statistics make torch's inference kernel do one vectorised pass, whatever the memory format.
         return torch.native_batch_norm(x, weight, bias, mean_C, var_C, False, momentum, eps)[0]
 
     @staticmethod
     def backward(ctx: Any, grad_output):
-        x, weight, mean_C, var_C = ctx.saved_tensors
+        x, weight, mean_C, var_C, count = ctx.saved_tensors
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad[:3]
-        invstd_C = torch.rsqrt(var_C + ctx.eps)
-        # torch's backward for fixed statistics gives, beside g·w·invstd, this rank's Σg and Σ g·x̂.
-        grad_x, sum_gx_C, sum_g_C = torch.ops.aten.native_batch_norm_backward(
-            grad_output, x, weight, mean_C, var_C, None, None, False, ctx.eps, [needs_x, True, True]
+        gain_C = torch.ones_like(mean_C) if weight is None else weight
+        # torch's backward for fixed statistics gives this rank's Σg·x̂ and Σg; of the input's gradient no part is wanted.
+        _, sum_gx_C, sum_g_C = torch.ops.aten.native_batch_norm_backward(
+            grad_output, x, gain_C, mean_C, var_C, None, None, False, ctx.eps, [False, True, True]
         )
+        grad_x = None
         if needs_x:
             sums_2C = torch.stack([sum_g_C, sum_gx_C])
             dist.all_reduce(sums_2C, group=ctx.group)  # over replicas: their rows are one batch
-            mean_g_C, mean_gx_C = sums_2C / ctx.count
-            scale_C = invstd_C if weight is None else invstd_C * weight.to(invstd_C.dtype)
-            slope_C = -scale_C * mean_gx_C * invstd_C
-            offset_C = -scale_C * mean_g_C - slope_C * mean_C
-            shape = (1, -1) + (1,) * (x.dim() - 2)
-            grad_x.addcmul_(x, slope_C.view(shape).to(x.dtype)).add_(offset_C.view(shape).to(x.dtype))
-        weight_grad = sum_gx_C if needs_weight else None
-        return grad_x if needs_x else None, weight_grad, sum_g_C if needs_bias else None, None, None, None, None, None
+            mean_g_C, mean_gx_C = sums_2C / count
+            # grad_x = scale · (g − mean_g − x̂ · mean_gx). The last two terms are the inference kernel again, in fp32
+            # inside; both parts take the scale as rounded to x's format, or the gradient's sum would not be 0.
+            scale_C = (gain_C * torch.rsqrt(var_C + ctx.eps)).to(x.dtype)
+            grad_x = torch.native_batch_norm(
+                x, -scale_C * mean_gx_C, -scale_C * mean_g_C, mean_C, var_C, False, 0.0, ctx.eps
+            )[0]
+            grad_x.addcmul_(grad_output, scale_C.view((1, -1) + (1,) * (x.dim() - 2)))
+        return (
+            grad_x, sum_gx_C if needs_weight else None, sum_g_C if needs_bias else None, None, None, None, None, None
+        )  # fmt: skip
 
 
-def _statistics(x: torch.Tensor, eps: float, group) -> tuple[torch.Tensor, torch.Tensor, float]:
-    """Mean and biased variance per channel [C] over all ranks, and the count of values per channel.
+def _statistics(x: torch.Tensor, eps: float, group) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Mean and biased variance per channel [C] over all ranks, and the count of values per channel: a tensor, since
+    reading it would wait for a GPU.
 
     Merging is Chan, Golub and LeVeque 1979: no rank's mean is subtracted from another's squares.
     """
@@ -79,21 +84,25 @@ def _statistics(x: torch.Tensor, eps: float, group) -> tuple[torch.Tensor, torch
     count = counts_R1.sum()
     merged_C = (means_RC * counts_R1).sum(0) / count
     spread_C = ((vars_RC + (means_RC - merged_C).square()) * counts_R1).sum(0) / count
-    return merged_C, spread_C, float(count)
+    return merged_C, spread_C, count
 
 
 def _forward(norm: Any, x: torch.Tensor) -> torch.Tensor:
-    """A BatchNorm's forward, synchronised while it uses the batch's own statistics, torch's own otherwise."""
-    if not norm.training:
+    """A BatchNorm's forward, synchronised in training, torch's own in evaluation, where ranks see different batches."""
+    if not norm.training:  # without running statistics by the batch's own, as torch does
         return torch.nn.functional.batch_norm(
-            x, norm.running_mean, norm.running_var, norm.weight, norm.bias, False, 0.0, norm.eps
+            x, norm.running_mean, norm.running_var, norm.weight, norm.bias, norm.running_mean is None, 0.0, norm.eps
         )
-    if norm.num_batches_tracked is not None:
-        norm.num_batches_tracked.add_(1)
-    momentum = norm.momentum if norm.momentum is not None else 1.0 / float(norm.num_batches_tracked)
+    mean_C, var_C, momentum = None, None, norm.momentum
+    if norm.track_running_stats:
+        mean_C, var_C = norm.running_mean, norm.running_var
+        if norm.num_batches_tracked is not None:
+            norm.num_batches_tracked.add_(1)
+            if momentum is None:  # the plain average over all batches
+                momentum = 1.0 / float(norm.num_batches_tracked)
     return _Normalise.apply(
-        x, norm.weight, norm.bias, norm.running_mean, norm.running_var, momentum, norm.eps, norm.fanlight_group
-    )
+        x, norm.weight, norm.bias, mean_C, var_C, momentum or 0.0, norm.eps, norm.fanlight_group
+    )  # fmt: skip
 
 
 def _synchronised_kind(kind: type) -> type:

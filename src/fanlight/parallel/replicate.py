@@ -5,9 +5,8 @@ global denominator. The hook also says when the last bucket was handed over, so 
 backward computation.
 """
 
-from __future__ import annotations
-
 import contextlib
+import inspect
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -19,6 +18,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from fanlight.parallel.comm import World
 
+# torch 2.15 renamed the option; the old name can go when it is the oldest that is supported.
+_PARAMETERS = inspect.signature(DistributedDataParallel.__init__).parameters
+_BUFFERS_OPTION = "forward_sync_buffers" if "forward_sync_buffers" in _PARAMETERS else "broadcast_buffers"
+
 
 class Replicated:
     """A model replicated over `world.group`. `module` is the plain model, `wrapped` what a training forward calls."""
@@ -28,9 +31,8 @@ class Replicated:
         self.last_bucket_at = 0.0  # time.perf_counter() when the newest bucket was handed to the network
         ids = [world.device.index] if world.device.type == "cuda" else None
         # Buffers are equal on all ranks by construction (synchronised norms), so broadcasting them each step is waste.
-        self.wrapped = DistributedDataParallel(
-            module, device_ids=ids, process_group=world.group, broadcast_buffers=False, gradient_as_bucket_view=True
-        )
+        options: dict[str, Any] = {_BUFFERS_OPTION: False, "gradient_as_bucket_view": True}
+        self.wrapped = DistributedDataParallel(module, device_ids=ids, process_group=world.group, **options)
         self.wrapped.register_comm_hook(world.group, self._sum)
 
     def _sum(self, group: dist.ProcessGroup, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:

@@ -120,7 +120,12 @@ def _watch(control: socket.socket, *, pids: dict[int, int], parent: int) -> None
     wake_write.setblocking(False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.set_wakeup_fd(wake_write.fileno(), warn_on_full_buffer=False)
-    with contextlib.suppress(OSError):  # a parent that is gone needs no reports; receive() will say so
+    # The sockets close with this function, ranks are killed after it: their end must not be written to a closed socket.
+    with (
+        contextlib.ExitStack() as closing,
+        contextlib.suppress(OSError),
+    ):  # OSError: a parent that is gone, see receive()
+        closing.callback(signal.set_wakeup_fd, -1)
         send(control, {"pids": list(pids)})
         while True:
             for pid, rank in list(pids.items()):

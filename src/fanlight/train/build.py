@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from fanlight.config import Config
 from fanlight.data import cache, order, pack, source
 from fanlight.data.loader import Cutting, Samples
 from fanlight.data.manifest import Manifest
+from fanlight.errors import DataError
 from fanlight.models import freeze, keyed, zoo
 from fanlight.parallel import layout as layouts
 from fanlight.parallel.comm import World
@@ -34,12 +36,13 @@ def open_source(config: Config, manifest: Manifest, world: World) -> source.Sour
     canvas_px = config.data.canvas_px or 0
     if not config.execution.pack:
         return source.Files(manifest, canvas_px=canvas_px)
-    arguments = {"canvas_px": canvas_px, "parent": pack_parent(config), "workers": config.execution.threads or 1}
-    if world.local_rank == 0:
-        made = pack.make(manifest, **arguments)  # type: ignore[arg-type]
+    place: dict[str, Any] = {"canvas_px": canvas_px, "parent": pack_parent(config)}
+    if world.local_rank == 0 and pack.find(manifest, **place) is None:  # another machine than the one that prepared
+        pack.make(manifest, **place, workers=config.execution.threads or 1)
     world.barrier()
-    if world.local_rank != 0:
-        made = pack.make(manifest, **arguments)  # type: ignore[arg-type]
+    made = pack.find(manifest, **place)
+    if made is None:
+        raise DataError(f"the pack in {place['parent']} vanished while ranks were starting; train again")
     return source.of_pack(made, manifest)
 
 

@@ -37,10 +37,12 @@ class StepClock:
     def mark(self, name: str) -> None:
         self._marks.append((name, self._now()))
 
-    def split(self, name: str, *, at: float) -> None:
-        """Ends a host segment in the past, at perf_counter time `at`, when that lies within it (CPU only)."""
-        if not self._cuda and at > self._marks[-1][1]:  # type: ignore[operator]
-            self._marks.append((name, at))
+    def split(self, name: str, *, at: float) -> bool:
+        """Ends a host segment in the past, at perf_counter time `at`; False when that is not within it, and on GPUs."""
+        if self._cuda or at <= self._marks[-1][1]:  # type: ignore[operator]
+            return False
+        self._marks.append((name, at))
+        return True
 
     def end(self, **facts: float) -> None:
         """Ends the step; `facts` (step, epoch, images) head its row."""

@@ -38,7 +38,10 @@ def load_weights(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
             about = json.loads((file.metadata() or {})["fanlight"])
         tensors = load_file(path)
     except FileNotFoundError:
-        raise RunError(f"{path} does not exist; the run has not come to its first evaluation yet") from None
+        raise RunError(
+            f"{path} does not exist: a run writes its last weights when it finishes and its best ones at evaluations; "
+            "continue it with `fanlight train --resume`, or use --best"
+        ) from None
     except Exception as error:  # safetensors raises several types for damaged files
         raise RunError(f"{path} holds no weights that Fanlight wrote ({error})") from None
     if about["version"] != VERSION:

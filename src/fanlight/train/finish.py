@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import shlex
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from fanlight import console
 from fanlight.config import Config
+from fanlight.errors import ConfigError
 from fanlight.tasks import classify_scores
-from fanlight.train import folder, job, prepare
+from fanlight.train import build, folder, job, prepare
 
 KEYS = (
     "run", "task", "model", "layout", "ranks", "precision", "epochs", "steps", "batch_size", "microbatches", "metrics",
@@ -18,29 +21,37 @@ KEYS = (
 
 
 def train(
-    config: Config, *, out: Path | None, resume: str | None, command: str, entered: float, dry_run: bool = False
-) -> dict[str, Any]:
-    """Trains, prints the result, writes the report; the JSON object of `train --json`."""
+    config: Config, *, out: Path | None, resume: str | None, command: str, entered: float, dry_run: bool = False,
+    report: Callable[[Path], Path],
+) -> dict[str, Any]:  # fmt: skip
+    """Trains, prints the result, writes the `report` of the run folder; the JSON object of `train --json`."""
     if dry_run:
-        run = prepare.prepare(config, out=out, command=command)
-        console.say(f"--dry-run: nothing was trained. Train it with: fanlight train --resume {run}")
-        return {**{key: folder.read_summary(run).get(key) for key in KEYS}, "run": str(run)}
+        return _dry_run(config, out=out, resume=resume, command=command)
     run, summary = job.train(config, out=out, command=command, entered=entered, resume=resume)
     if not summary:  # a rank that is not the first, under torchrun
         return {}
-    _say(summary)
+    _say(summary, run)
     if folder.read_config(run).execution.report:
         begin = time.perf_counter()
-        from fanlight.study import report
-
-        path = report.write(run)
+        path = report(run)
         phases = {**summary["phases"], "report_s": time.perf_counter() - begin}
         folder.update_summary(run, phases=phases)
         console.say(f"Report: {path}")
     return {**{key: summary[key] for key in KEYS}, "run": str(run)}
 
 
-def _say(summary: dict[str, Any]) -> None:
+def _dry_run(config: Config, *, out: Path | None, resume: str | None, command: str) -> dict[str, Any]:
+    if resume:
+        raise ConfigError(f"--dry-run prepares a new run, and --resume {resume} continues one; use one of them")
+    run = prepare.prepare(config, out=out, command=command)
+    with folder.discarded_when_refused(run):
+        build.create_model(folder.read_config(run), folder.read_manifest(run))
+    summary = folder.update_summary(run, status="prepared")
+    console.say(f"--dry-run: nothing was trained. Train it with: fanlight train --resume {shlex.quote(str(run))}")
+    return {**{key: summary.get(key) for key in KEYS}, "run": str(run)}
+
+
+def _say(summary: dict[str, Any], run: Path) -> None:
     for split, scores in summary["metrics"].items():
         low, high = scores["interval"]
         console.say(
@@ -49,9 +60,12 @@ def _say(summary: dict[str, Any]) -> None:
         )
     if {"val", "test"} <= summary["metrics"].keys():
         console.say(classify_scores.gap_words(summary["metrics"]["val"], summary["metrics"]["test"]))
+    rates = ""
+    if summary["images_per_s"] is not None:  # none where a resumed run had no step left
+        rates = f" {summary['images_per_s']:.0f} img/s steady, input wait {summary['input_wait_share']:.1%},"
     console.say(
         f"{console.seconds_text(summary['wall_s'])} from Enter to the last metric, "
-        f"{console.seconds_text(summary['train_s'])} training, {summary['images_per_s']:.0f} img/s steady, "
-        f"input wait {summary['input_wait_share']:.1%}, memory {console.bytes_text(summary['peak_rss_bytes'])}"
+        f"{console.seconds_text(summary['train_s'])} training,{rates} memory "
+        f"{console.bytes_text(summary['peak_rss_bytes'])}"
     )
-    console.say(f"Weights: {Path('weights') / 'last.safetensors'} and best.safetensors in run {summary['run']}")
+    console.say(f"Weights: last.safetensors and best.safetensors in {run / 'weights'}")

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from fanlight import config as configuration
 from fanlight.config import Config
+from fanlight.data import builtin
 from fanlight.data import manifest as manifests
 from fanlight.data.manifest import Manifest
-from fanlight.errors import RunError
+from fanlight.errors import ConfigError, RunError
 
 VERSION = 1  # of run.json
 RUNS = Path("runs")  # where runs go when nothing else is said
@@ -85,6 +88,9 @@ def check_unchanged(run: Path, manifest: Manifest) -> None:
     """RunError when a file of the run's data has other bytes now, or is gone: the run would not be the same run."""
     import hashlib
 
+    name = manifest.source.removeprefix("built-in ")
+    if name in builtin.NAMES and not manifest.root.exists():  # a cleared cache
+        builtin.write(name, cache=manifest.root.parent.parent)
     row_of = {path: row for row, path in enumerate(manifest.column("path"))}
     differing = []
     for path in manifest.changed():
@@ -102,16 +108,32 @@ def check_unchanged(run: Path, manifest: Manifest) -> None:
         )
 
 
-def latest_unfinished(data: str, *, parent: Path = RUNS) -> Path | None:
-    """The newest run of `data` that has not finished, for `--resume auto`."""
-    wanted = Path(data).expanduser().resolve()
+def latest_unfinished(data: str, *, out: Path | None = None, parent: Path = RUNS) -> Path | None:
+    """For `--resume auto`: the newest run of `data` that has not finished; with `out` only that one, finished or not."""
+    if out is not None:
+        return out if (out / "run.json").exists() else None
     found = []
     for summary_path in parent.glob("*/run.json"):
         try:
             summary = read_summary(summary_path.parent)
         except RunError:
             continue
-        asked = summary["data"]["path"]
-        if summary["status"] != "finished" and (asked == data or Path(asked).expanduser().resolve() == wanted):
+        if summary["status"] != "finished" and same_data(summary["data"]["path"], data):
             found.append((summary["started"], summary_path.parent))
     return max(found)[1] if found else None
+
+
+def same_data(one: str, other: str) -> bool:
+    """Whether two `data.path` name the same place or the same built-in set."""
+    return one == other or Path(one).expanduser().resolve() == Path(other).expanduser().resolve()
+
+
+@contextlib.contextmanager
+def discarded_when_refused(run: Path) -> Iterator[None]:
+    """Around a new run's first start: a config that turns out not to work (ConfigError) leaves no folder behind."""
+    try:
+        yield
+    except ConfigError:
+        if not (run / "metrics.jsonl").exists() and not (run / "checkpoints").exists():
+            shutil.rmtree(run, ignore_errors=True)
+        raise

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shlex
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,17 +43,17 @@ def rank_main(world: World, *, run: str, entered: float, wall_before_s: float = 
     progress = _resume(path, t)
     build_s = time.perf_counter() - begin
     e = config.execution
-    journal = Journal(
-        path, rank=world.rank, first_step=progress.step, save_every_s=e.checkpoint_every_s,
-        save_every_steps=e.checkpoint_steps,
-    )  # fmt: skip
-    progress = loop_run(t, progress, journal)
-    journal.save(t, progress)
-    scores: dict[str, dict[str, Any] | None] = {
-        split: journal.evaluate(t, split, epoch=progress.position.epoch, step=progress.step)
-        for split in ("val", "test")
-        if split in t.samples
-    }
+    with Journal(
+        path, rank=world.rank, first_step=progress.step, is_trained=progress.position.epoch == config.train.epochs,
+        save_every_s=e.checkpoint_every_s, save_every_steps=e.checkpoint_steps,
+    ) as journal:  # fmt: skip
+        progress = loop_run(t, progress, journal)
+        journal.save(t, progress)
+        scores: dict[str, dict[str, Any] | None] = {
+            split: journal.evaluate(t, split, epoch=progress.position.epoch, step=progress.step)
+            for split in ("val", "test")
+            if split in t.samples
+        }
     wall_s = wall_before_s + time.time() - entered
     peak = memory.peak_over_ranks(world)
     if not world.is_first:
@@ -65,14 +67,25 @@ def _resume(path: Path, t: build.Training) -> Progress:
     if not checkpoints:
         return Progress()
     tensors, document = state.load(checkpoints[-1], world=t.world)
-    if document["config"] != t.config.hash():
-        # Microbatches may have doubled since; nothing else may differ.
-        console.say(f"  {checkpoints[-1].name} was saved under other settings of microbatches")
+    if document["config"] not in _hashes(t.config):
+        raise RunError(
+            f"{path / 'resolved.yaml'} was changed after {checkpoints[-1].name} was saved: continued, it would be another "
+            "run; change it back, or train anew"
+        )
     t.restore(tensors)
     t.optimizer.restore_scalars(document)
     if t.world.is_first:
         console.say(f"Continuing after step {document['step']} (epoch {document['epoch'] + 1})")
     return Progress.of(document)
+
+
+def _hashes(config: Config) -> set[str]:
+    """Of the config, and of it before its microbatches were doubled for want of memory."""
+    found = {config.hash()}
+    while config.train.microbatches % 2 == 0:
+        config = config.with_value("train.microbatches", config.train.microbatches // 2)
+        found.add(config.hash())
+    return found
 
 
 def _finish(
@@ -88,14 +101,14 @@ def _finish(
         journal.keep_best(t, progress, val["accuracy"])
     rows = pq.read_table(path / "steps-rank0.parquet").to_pylist()
     steady = clocks.steady(rows)
-    steady_s = sum(row["total_s"] for row in steady) or float("nan")
+    steady_s = sum(row["total_s"] for row in steady)
     kept = ("count", "correct", "accuracy", "interval", "balanced_accuracy", "loss")
     before = folder.read_summary(path)
     return folder.update_summary(
         path, status="finished", wall_s=wall_s, train_s=progress.train_s, peak_rss_bytes=peak,
         metrics={split: {name: part[name] for name in kept} for split, part in scores.items() if part},
-        images_per_s=sum(row["images"] for row in steady) * t.layout.data_ranks / steady_s,
-        input_wait_share=sum(row["input_s"] for row in steady) / steady_s,
+        images_per_s=sum(row["images"] for row in steady) * t.layout.data_ranks / steady_s if steady else None,
+        input_wait_share=sum(row["input_s"] for row in steady) / steady_s if steady else None,
         best=progress.best, notes=[*before["notes"], *t.notes],
         phases={**before["phases"], "model_s": build_s, "train_s": progress.train_s},
     )  # fmt: skip
@@ -104,24 +117,34 @@ def _finish(
 def execute(run: Path, *, entered: float) -> dict[str, Any]:
     """Runs a prepared or stopped run to its end: in this process, or on ranks of its own. Raises Stopped when asked to
     stop. Out of memory, it continues with half as large microbatches at the same global batch."""
-    before_s = folder.read_summary(run).get("wall_s", 0.0)
-    while True:
-        config = folder.read_config(run)
-        try:
-            summary = _start(run, config, entered=entered, wall_before_s=before_s)
-            break
-        except Stopped:
-            folder.update_summary(run, status="stopped", wall_s=before_s + time.time() - entered)
-            raise
-        except (torch.OutOfMemoryError, RuntimeError, TrainingError) as error:
-            if not memory.ran_out(error):
-                _mark_failed(run, error)
-                raise
-            _halve(run, config, error)
-        except FanlightError as error:
-            _mark_failed(run, error)
-            raise
-    return summary
+    with _recorded(run, entered=entered) as before_s:
+        while True:
+            config = folder.read_config(run)
+            try:
+                return _start(run, config, entered=entered, wall_before_s=before_s)
+            except (RuntimeError, MemoryError, TrainingError) as error:
+                if not memory.ran_out(error):
+                    raise
+                _halve(run, config, error)
+
+
+@contextlib.contextmanager
+def _recorded(run: Path, *, entered: float) -> Iterator[float]:
+    """Inside, run.json says `running`; after an error what became of the run. Gives the seconds of earlier starts."""
+    before_s = folder.update_summary(run, status="running").get("wall_s", 0.0)
+    try:
+        yield before_s
+    except BaseException as error:
+        stopped = isinstance(error, Stopped | KeyboardInterrupt)
+        wall_s = before_s + time.time() - entered
+        with contextlib.suppress(OSError, RunError):  # of a full disk, of a folder that is gone
+            notes = folder.read_summary(run)["notes"] + ([] if stopped else [f"failed: {error}"])
+            folder.update_summary(run, status="stopped" if stopped else "failed", notes=notes, wall_s=wall_s)
+        if memory.disk_is_full(error):
+            raise RunError(
+                f"the disk of {run} is full; make room, and continue with: fanlight train --resume {shlex.quote(str(run))}"
+            ) from error
+        raise
 
 
 def _start(run: Path, config: Config, **times: float) -> dict[str, Any]:
@@ -139,7 +162,6 @@ def _start(run: Path, config: Config, **times: float) -> dict[str, Any]:
 def _halve(run: Path, config: Config, error: BaseException) -> None:
     rows = (config.train.batch_size or 1) // config.train.microbatches // (config.execution.ranks or 1)
     if rows < 2:
-        _mark_failed(run, error)
         raise TrainingError(
             f"out of memory with one image per microbatch and rank ({error}); use a smaller --image-size or --model"
         ) from None
@@ -150,11 +172,6 @@ def _halve(run: Path, config: Config, error: BaseException) -> None:
     )  # fmt: skip
 
 
-def _mark_failed(run: Path, error: BaseException) -> None:
-    with contextlib.suppress(RunError):
-        folder.update_summary(run, status="failed", notes=[*folder.read_summary(run)["notes"], f"failed: {error}"])
-
-
 def train(
     config: Config, *, out: Path | None = None, command: str, entered: float, resume: str | None = None
 ) -> tuple[Path, dict[str, Any]]:
@@ -162,20 +179,23 @@ def train(
     torchrun = launch.under_torchrun()
     if torchrun:
         return _train_under_torchrun(config, out=out, command=command, entered=entered, resume=resume)
-    run = _resumed_folder(resume, config) if resume else None
-    if run is None:
-        run = prepare.prepare(config, out=out, command=command)
-    return run, execute(run, entered=entered)
+    run = _resumed_folder(resume, config, out=out) if resume else None
+    if run is not None:
+        return run, execute(run, entered=entered)
+    run = prepare.prepare(config, out=out, command=command)
+    with folder.discarded_when_refused(run):
+        return run, execute(run, entered=entered)
 
 
-def _resumed_folder(resume: str, config: Config) -> Path | None:
+def _resumed_folder(resume: str, config: Config, *, out: Path | None, ranks: int | None = None) -> Path | None:
     """The folder to continue; None where `auto` finds nothing unfinished."""
     if resume == "auto":
         if not config.data.path:
             raise ConfigError("--resume auto needs the data: fanlight train DATA --resume auto")
-        run = folder.latest_unfinished(config.data.path)
+        run = folder.latest_unfinished(config.data.path, out=out)
         if run is None:
-            console.say(f"--resume auto: no unfinished run of {config.data.path} in {folder.RUNS}/; starting a new one")
+            where = out or f"{folder.RUNS}/"
+            console.say(f"--resume auto: no unfinished run of {config.data.path} in {where}; starting a new one")
             return None
     else:
         run = Path(resume)
@@ -183,6 +203,7 @@ def _resumed_folder(resume: str, config: Config) -> Path | None:
     if summary["status"] == "finished":
         raise RunError(f"{run} has finished; there is nothing to continue. `fanlight evaluate {run}` shows its scores")
     folder.check_unchanged(run, folder.read_manifest(run))
+    prepare.take_changes(run, config, ranks=ranks)
     console.say(f"Continuing {run}")
     return run
 
@@ -197,7 +218,7 @@ def _train_under_torchrun(
         told = {"run": "", "error": ""}
         if world.is_first:
             try:
-                run = _resumed_folder(resume, config) if resume else None
+                run = _resumed_folder(resume, config, out=out, ranks=world.ranks) if resume else None
                 told["run"] = str(run or prepare.prepare(config, out=out, command=command, ranks=world.ranks))
             except FanlightError as error:
                 told["error"] = json.dumps([type(error).__name__, str(error)])
@@ -208,7 +229,8 @@ def _train_under_torchrun(
             name, text = json.loads(told["error"])
             raise getattr(errors, name)(text)
         path = Path(told["run"])
-        summary = rank_main(world, run=str(path), entered=entered)
+        with _recorded(path, entered=entered) if world.is_first else contextlib.nullcontext(0.0) as before_s:
+            summary = rank_main(world, run=str(path), entered=entered, wall_before_s=before_s)
         return path, summary if summary is not None else {}
     finally:
         comm.leave()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shlex
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,20 +27,30 @@ if TYPE_CHECKING:
 class Journal:
     """Keeps one rank's records of a run in its folder. Collective methods are called by all ranks; rank 0 writes."""
 
-    def __init__(self, run: Path, *, rank: int, first_step: int, save_every_s: float, save_every_steps: int | None):
+    def __init__(
+        self, run: Path, *, rank: int, first_step: int, is_trained: bool, save_every_s: float,
+        save_every_steps: int | None,
+    ):  # fmt: skip
         self.run, self._rank, self._first_step = run, rank, first_step
         self._save_every_s, self._save_every_steps = save_every_s, save_every_steps
         self._saved_at = self._started = time.monotonic()
         self._bar: console.Progress | None = None
         self._epoch_rows = 0  # of the clock, where the current epoch's begin
         self._clock: clocks.StepClock | None = None
-        self._tracker = tracking.Tracker(run) if rank == 0 else None
+        self._tracker = tracking.Tracker(run, first_step=first_step) if rank == 0 else None
         if rank == 0:
-            _cut_after(run / "metrics.jsonl", first_step)
+            _cut_after(run / "metrics.jsonl", first_step, scores_too=is_trained)
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._tracker is not None:
+            self._tracker.close()
 
     @property
     def resume_command(self) -> str:
-        return f"fanlight train --resume {self.run}"
+        return f"fanlight train --resume {shlex.quote(str(self.run))}"
 
     @contextlib.contextmanager
     def following(self, clock: clocks.StepClock, progress: Progress, *, epochs: int) -> Iterator[None]:
@@ -50,9 +61,7 @@ class Journal:
         finally:
             if self._bar is not None:
                 self._bar.__exit__()
-            clock.save(self.run / f"steps-rank{self._rank}.parquet", before=self._first_step + 1)
-            if self._tracker:
-                self._tracker.close()
+            self._save_steps()
 
     def is_save_step(self, step: int) -> bool:
         """Whether a checkpoint follows this step by its number: the same answer on every rank."""
@@ -69,6 +78,7 @@ class Journal:
         document = {**progress.document(), **t.optimizer.scalars(), "config": t.config.hash(), "ranks": t.world.ranks}
         keep = t.config.execution.keep_checkpoints
         state.save(self.run / "checkpoints", tensors=t.tensors(), document=document, world=t.world, keep=keep)
+        self._save_steps()  # a killed run then lacks the times of no step that it will not do again
         self._saved_at = time.monotonic()
 
     def stepped(self, t: Training, batch: Batch, ledger: Ledger) -> None:
@@ -126,6 +136,10 @@ class Journal:
             progress.best = {"epoch": progress.position.epoch, "accuracy": accuracy}
             export.save_weights(t.model, self.run / "weights" / "best.safetensors", t.config, t.task.classes)
 
+    def _save_steps(self) -> None:
+        if self._clock is not None:
+            self._clock.save(self.run / f"steps-rank{self._rank}.parquet", before=self._first_step + 1)
+
     def _rates(self, t: Training) -> dict[str, float]:
         rows = (self._clock.rows if self._clock else [])[self._epoch_rows :] or [
             {"total_s": 1e-9, "input_s": 0, "images": 0}
@@ -150,13 +164,17 @@ def _left_s(progress: Progress, epochs: int, elapsed_s: float) -> float:
     return (progress.train_s or elapsed_s) / max(done, 1) * (epochs - done)
 
 
-def _cut_after(path: Path, step: int) -> None:
-    """Drops records of steps that a resumed run will do again, and a line that a killed run left torn."""
+def _cut_after(path: Path, step: int, *, scores_too: bool) -> None:
+    """Drops records of steps that a resumed run will do again, a line that a killed run left torn, and the scores after
+    `step` itself where they come again (`scores_too`: all steps are done, what follows is the last evaluation)."""
     if not path.exists():
         return
     kept = []
     for line in path.read_text().splitlines():
         with contextlib.suppress(ValueError):
-            if json.loads(line)["step"] <= step:
+            record = json.loads(line)
+            if record["step"] < step or (record["step"] == step and not (scores_too and record["kind"] == "evaluate")):
                 kept.append(line + "\n")
-    path.write_text("".join(kept))
+    part = path.with_suffix(".part")
+    part.write_text("".join(kept))
+    part.rename(path)

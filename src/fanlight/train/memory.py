@@ -1,7 +1,9 @@
-"""How much memory a run took, and whether an error means that there was not enough."""
+"""How much memory a run took, and whether an error means that memory or disk was not enough."""
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +11,19 @@ import torch
 
 from fanlight.parallel.comm import World
 
+_GUESS = "out of memory?"  # of a rank that was killed: by whom is not known
 _WORDS = ("out of memory", "can't allocate memory", "cannot allocate memory", "alloc_cpu")
 
 
 def ran_out(error: BaseException) -> bool:
     """Whether `error`, raised here or told by a rank, is memory that could not be had."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(word in str(error).lower() for word in _WORDS)
+    text = str(error).lower().replace(_GUESS, "")
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(word in text for word in _WORDS)
+
+
+def disk_is_full(error: BaseException) -> bool:
+    """Whether `error`, raised here or told by a rank or by a library of another language, is a disk without room."""
+    return os.strerror(errno.ENOSPC).lower() in str(error).lower()
 
 
 def peak_over_ranks(world: World) -> int:

@@ -82,13 +82,11 @@ class Optimizer:
         for name, parameter in self.named.items():
             prefix = f"optim.{name}."
             state = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-            if state:
+            if state:  # in the parameter's memory format: files hold none, and mixed formats are slow
                 self.torch.state[parameter] = {
-                    key: value.clone() if key == "step" else value.to(parameter.device).clone(
-                        memory_format=torch.preserve_format
-                    )
+                    key: value.clone() if key == "step" else torch.empty_like(parameter, dtype=value.dtype).copy_(value)
                     for key, value in state.items()
-                }  # fmt: skip
+                }
 
     def scalars(self) -> dict[str, float]:
         return {"loss_scale": self.loss_scale, "good_steps": self._good_steps}

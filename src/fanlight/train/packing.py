@@ -20,7 +20,8 @@ def pack(path: str, *, image_px: int | None, workers: int | None, pack_dir: str 
     choices = resolve.Choices(config)
     resolve.sizes(choices, manifest)
     for key, reason in choices.reasons.items():
-        console.chose(key, getattr(choices.config.data, key.split(".")[1]), reason)
+        section, name = key.split(".")
+        console.chose(key, getattr(getattr(choices.config, section), name), reason)
     workers = workers or machine.cores_usable()
     begin = time.perf_counter()
     made = packs.make(

@@ -21,7 +21,7 @@ from fanlight import console, machine
 from fanlight.data import augment, canvas
 from fanlight.errors import ConfigError, DataError
 from fanlight.models import zoo
-from fanlight.train import export, folder
+from fanlight.train import export, folder, resolve
 from fanlight.train.step import Normalise
 
 BATCH = 32
@@ -88,7 +88,7 @@ def load(run: str | Path, *, device: str | None = None, best: bool = False) -> P
         folder.read_summary(path)
         path = path / "weights" / ("best.safetensors" if best else "last.safetensors")
     about, tensors = export.load_weights(path)
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = resolve.device(device)
     if device == "cpu":
         torch.set_num_threads(machine.cores_usable())
     created = zoo.create(about["model"], classes=len(about["classes"]), image_px=about["image_px"], seed=0)

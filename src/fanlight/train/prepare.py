@@ -12,11 +12,11 @@ import numpy as np
 
 from fanlight import __version__, console, machine
 from fanlight import config as configuration
-from fanlight.config import Config
+from fanlight.config import Config, keys
 from fanlight.data import checkup, formats, pack, scan, split
 from fanlight.data import manifest as manifests
 from fanlight.data.manifest import Manifest
-from fanlight.errors import DataError
+from fanlight.errors import ConfigError, DataError
 from fanlight.train import build, folder, resolve
 
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow", "opencv-python-headless", "safetensors", "pyarrow")
@@ -150,14 +150,50 @@ def _device_name(device: str | None) -> str:
     return "cpu"
 
 
-def with_more_microbatches(run: Path, config: Config) -> Config:
-    """Twice the microbatches at the same global batch, written down with the reason: what a run does out of memory."""
+def take_changes(run: Path, asked: Config, *, ranks: int | None = None) -> None:
+    """What is asked beside `--resume`: who computes may change, since any layout continues any layout's checkpoint, and
+    is written down; what decides the numbers is refused. `ranks` where they are given by who started this process."""
+    config, first, default = folder.read_config(run), configuration.read(run / "config.yaml"), Config()
+    changed: dict[str, object] = {}
+    for key in keys():
+        section, name = key.split(".")
+        now, then, *others = (getattr(getattr(c, section), name) for c in (asked, config, first, default))
+        if now in (then, *others) or (key == "data.path" and folder.same_data(now, then)):
+            continue
+        if section != "execution":
+            raise ConfigError(
+                f"{key} is {then} in {run} and cannot become {now}: it would be another run. Leave it out to continue, "
+                "or train anew without --resume"
+            )
+        changed[key] = now
+    if ranks not in (None, config.execution.ranks):
+        changed["execution.ranks"] = ranks
+    if not changed:
+        return
+    open_again = {"execution.layout", "execution.ranks", "execution.threads", "execution.workers"} - changed.keys()
+    is_moved = changed.keys() & {"execution.layout", "execution.ranks", "execution.device"}
+    choices = resolve.Choices(config.with_values({**(dict.fromkeys(open_again) if is_moved else {}), **changed}))
+    resolve.check(choices.config)
+    resolve.who(choices, folder.read_manifest(run))
+    reasons = {**dict.fromkeys(changed, "asked for when the run was resumed"), **choices.reasons}
+    configuration.write(run / "resolved.yaml", choices.config, reasons={**_reasons(run), **reasons})
+    execution = choices.config.execution
+    folder.update_summary(run, layout=execution.layout, ranks=execution.ranks)
+    for key in reasons:
+        console.chose(key, getattr(execution, key.split(".")[1]), reasons[key])
+
+
+def _reasons(run: Path) -> dict[str, str]:
     import yaml
 
+    return (yaml.safe_load((run / "resolved.yaml").read_text()) or {}).get("reasons", {})
+
+
+def with_more_microbatches(run: Path, config: Config) -> Config:
+    """Twice the microbatches at the same global batch, written down with the reason: what a run does out of memory."""
     microbatches = config.train.microbatches * 2
     changed = replace(config, train=replace(config.train, microbatches=microbatches))
-    reasons = (yaml.safe_load((run / "resolved.yaml").read_text()) or {}).get("reasons", {})
-    reasons["train.microbatches"] = f"memory ran out with {config.train.microbatches}; the global batch stays"
-    configuration.write(run / "resolved.yaml", changed, reasons=reasons)
+    reason = f"memory ran out with {config.train.microbatches}; the global batch stays"
+    configuration.write(run / "resolved.yaml", changed, reasons={**_reasons(run), "train.microbatches": reason})
     folder.update_summary(run, microbatches=microbatches)
     return changed

@@ -17,10 +17,11 @@ from fanlight.errors import ConfigError, DataError
 from fanlight.parallel import layout as layouts
 from fanlight.train import optim, precision, schedule
 
-IMAGES_WORTH = 25_000  # training images seen in a default run: minutes on two cores, seconds on a GPU
+PHOTOS_WORTH = 15_000  # training images seen in a default run: minutes on two cores, seconds on a GPU
+SMALL_WORTH = 20_000  # of small images, which cost less
 EPOCHS_MIN, EPOCHS_MAX = 5, 40
 EVALUATIONS_MAX = 20  # in a default run
-IMAGE_PX_MAX = 128  # default: where ResNet-18 on a CPU is still a matter of minutes
+PHOTO_PX = {"cpu": 96, "cuda": 128}  # default: where ResNet-18 on two cores is a matter of minutes
 PHOTO_CROP, PHOTO_EVAL = (0.25, 1.0), 0.875
 SMALL_CROP = (0.6, 1.0)
 SMALL_PX = 64  # up to here a stem that shrinks 4× leaves too little
@@ -73,14 +74,15 @@ def check(config: Config) -> None:
         raise ConfigError(f"optim.name is {c.optim.name!r}; use one of {', '.join(optim.NAMES)}")
     if c.optim.schedule not in schedule.NAMES:
         raise ConfigError(f"optim.schedule is {c.optim.schedule!r}; use one of {', '.join(schedule.NAMES)}")
-    if c.execution.device not in (None, "cpu", "cuda"):
-        raise ConfigError(f"execution.device is {c.execution.device!r}; use cpu or cuda")
-    if c.execution.device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("execution.device is 'cuda', and torch sees no GPU here; use --device cpu")
+    place = device(c.execution.device)
+    if c.execution.layout is not None:
+        layouts.parse(c.execution.layout, ranks=c.execution.ranks or (1 if c.execution.layout == "serial" else 2))
+    if min(c.augment.std) <= 0:
+        raise ConfigError(f"augment.std is {c.augment.std}; pixels are divided by it, so each must be above 0")
     if c.data.order not in (None, "random", "blocks"):
         raise ConfigError(f"data.order is {c.data.order!r}; use random or blocks")
     if c.train.precision is not None:
-        precision.check(c.train.precision, torch.device(c.execution.device or _device()[0]))
+        precision.check(c.train.precision, torch.device(place))
     if c.model.pretrained and c.model.weights:
         raise ConfigError("model.pretrained and model.weights both name the weights to start from; use one of them")
 
@@ -90,10 +92,11 @@ def sizes(choices: Choices, manifest: Manifest) -> None:
     rows = manifest.rows()
     short = np.minimum(manifest.column("width")[rows], manifest.column("height")[rows])
     median = int(np.median(short))
-    if median >= IMAGE_PX_MAX * 3 // 4:
-        choices.take(
-            "data.image_px", IMAGE_PX_MAX, f"the default for photos; the images' median short side is {median}"
-        )
+    choices.take("execution.device", *_device())
+    device = choices.config.execution.device or "cpu"
+    if median >= PHOTO_PX[device]:
+        reason = f"the default for photos on {device}; the images' median short side is {median} px"
+        choices.take("data.image_px", PHOTO_PX[device], reason)
     else:
         px = max(16, -(-median // 8) * 8)
         choices.take("data.image_px", px, f"the images' median short side is {median} px")
@@ -108,13 +111,28 @@ def sizes(choices: Choices, manifest: Manifest) -> None:
     choices.take("data.canvas_px", augment.canvas_px(image_px, crop_share_min=share), reason)
 
 
-def whole(choices: Choices, manifest: Manifest, *, local_ranks: int | None = None) -> None:
-    """Everything else. Raises ConfigError where the parts cannot work together. `ranks` under torchrun are given."""
+def whole(choices: Choices, manifest: Manifest) -> None:
+    """Everything else. Raises ConfigError where the parts cannot work together."""
     _machine(choices)
     _model(choices, manifest)
     _length(choices, manifest)
     _optimizer(choices)
     _fits_together(choices.config, manifest)
+
+
+def who(choices: Choices, manifest: Manifest) -> None:
+    """Who computes, where a resumed run has that open again. Raises ConfigError where it cannot work."""
+    _machine(choices)
+    _fits_together(choices.config, manifest)
+
+
+def device(name: str | None) -> str:
+    """The device to compute on: the one asked for, or a GPU where there is one. ConfigError for one that is not here."""
+    if name not in (None, "cpu", "cuda"):
+        raise ConfigError(f"execution.device is {name!r}; use cpu or cuda")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("execution.device is 'cuda', and torch sees no GPU here; use --device cpu")
+    return name or _device()[0]
 
 
 def _device() -> tuple[str, str]:
@@ -124,7 +142,6 @@ def _device() -> tuple[str, str]:
 
 
 def _machine(choices: Choices) -> None:
-    choices.take("execution.device", *_device())
     execution = choices.config.execution
     cores, gpus = machine.cores_usable(), torch.cuda.device_count() if execution.device == "cuda" else 0
     if execution.layout is None and execution.ranks is None and gpus > 1:
@@ -179,13 +196,13 @@ def _model(choices: Choices, manifest: Manifest) -> None:
 
 def _length(choices: Choices, manifest: Manifest) -> None:
     count = len(manifest.rows("train"))
-    batch = 32 if count < 10_000 else 128 if count < 200_000 else 256
+    small = (choices.config.data.image_px or 0) <= SMALL_PX
+    batch = (64 if small else 32) if count < 10_000 else 128 if count < 200_000 else 256
     batch = max(1, min(batch, count // 4))
     choices.take("train.batch_size", batch, f"{count} training images; it is global, over all ranks")
-    epochs = min(EPOCHS_MAX, max(EPOCHS_MIN, round(IMAGES_WORTH / max(1, count))))
-    choices.take(
-        "train.epochs", epochs, f"{count} training images: about {IMAGES_WORTH:,} seen, {EPOCHS_MIN} … {EPOCHS_MAX}"
-    )
+    worth = SMALL_WORTH if small else PHOTOS_WORTH
+    epochs = min(EPOCHS_MAX, max(EPOCHS_MIN, round(worth / max(1, count))))
+    choices.take("train.epochs", epochs, f"{count} training images: about {worth:,} seen, {EPOCHS_MIN} … {EPOCHS_MAX}")
     every = -(-(choices.config.train.epochs or 1) // EVALUATIONS_MAX)
     choices.take("train.evaluate_every", every, f"at most {EVALUATIONS_MAX} evaluations")
 

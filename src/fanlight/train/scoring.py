@@ -21,7 +21,7 @@ from fanlight.parallel.layout import Layout
 from fanlight.parallel.parallelize import parallelize
 from fanlight.tasks import classify_scores
 from fanlight.tasks.classify import Classify
-from fanlight.train import build, export, folder
+from fanlight.train import build, export, folder, resolve
 from fanlight.train import evaluate as evaluating
 from fanlight.train.step import Normalise, WholeStep
 
@@ -34,9 +34,8 @@ def evaluate(
     """Scores and prints; the JSON object of `evaluate --json`. The counts are exact on any number of `ranks`."""
     folder.read_summary(run)
     config = folder.read_config(run)
-    device = device or config.execution.device or "cpu"
-    if device == "cuda" and not torch.cuda.is_available():
-        device = "cpu"
+    trained_on_gpu = config.execution.device == "cuda" and torch.cuda.is_available()
+    device = resolve.device(device or ("cuda" if trained_on_gpu else "cpu"))
     if data:
         checkup.up_to_date(data, decode=True)  # once, before ranks read the kept manifest
     else:

@@ -34,7 +34,8 @@ def save(
     final = folder / f"step-{document['step']:08d}"
     part = final.with_suffix(".tmp")
     if world.is_first:
-        shutil.rmtree(part, ignore_errors=True)
+        for left in folder.glob("step-*.tmp"):  # by a save that was killed
+            shutil.rmtree(left)
         part.mkdir(parents=True)
     world.barrier()
     with warnings.catch_warnings():
@@ -51,10 +52,12 @@ def save(
         (part / "state.json").write_text(json.dumps({"version": VERSION, **document}, indent=1))
         for path in [*part.iterdir(), part]:
             _sync(path)
+        before = final.with_suffix(".before.tmp")
         if final.exists():  # the same step saved again, by a stop that follows a save
-            shutil.rmtree(final)
+            final.rename(before)  # faster than removing it: only for a moment there is neither
         part.rename(final)
         _sync(folder)
+        shutil.rmtree(before, ignore_errors=True)
         for old in whole(folder)[:-keep]:
             shutil.rmtree(old)
     world.barrier()
@@ -116,7 +119,7 @@ def _checksum(tensor: torch.Tensor) -> float:
     """A number that changes with any bit: the sum of the bytes' 32-bit words, below 2^53."""
     raw = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8)
     words = raw[: raw.numel() // 4 * 4].view(torch.int32)
-    weights = torch.arange(1, words.numel() + 1, dtype=torch.int64) % 65521  # order counts, too
+    weights = torch.arange(words.numel(), dtype=torch.int64) % 65521 + 1  # order counts, too; none is 0
     return float((words.long() * weights).sum().item() % (1 << 52)) + float(raw[raw.numel() // 4 * 4 :].sum())
 
 

@@ -91,9 +91,9 @@ class WholeStep:
         clock.mark("forward")
         # The sum over ranks of these is the gradient of the global mean: one division, by what every rank knows.
         (loss_sum * (loss_scale / batch.denominator)).backward()
-        if self._replicated is not None:
-            clock.split("backward", at=self._replicated.last_bucket_at)
-        clock.mark("backward" if self._replicated is None or self._device.type == "cuda" else "communication")
+        # What follows the last bucket's sending is waiting for it; a microbatch that sends nothing has no such part.
+        waited = self._replicated is not None and clock.split("backward", at=self._replicated.last_bucket_at)
+        clock.mark("communication" if waited else "backward")
         with torch.no_grad():
             hits = self._task.hits(outputs, targets)
             return torch.stack(

@@ -10,8 +10,8 @@ from typing import Any
 class Tracker:
     """Opens its writer at the first record, so that starting a run costs nothing."""
 
-    def __init__(self, run: Path):
-        self._folder = run / "tensorboard"
+    def __init__(self, run: Path, *, first_step: int):
+        self._folder, self._first_step = run / "tensorboard", first_step
         self._installed = importlib.util.find_spec("tensorboard") is not None
         self._writer: Any = None
 
@@ -22,7 +22,8 @@ class Tracker:
         if self._writer is None:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._writer = SummaryWriter(str(self._folder))
+            # What an earlier start wrote of steps that are done again is hidden.
+            self._writer = SummaryWriter(str(self._folder), purge_step=self._first_step + 1)
         head = record.get("split", kind)
         for name, value in record.items():
             if isinstance(value, float):

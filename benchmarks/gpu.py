@@ -1,0 +1,106 @@
+"""Everything that needs a GPU, in one call of under 8 minutes: the tests marked `gpu`, the main job, and input beside
+the synthetic-batch limit. Writes gpu.json and gpu.md to $OUT (or --out). Needs no network and no installed package:
+
+    PYTHONPATH=src python benchmarks/gpu.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+os.environ["PYTHONPATH"] = str(Path(__file__).resolve().parents[1] / "src")  # for the processes started here
+sys.path.insert(0, os.environ["PYTHONPATH"])
+
+CASES = (("resnet18", 128, 512), ("resnet18", 224, 256), ("resnet50", 128, 256), ("resnet50", 224, 256))
+IMAGES = 8_700  # synthetic photos of 200 px; enough that epochs do not end within a block
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path(os.environ.get("OUT", "scratch/gpu")))
+    parser.add_argument("--data", help="class folders; default: synthetic pictures made in --out's temporary folder")
+    parser.add_argument("--skip-tests", action="store_true")
+    arguments = parser.parse_args()
+    import torch
+
+    if not torch.cuda.is_available():
+        sys.exit("no GPU is visible to torch; nothing was measured")
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    work = Path(os.environ.get("TMPDIR", "/tmp")) / "fanlight-gpu"
+    os.environ["FANLIGHT_CACHE"] = str(work / "cache")
+    found: dict[str, Any] = {}
+    if not arguments.skip_tests:
+        found["tests"] = _tests()
+    found["main_job"] = [_main_job(work / f"run-{layout}", layout) for layout in ("serial",)]
+    found["input"] = _input(arguments.data or _pictures(work))
+    (arguments.out / "gpu.json").write_text(json.dumps(found, indent=1))
+    (arguments.out / "gpu.md").write_text(_markdown(found))
+    print((arguments.out / "gpu.md").read_text())
+
+
+def _tests() -> dict[str, Any]:
+    begin = time.time()
+    command = [sys.executable, "-m", "pytest", "-m", "gpu", "-q", "-p", "no:cacheprovider"]
+    answer = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    print(answer.stdout[-3000:], answer.stderr[-1000:])
+    return {"exit": answer.returncode, "line": answer.stdout.strip().splitlines()[-1], "seconds": time.time() - begin}
+
+
+def _main_job(run: Path, layout: str) -> dict[str, Any]:
+    command = [sys.executable, "-m", "fanlight", "train", "digits", "--json", "--layout", layout, "--out", str(run)]
+    answer = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=120, check=True)
+    return json.loads(answer.stdout)
+
+
+def _pictures(work: Path) -> str:
+    from loader_memory import make_images
+
+    make_images(work, count=IMAGES)
+    return str(work / "images")
+
+
+def _input(data: str) -> list[dict[str, Any]]:
+    from input_wait import measure
+
+    rows = []
+    for model, image_px, batch in CASES:
+        sums = measure(data, model=model, image_px=image_px, batch=batch, blocks=8, steps=10)
+        rows.append({"model": model, "image_px": image_px, "batch": batch, **sums})
+    return rows
+
+
+def _markdown(found: dict[str, Any]) -> str:
+    from hardware import heading
+
+    lines = [heading("On a GPU")]
+    if "tests" in found:
+        lines.append(f"Tests marked gpu: {found['tests']['line']}\n")
+    for job in found["main_job"]:
+        accuracy = job["metrics"]["val"]["accuracy"]
+        lines.append(
+            f"`fanlight train digits --layout {job['layout']}`: {job['wall_s']:.1f} s from Enter, accuracy {accuracy:.4f}, "
+            f"{job['images_per_s']:.0f} img/s, {job['precision']}\n"
+        )
+    lines.append(
+        "Steps from the pack beside the same step on one batch in memory, bf16, alternating, n = 8 pairs of 10:\n"
+    )
+    lines.append("| model | px | batch | img/s, loader | img/s, in memory | ratio | 95 % interval | input wait |")
+    lines.append("|---|--:|--:|--:|--:|--:|--:|--:|")
+    for row in found["input"]:
+        ratio, low, high = row["ratio"]
+        lines.append(
+            f"| {row['model']} | {row['image_px']} | {row['batch']} | {row['loader_images_per_s'][0]:.0f} | "
+            f"{row['memory_images_per_s'][0]:.0f} | {ratio:.3f} | {low:.3f} … {high:.3f} | {row['input_wait_share'][0]:.1%} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()
