@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import time
 from collections.abc import Iterable
@@ -60,6 +61,7 @@ def train(
     unknown = [name for name in options if name not in FLAGS and "__" not in name]
     if unknown:
         raise ConfigError(f"train() has no option {unknown[0]!r}.{near(unknown[0], FLAGS)}")
+    options = {name: str(value) if isinstance(value, os.PathLike) else value for name, value in options.items()}
     flags = {FLAGS[name] if name in FLAGS else name.replace("__", ".", 1): value for name, value in options.items()}
     config = assemble(str(data), recipe=recipe, config=None, flags=flags, values=[])
     command = _command(str(data), {"out": out, "recipe": recipe, "resume": resume, **options}, flags=FLAGS)

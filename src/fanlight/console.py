@@ -55,7 +55,12 @@ def chose(name: str, value: object, reason: str) -> None:
 def result(document: dict[str, Any]) -> None:
     """The one object that `--json` promises; nothing for an empty one, as ranks other than the first have."""
     if wants_json() and document:
-        print(json.dumps(document, allow_nan=False, default=str), flush=True)
+        print(json.dumps(document, allow_nan=False, default=_plain), flush=True)
+
+
+def _plain(value: Any) -> Any:
+    """A NumPy number as Python's, so that it is no text in JSON; everything else, such as a path, as text."""
+    return value.item() if hasattr(value, "item") else str(value)
 
 
 def is_terminal() -> bool:

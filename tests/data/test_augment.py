@@ -158,7 +158,14 @@ def test_a_sample_is_cut_the_same_in_any_company() -> None:
 
     def of(chosen: np.ndarray, *, seed: int = 1, epoch: int = 2) -> list[list[int]]:
         boxes = augment.random_boxes(
-            samples[chosen], heights[chosen], widths[chosen], seed=seed, epoch=epoch, flip=True, share=SHARE, ratio=RATIO
+            samples[chosen],
+            heights[chosen],
+            widths[chosen],
+            seed=seed,
+            epoch=epoch,
+            flip=True,
+            share=SHARE,
+            ratio=RATIO,
         )
         return np.stack([boxes.left, boxes.top, boxes.width, boxes.height, boxes.mirror], axis=1).tolist()
 
@@ -278,7 +285,8 @@ def test_the_smallest_crop_of_the_canvas_holds_the_square(image_px: int, share: 
 
 
 @pytest.mark.parametrize(
-    ("image_px", "share", "stored"), [(128, 0.25, 256), (128, 1.0, 128), (128, 0.08, 256), (224, 0.5, 317), (32, 0.6, 42)]
+    ("image_px", "share", "stored"),
+    [(128, 0.25, 256), (128, 1.0, 128), (128, 0.08, 256), (224, 0.5, 317), (32, 0.6, 42)],
 )
 def test_canvas_of_known_sizes(image_px: int, share: float, stored: int) -> None:
     assert augment.canvas_px(image_px, crop_share_min=share) == stored

@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -231,7 +233,7 @@ def test_a_position_at_an_epoch_s_end_goes_on_with_the_next() -> None:
 def test_parts_are_consecutive_and_even(count: int, parts: int) -> None:
     slices = [order.part_rows(count, part=part, parts=parts) for part in range(parts)]
     assert slices[0].start == 0 and slices[-1].stop == count
-    assert all(a.stop == b.start for a, b in zip(slices, slices[1:]))
+    assert all(a.stop == b.start for a, b in pairwise(slices))
     sizes = [part.stop - part.start for part in slices]
     assert min(sizes) >= 0 and max(sizes) - min(sizes) <= 1
 

@@ -202,9 +202,7 @@ def test_copies_share_one_place(tmp_path: Path, decoded: list[int]) -> None:
     assert len(set(slots.tolist())) == len(SIZES)
 
 
-def test_a_finished_pack_is_opened(
-    tmp_path: Path, decoded: list[int], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_finished_pack_is_opened(tmp_path: Path, decoded: list[int], capsys: pytest.CaptureFixture[str]) -> None:
     manifest = scanned(photos(tmp_path / "data"))
     first = make(manifest, tmp_path)
     assert "Packing 8 images, short side 24 px" in capsys.readouterr().out
@@ -299,9 +297,7 @@ def interrupt_after(monkeypatch: pytest.MonkeyPatch, images: int) -> None:
     monkeypatch.setattr(canvas, "to_canvas", stopping)
 
 
-def test_an_interrupted_pack_continues_at_its_last_whole_shard(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupted_pack_continues_at_its_last_whole_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     photos(tmp_path / "data")
     spoil(tmp_path / "data/cat/0.png")
     manifest = scanned(tmp_path / "data")
@@ -356,7 +352,9 @@ def test_a_killed_pack_continues(tmp_path: Path, decoded: list[int]) -> None:
     assert not list((tmp_path / "packs").rglob("*.part"))
 
 
-@pytest.mark.parametrize("damage", ["no pack.json", "no index", "half an index", "no shard", "short shard", "no json"])
+@pytest.mark.parametrize(
+    "damage", ["no pack.json", "no index", "half an index", "no shard", "short shard", "another's shard", "no json"]
+)
 def test_a_pack_that_is_not_whole_is_made_whole(tmp_path: Path, damage: str) -> None:
     manifest = scanned(photos(tmp_path / "data"))
     made = make(manifest, tmp_path)
@@ -367,8 +365,10 @@ def test_a_pack_that_is_not_whole_is_made_whole(tmp_path: Path, damage: str) -> 
         "half an index": lambda: os.truncate(index, index.stat().st_size // 2),
         "no shard": made.shard_paths[1].unlink,
         "short shard": lambda: os.truncate(made.shard_paths[-1], made.shard_paths[-1].stat().st_size - 1),
+        "another's shard": lambda: made.shard_paths[1].write_bytes(made.shard_paths[0].read_bytes()),
         "no json": lambda: (made.folder / "pack.json").write_text("[]"),
     }
+    assert made.shard_paths[0].stat().st_size != made.shard_paths[1].stat().st_size
     edits[damage]()
     assert pack.load(made.folder) is None
     again = make(manifest, tmp_path)
@@ -512,7 +512,9 @@ def test_a_disk_that_fills_while_packing(tmp_path: Path, monkeypatch: pytest.Mon
             make(manifest, tmp_path / "packs")
     chosen = plan.shards == shards_before
     size = bytes_text(int((plan.heights * plan.widths * 3)[chosen].sum()))
-    assert f"cannot make a pack in {tmp_path / 'packs'}: No space left on device for the next {size}." in str(caught.value)
+    assert f"cannot make a pack in {tmp_path / 'packs'}: No space left on device for the next {size}." in str(
+        caught.value
+    )
     assert "--pack-dir" in str(caught.value) and "--no-pack" in str(caught.value)
     assert calls[0] == NPY_HEAD + int((plan.heights * plan.widths * 3)[plan.shards == 0].sum())
     names = sorted(path.name for path in (tmp_path / "packs" / plan.key).glob("pixels-*"))
@@ -564,7 +566,7 @@ def test_an_error_of_the_disk_after_the_pixels(tmp_path: Path, monkeypatch: pyte
 
     with monkeypatch.context() as context:
         context.setattr(pack.pq, "write_table", full)
-        with pytest.raises(DataError, match="cannot make a pack in .*: Disk quota exceeded"):
+        with pytest.raises(DataError, match=r"cannot make a pack in .*: Disk quota exceeded"):
             make(manifest, tmp_path)
     assert_right(make(manifest, tmp_path), manifest)
 

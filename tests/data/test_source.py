@@ -8,11 +8,11 @@ import pytest
 from PIL import Image
 
 from fanlight import machine
-from fanlight.data import canvas, pack, source
+from fanlight.data import canvas, pack
 from fanlight.data.formats import recognise
 from fanlight.data.manifest import Manifest
 from fanlight.data.scan import scan
-from fanlight.data.source import Files, MappedPack, ReadPack, of_pack
+from fanlight.data.source import MAPPED_SHARE, Files, MappedPack, ReadPack, of_pack, random_reads_per_s
 from fanlight.errors import DataError
 
 SIZES = [(40, 60), (60, 40), (17, 90), (25, 25), (9, 7), (1, 1), (1, 50), (200, 120)]  # height, width
@@ -92,7 +92,7 @@ def test_many_threads_read_at_once(tmp_path: Path, kind: str) -> None:
 def test_a_pack_is_mapped_while_it_fits_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     manifest = scanned(tmp_path / "data")
     made = packed(manifest, tmp_path)
-    enough = int(np.ceil(made.bytes / source.MAPPED_SHARE))
+    enough = int(np.ceil(made.bytes / MAPPED_SHARE))
     monkeypatch.setattr(machine, "memory_available", lambda: enough)
     assert isinstance(of_pack(made, manifest), MappedPack)
     monkeypatch.setattr(machine, "memory_available", lambda: enough - 2)
@@ -165,6 +165,7 @@ def test_a_pack_without_a_row_is_refused(tmp_path: Path) -> None:
             kind(made, manifest)
 
 
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="this system does not list open files")
 def test_read_pack_closes_its_files(tmp_path: Path) -> None:
     manifest = scanned(tmp_path / "data")
     made = packed(manifest, tmp_path)
@@ -173,10 +174,28 @@ def test_read_pack_closes_its_files(tmp_path: Path) -> None:
         links = (f"/proc/self/fd/{name}" for name in os.listdir("/proc/self/fd"))
         return sum(os.readlink(link).endswith(".npy") for link in links if os.path.islink(link))
 
-    if not os.path.isdir("/proc/self/fd"):
-        pytest.skip("this system does not list open files")
     before = shards_open()
     read = ReadPack(made, manifest)
     assert shards_open() == before + len(made.shard_paths)
     del read
     assert shards_open() == before
+
+
+def test_places_follow_the_pack_so_that_blocks_are_read_together(tmp_path: Path) -> None:
+    manifest = scanned(tmp_path / "data")
+    made = packed(manifest, tmp_path)
+    rows = manifest.rows()
+    for each in (MappedPack(made, manifest), ReadPack(made, manifest)):
+        order = rows[np.argsort(each.places[rows], kind="stable")]
+        counts = each.heights[order] * each.widths[order] * 3
+        assert each.places[order].tolist() == (np.cumsum(counts) - counts).tolist()
+        slots = made.slots(manifest)[order]
+        assert list(zip(made.shards[slots], made.offsets[slots])) == sorted(
+            zip(made.shards[slots], made.offsets[slots])
+        )
+
+
+def test_random_reads_are_measured_on_the_pack_itself(tmp_path: Path) -> None:
+    manifest = scanned(tmp_path / "data")
+    made = packed(manifest, tmp_path)
+    assert random_reads_per_s(made, seconds=0.02) > 0

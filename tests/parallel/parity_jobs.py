@@ -4,6 +4,7 @@ A `folder` is what `data_folder` of test_parity.py leaves: images, `manifest.par
 """
 
 import contextlib
+import copy
 import hashlib
 import time
 import warnings
@@ -21,10 +22,13 @@ from fanlight.config import Config
 from fanlight.data import manifest as manifests
 from fanlight.data import order
 from fanlight.data.loader import train_batches
+from fanlight.errors import FanlightError, TrainingError
 from fanlight.models import small
 from fanlight.parallel import comm
 from fanlight.parallel.comm import World
+from fanlight.parallel.layout import Layout
 from fanlight.parallel.norm import synchronise
+from fanlight.parallel.parallelize import parallelize
 from fanlight.parallel.replicate import Replicated
 from fanlight.train import build, evaluate, state
 from fanlight.train.clock import StepClock
@@ -82,6 +86,15 @@ def batches(t: build.Training, *, done: int = 0) -> Iterator[Batch]:
 
 def gradient(t: build.Training) -> torch.Tensor:
     return torch.cat([p.grad.flatten() for p in t.optimizer.named.values() if p.grad is not None]).double()
+
+
+def whole(t: build.Training) -> dict[str, torch.Tensor]:
+    """Each kind of state as one vector: some single tensors are 0 but for rounding."""
+    tensors = {**t.model.state_dict()}
+    kinds: dict[str, list[torch.Tensor]] = {"weights": [tensors.pop(name) for name in t.optimizer.named]}
+    for name, value in tensors.items():
+        kinds.setdefault(name.rpartition(".")[2], []).append(value)
+    return {kind: torch.cat([value.flatten() for value in values]) for kind, values in kinds.items()}
 
 
 def sums_of(t: build.Training, batch: Batch) -> np.ndarray:
@@ -185,7 +198,16 @@ def norm_errors(
         assert value.is_contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
     assert found.keys() == expected.keys()
     assert {name: value.dtype for name, value in found.items()} == {name: plain[name].dtype for name in found}
-    return {name: [error(found[name], expected[name]), error(plain[name], expected[name])] for name in found}
+    errors = {name: [error(found[name], expected[name]), error(plain[name], expected[name])] for name in found}
+    errors["input gradient sum"] = [channel_sum(world, found["input gradient"]), channel_sum(comm.alone(), usual_rows["input gradient"])]
+    return errors
+
+
+def channel_sum(world: World, gradient: torch.Tensor) -> float:
+    """‖sum by channel‖ / ‖gradient‖ over all ranks' rows: 0 but for rounding, whatever the upstream gradient."""
+    by_channel_CX = gradient.double().transpose(0, 1).flatten(1)
+    sums = world.sum_host(torch.cat([by_channel_CX.sum(1), by_channel_CX.square().sum()[None]]).numpy())
+    return float(np.linalg.norm(sums[:-1]) / np.sqrt(sums[-1]))
 
 
 def network_after_synchronise(world: World, *, folder: str, frozen: bool) -> dict[str, Any]:
@@ -245,7 +267,7 @@ def batch_hashes(world: World, *, folder: str, values: dict[str, Any], steps: in
 
 def lockstep(
     world: World, *, folder: str, values: dict[str, Any], dtype: str, steps: int
-) -> dict[str, float | list[str]] | None:
+) -> dict[str, float] | None:
     """Steps of the serial run, each taken by this layout too, from the serial state: the worst relative differences.
 
     Raises TrainingError when gradients differ between ranks in any bit."""
@@ -253,7 +275,7 @@ def lockstep(
     serial = training(comm.alone(), folder, values, dtype=dtype) if world.is_first else None
     serial_batches = batches(serial) if serial else iter([])
     shared = Path(folder, f"lockstep-{world.ranks}.safetensors")
-    worst = dict.fromkeys(("loss", "gradient", "buffers", "weights"), 0.0)
+    worst = dict.fromkeys(("loss", "gradient", *whole(t)), 0.0)
     for step, batch in zip(range(steps), batches(t)):
         if serial:
             save_file({key: value.contiguous() for key, value in serial.tensors().items()}, shared)
@@ -271,11 +293,8 @@ def lockstep(
             serial.optimizer.update(step)
         t.optimizer.update(step)
         if serial:
-            theirs = serial.model.state_dict()
-            for name, value in t.model.state_dict().items():
-                kind = "weights" if name in t.optimizer.named else "buffers"
-                errors[kind] = max(errors.get(kind, 0.0), error(value, theirs[name]))
-            worst = {kind: max(worst[kind], errors.get(kind, 0.0)) for kind in worst}
+            errors |= {kind: error(found, whole(serial)[kind]) for kind, found in whole(t).items()}
+            worst = {kind: max(value, errors[kind]) for kind, value in worst.items()}
     return worst if world.is_first else None
 
 
@@ -293,20 +312,23 @@ def losses(
 
 
 def scored_rows(
-    world: World, *, folder: str, values: dict[str, Any], checkpoint: str, split: str, batch: int, threads: int = 1
+    world: World, *, folder: str, values: dict[str, Any], checkpoint: str, parts: list[list[Any]], threads: int = 1
 ) -> list | None:
-    """Evaluation rows of a split from a checkpoint's weights, and whether a step's state came back after it."""
+    """Evaluation rows from a checkpoint's weights: of each [split, rows of a batch] in `parts`."""
     t = training(world, folder, values)
     t.restore(state.load(Path(checkpoint), world=world)[0])
     before = digest(t.tensors())
     torch.set_num_threads(threads)
     try:
         with strictly():
-            rows = evaluate.outputs(t.step, t.task, t.samples[split], t.cutting, world, batch=batch, workers=1)
+            found = [
+                evaluate.outputs(t.step, t.task, t.samples[split], t.cutting, world, batch=batch, workers=1)
+                for split, batch in parts
+            ]
     finally:
         torch.set_num_threads(1)
     assert digest(t.tensors()) == before and t.model.training
-    return None if rows is None else rows.tolist()
+    return [None if rows is None else rows.tolist() for rows in found]
 
 
 def train_on(
@@ -355,19 +377,37 @@ def settled_state(world: World, *, folder: str, values: dict[str, Any]) -> dict[
     return {"same": digest(t.tensors()) == digest(serial.tensors()), "gradients": left, "keys": sorted(t.tensors())}
 
 
-def step_parts(world: World, *, folder: str, values: dict[str, Any], steps: int) -> list[dict[str, float]]:
-    """The clock's rows of some steps."""
-    t, clock = training(world, folder, values), StepClock(world.device)
-    found = batches(t)
-    for step in range(steps):
-        clock.begin()
-        batch = next(found)
-        clock.arrived()
-        t.step(batch, loss_scale=1.0, clock=clock)
-        t.optimizer.update(step)
-        clock.mark("optimizer")
-        clock.end(step=step + 1, epoch=0, images=batch.rows)
-    return clock.finish()
+def replicated_gradients(world: World, *, channels_last: bool) -> dict[str, Any]:
+    """Two microbatches of one step on a replicated network; the serial gradient of the same rows is the reference."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(16, 2))
+    serial = copy.deepcopy(model)
+    replicated = parallelize(model, Layout(dp_replicate=world.ranks, name="ddp"), world, channels_last=channels_last)
+    assert replicated is not None
+    x = torch.randn(2, world.ranks, 3, 4, 4, generator=torch.Generator().manual_seed(1))
+    sent, changed = [], []
+    for index, more in (0, True), (1, False):
+        before = replicated.last_bucket_at
+        with replicated.accumulating(more), strictly():
+            replicated.wrapped(x[index, world.rank, None]).square().sum().backward()
+        sent.append(replicated.last_bucket_at > before)
+        changed.append(world.any(not equal_on_ranks(model, world)))
+    serial(x.flatten(0, 1)).square().sum().backward()
+    pairs = [(p.grad, q.grad) for p, q in zip(model.parameters(), serial.parameters())]
+    return {
+        "sent": sent, "differs between ranks": changed,
+        "error": max(error(found, expected) for found, expected in pairs),
+        "formats": [p.grad.stride() == p.stride() for p in model.parameters()],
+        "channels last": model[0].weight.is_contiguous(memory_format=torch.channels_last),
+    }  # fmt: skip
+
+
+def equal_on_ranks(model: nn.Module, world: World) -> bool:
+    try:
+        state.check_equal({name: p.grad for name, p in model.named_parameters()}, world)
+    except TrainingError:
+        return False
+    return True
 
 
 def keep_ledger(
@@ -381,7 +421,7 @@ def keep_ledger(
         me = str(world.rank)
         try:
             decisions.append(ledger.exchange(step=step, stop=stop.get(me) == step, save=save.get(me) == step))
-        except Exception as raised:
+        except FanlightError as raised:
             return {"decisions": decisions, "raised": [type(raised).__name__, str(raised)]}
     return {"decisions": decisions, "epoch": ledger.close_epoch(), "after": ledger.epoch_sums.tolist()}
 

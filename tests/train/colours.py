@@ -45,8 +45,9 @@ QUICK = flags(OPTIONS)
 
 def train(data: Path | str, *, out: Path | None = None, resume: Path | str | None = None, **options: Any) -> Path:
     """A run in this process (its ranks aside); its folder. `options` as in OPTIONS, or config keys with `__`."""
-    keys = {cli.FLAGS.get(name, name.replace("__", ".")): value for name, value in (OPTIONS | options).items()}
-    config = assemble(str(data), recipe=None, config=None, flags={} if resume and not options else keys, values=[])
+    given = options if resume else OPTIONS | options
+    keys = {cli.FLAGS.get(name, name.replace("__", ".")): value for name, value in given.items()}
+    config = assemble(str(data), recipe=None, config=None, flags=keys, values=[])
     with console.quiet():
         summary = finish.train(
             config, out=out, resume=str(resume) if resume else None, command="test", entered=0.0,

@@ -5,7 +5,7 @@ makes another pack, and renaming or relabelling files does not. Every canvas's p
 decoded, so threads write without waiting for each other and an interrupted pack continues at its last whole shard.
 """
 
-import fcntl
+import contextlib
 import hashlib
 import json
 import os
@@ -115,6 +115,11 @@ class Pack:
         """Heights and widths by slot; 0 where the slot is −1."""
         known = slots >= 0
         return np.where(known, self.heights[slots], 0), np.where(known, self.widths[slots], 0)
+
+    def starts(self, slots: np.ndarray) -> np.ndarray:
+        """int64, where each slot's pixels begin in the pack read from first to last; 0 where the slot is −1."""
+        counts = self.heights * self.widths * 3
+        return np.where(slots >= 0, (np.cumsum(counts) - counts)[slots], 0)
 
     def place(self, slot: int) -> tuple[int, int, int, int]:
         """Shard, offset in bytes, height, width."""
@@ -284,5 +289,8 @@ def _locked(folder: Path) -> Iterator[None]:
     """One process packs; others that want the same pack wait for it."""
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / ".lock", "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        with contextlib.suppress(ImportError):  # systems without it pack twice at worst: shards are renamed when whole
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -4,6 +4,7 @@ Sources are thread-safe; several input threads read at once. Pixels are the same
 """
 
 import os
+import time
 from typing import Protocol
 
 import numpy as np
@@ -22,6 +23,7 @@ class Source(Protocol):
 
     heights: np.ndarray  # int64 [rows of the manifest]
     widths: np.ndarray
+    places: np.ndarray  # int64 [rows of the manifest], byte where reading begins: near rows are read together
     kind: str  # in words, for the console and resolved.yaml
 
     def read(self, row: int) -> np.ndarray:
@@ -38,6 +40,7 @@ class MappedPack:
         self._slots = pack.slots(manifest)
         self._pack = pack
         self.heights, self.widths = pack.sizes(self._slots)
+        self.places = pack.starts(self._slots)
         self._shards = [np.load(path, mmap_mode="r") for path in pack.shard_paths]
 
     def read(self, row: int) -> np.ndarray:
@@ -54,6 +57,7 @@ class ReadPack:
         self._slots = pack.slots(manifest)
         self._pack = pack
         self.heights, self.widths = pack.sizes(self._slots)
+        self.places = pack.starts(self._slots)
         self._files = [os.open(path, os.O_RDONLY) for path in pack.shard_paths]
         self._starts = [np.load(path, mmap_mode="r").offset for path in pack.shard_paths]
 
@@ -84,6 +88,7 @@ class Files:
         widths, heights = manifest.column("width"), manifest.column("height")
         sizes = [canvas.canvas_size(int(w), int(h), canvas_px) if w > 0 else (0, 0) for w, h in zip(widths, heights)]
         self.widths, self.heights = np.array(sizes, np.int64).reshape(-1, 2).T
+        self.places = np.cumsum(manifest.column("bytes")) - manifest.column("bytes")
 
     def read(self, row: int) -> np.ndarray:
         try:
@@ -97,7 +102,32 @@ class Files:
         return pixels
 
 
+def fits_in_memory(pack: Pack) -> bool:
+    """Whether the pack takes at most 60 % of available memory; its pages are shared by the ranks of a machine."""
+    return pack.bytes <= MAPPED_SHARE * machine.memory_available()
+
+
 def of_pack(pack: Pack, manifest: Manifest) -> MappedPack | ReadPack:
-    """Mapped while it fits in 60 % of available memory (page cache is shared by the ranks of a machine), else read."""
-    fits = pack.bytes <= MAPPED_SHARE * machine.memory_available()
-    return MappedPack(pack, manifest) if fits else ReadPack(pack, manifest)
+    """Mapped while it fits in memory, else read piecewise (mapped all the same where a system has no positioned read)."""
+    if fits_in_memory(pack) or not hasattr(os, "preadv"):
+        return MappedPack(pack, manifest)
+    return ReadPack(pack, manifest)
+
+
+def random_reads_per_s(pack: Pack, *, seconds: float = 0.3) -> float:
+    """Images per second that one thread reads at random places of the pack, the page cache asked to forget it first."""
+    files = [os.open(path, os.O_RDONLY) for path in pack.shard_paths]
+    try:
+        if hasattr(os, "posix_fadvise"):
+            for file in files:
+                os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
+        slots = np.random.default_rng(0).integers(0, len(pack.sha256), 100_000)
+        begin, done = time.perf_counter(), 0
+        while time.perf_counter() - begin < seconds:
+            shard, offset, height, width = pack.place(int(slots[done % len(slots)]))
+            os.pread(files[shard], height * width * 3, offset)
+            done += 1
+        return done / (time.perf_counter() - begin)
+    finally:
+        for file in files:
+            os.close(file)

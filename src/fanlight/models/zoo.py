@@ -68,6 +68,11 @@ def create(
     return Created(model, notes=[f"{what}: {published}"], pretrained=False)
 
 
+def check_name(name: str) -> None:
+    """ConfigError, with near names, where there is no such network: before anything is packed or written."""
+    _builder(name, 1)
+
+
 def names() -> list[str]:
     """Every name that `create` knows, sorted."""
     return sorted({*small.NAMES, *_timm_names(), *_torchvision_names()})

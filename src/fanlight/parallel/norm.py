@@ -2,7 +2,7 @@
 
 torch.nn.SyncBatchNorm refuses CPUs, and plain BatchNorm under DDP normalises by each rank's own rows: another function
 than the serial run's (its first step is already 7e-3 off). Forward: every rank's (count, mean, M2) is gathered and
-merged in rank order, so all ranks hold the same bits. Backward: the two sums of the gradient formula are added up.
+merged in rank order, so all ranks hold the same bits. Backward: so are the two sums of the gradient formula.
 """
 
 from __future__ import annotations
@@ -44,8 +44,7 @@ class _Normalise(torch.autograd.Function):
         )
         grad_x = None
         if needs_x:
-            sums_2C = torch.stack([sum_g_C, sum_gx_C])
-            dist.all_reduce(sums_2C, group=ctx.group)  # over replicas: their rows are one batch
+            sums_2C = _gathered(torch.stack([sum_g_C, sum_gx_C]), ctx.group).sum(0)  # their rows are one batch
             mean_g_C, mean_gx_C = sums_2C / count
             # grad_x = scale · (g − mean_g − x̂ · mean_gx). The last two terms are the inference kernel again, in fp32
             # inside; both parts take the scale as rounded to x's format, or the gradient's sum would not be 0.
@@ -74,17 +73,22 @@ def _statistics(x: torch.Tensor, eps: float, group) -> tuple[torch.Tensor, torch
         half = x.dtype in (torch.bfloat16, torch.float16)
         running_C = torch.zeros(x.shape[1]) if half else None
         mean_C, var_C = torch.batch_norm_update_stats(x, running_C, running_C, 0.0)
-    kind = torch.float64 if x.dtype == torch.float64 else torch.float32
-    own = torch.cat([mean_C.to(kind), var_C.to(kind), torch.full((1,), float(local), dtype=kind, device=x.device)])
-    all_R = [torch.empty_like(own) for _ in range(dist.get_world_size(group))]
-    dist.all_gather(all_R, own, group=group)
-    table_RX = torch.stack(all_R)
+    # In float64 because it is small: counts stay whole numbers, and far from 0 no digit of the means' spread is lost.
+    own = torch.cat([mean_C.double(), var_C.double(), mean_C.new_full((1,), local, dtype=torch.float64)])
+    table_RX = _gathered(own, group)
     channels = x.shape[1]
     means_RC, vars_RC, counts_R1 = table_RX[:, :channels], table_RX[:, channels:-1], table_RX[:, -1:]
     count = counts_R1.sum()
     merged_C = (means_RC * counts_R1).sum(0) / count
     spread_C = ((vars_RC + (means_RC - merged_C).square()) * counts_R1).sum(0) / count
-    return merged_C, spread_C, count
+    return merged_C.to(mean_C.dtype), spread_C.to(mean_C.dtype), count
+
+
+def _gathered(own: torch.Tensor, group) -> torch.Tensor:
+    """Every rank's `own`, in rank order, [R, ...]. For vectors this small gloo's all-reduce takes twice as long."""
+    all_R = [torch.empty_like(own) for _ in range(dist.get_world_size(group))]
+    dist.all_gather(all_R, own, group=group)
+    return torch.stack(all_R)
 
 
 def _forward(norm: Any, x: torch.Tensor) -> torch.Tensor:

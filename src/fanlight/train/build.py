@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from fanlight.config import Config
@@ -50,10 +49,7 @@ def split_samples(config: Config, manifest: Manifest, task: Classify, where: sou
     """One split's samples in manifest order."""
     rows = manifest.rows(split)
     targets = task.targets(manifest, rows)
-    blocks = None
-    if config.data.order == "blocks":
-        ends = np.cumsum(where.heights[rows] * where.widths[rows] * 3)
-        blocks = ends // order.BLOCK_BYTES
+    blocks = where.places[rows] // order.BLOCK_BYTES if config.data.order == "blocks" else None
     return Samples(where, rows, targets, task.weights(targets), blocks)
 
 

@@ -27,7 +27,8 @@ def save_weights(model: nn.Module, path: Path, config: Config, classes: Sequence
     path.parent.mkdir(exist_ok=True)
     part = path.with_suffix(".part")
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
-    save_file(tensors, part, metadata={"format": "pt", "fanlight": json.dumps(about)})
+    # One entry: safetensors writes several in an order of chance, and equal runs should give equal files.
+    save_file(tensors, part, metadata={"fanlight": json.dumps(about)})
     part.rename(path)
 
 

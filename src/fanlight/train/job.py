@@ -72,7 +72,10 @@ def _resume(path: Path, t: build.Training) -> Progress:
             f"{path / 'resolved.yaml'} was changed after {checkpoints[-1].name} was saved: continued, it would be another "
             "run; change it back, or train anew"
         )
-    t.restore(tensors)
+    try:
+        t.restore(tensors)
+    except KeyError as error:  # a rank's file is gone
+        raise RunError(f"{checkpoints[-1]} lacks {error}; delete it to use the one before") from None
     t.optimizer.restore_scalars(document)
     if t.world.is_first:
         console.say(f"Continuing after step {document['step']} (epoch {document['epoch'] + 1})")
@@ -126,6 +129,15 @@ def execute(run: Path, *, entered: float) -> dict[str, Any]:
                 if not memory.ran_out(error):
                     raise
                 _halve(run, config, error)
+            except ValueError as error:
+                if "more than 1 value per channel" not in str(error):
+                    raise
+                t = config.train
+                raise ConfigError(
+                    f"train.batch_size {t.batch_size} in {t.microbatches} microbatch(es) leaves a single image, of which the "
+                    f"batch norms of {config.model.name} can take no statistics; use a larger --batch-size, or fewer "
+                    "--microbatches"
+                ) from None
 
 
 @contextlib.contextmanager
@@ -161,13 +173,14 @@ def _start(run: Path, config: Config, **times: float) -> dict[str, Any]:
 
 def _halve(run: Path, config: Config, error: BaseException) -> None:
     rows = (config.train.batch_size or 1) // config.train.microbatches // (config.execution.ranks or 1)
+    why = (str(error).splitlines() or [type(error).__name__])[0]
     if rows < 2:
         raise TrainingError(
-            f"out of memory with one image per microbatch and rank ({error}); use a smaller --image-size or --model"
+            f"out of memory with one image per microbatch and rank ({why}); use a smaller --image-size or --model"
         ) from None
     changed = prepare.with_more_microbatches(run, config)
     console.warn(
-        f"out of memory with {rows} images per microbatch and rank", why=str(error).splitlines()[0],
+        f"out of memory with {rows} images per microbatch and rank", why=why,
         do=f"Continuing with {changed.train.microbatches} microbatches at the same global batch",
     )  # fmt: skip
 

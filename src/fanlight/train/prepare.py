@@ -62,6 +62,7 @@ def _pack(choices: resolve.Choices, manifest: Manifest) -> Manifest:
     """Packs, unless told not to; where a pack cannot be and was not insisted on, says so and uses the files."""
     config = choices.config
     if config.execution.pack is False:
+        resolve.order(choices, None)
         return manifest
     try:
         made = pack.make(
@@ -73,7 +74,9 @@ def _pack(choices: resolve.Choices, manifest: Manifest) -> Manifest:
             raise
         console.warn("training without a pack", why=str(error), do="It decodes every image at every epoch")
         choices.take("execution.pack", False, str(error))
+        resolve.order(choices, None)
         return open_decoded(manifest)
+    resolve.order(choices, made)
     return made.mark_failed(manifest)
 
 

@@ -11,7 +11,7 @@ import torch
 from fanlight import machine
 from fanlight.config import Config
 from fanlight.console import warn
-from fanlight.data import augment
+from fanlight.data import augment, pack, source, split
 from fanlight.data.manifest import Manifest
 from fanlight.errors import ConfigError, DataError
 from fanlight.parallel import layout as layouts
@@ -24,6 +24,7 @@ EVALUATIONS_MAX = 20  # in a default run
 PHOTO_PX = {"cpu": 96, "cuda": 128}  # default: where ResNet-18 on two cores is a matter of minutes
 PHOTO_CROP, PHOTO_EVAL = (0.25, 1.0), 0.875
 SMALL_CROP = (0.6, 1.0)
+CORE_IMAGES_PER_S, GPU_IMAGES_PER_S = 100, 3_000  # what training consumes, roughly, where only its order matters
 SMALL_PX = 64  # up to here a stem that shrinks 4× leaves too little
 MIRRORED_WORDS = {"left", "right"}  # classes whose meaning a mirror image changes
 
@@ -57,6 +58,10 @@ def check(config: Config) -> None:
     for key, value in positive.items():
         if value is not None and not (value > 0 and math.isfinite(value)):
             raise ConfigError(f"{key} is {value}; it must be above 0")
+    if c.optim.weight_decay is not None and not 0 <= c.optim.weight_decay < math.inf:
+        raise ConfigError(f"optim.weight_decay is {c.optim.weight_decay}; it must be 0 or more")
+    if not -(1 << 63) <= c.train.seed < 1 << 64:
+        raise ConfigError(f"train.seed is {c.train.seed}; it must fit in 64 bits")
     crop = c.augment.crop_share
     if crop is not None and not 0 < crop[0] <= crop[1] <= 1:
         raise ConfigError(f"augment.crop_share is {crop}; it must be two shares, 0 < lowest ≤ highest ≤ 1")
@@ -64,12 +69,15 @@ def check(config: Config) -> None:
         raise ConfigError(f"augment.crop_ratio is {c.augment.crop_ratio}; it must be two ratios, lowest first")
     shares = {
         "augment.eval_share": (1.0 if c.augment.eval_share is None else c.augment.eval_share, 0, 1),
+        "data.val_fraction": (c.data.val_fraction, 0, split.VAL_FRACTION_MAX),
         "optim.label_smoothing": (c.optim.label_smoothing, -1, 0.999),
         "optim.warmup_share": (c.optim.warmup_share, -1, 0.9), "optim.momentum": (c.optim.momentum, -1, 0.9999),
+        "optim.beta2": (c.optim.beta2, -1, 0.999999),
     }  # fmt: skip
     for key, (value, above, most) in shares.items():
         if not above < value <= most or value < 0:
-            raise ConfigError(f"{key} is {value}; it must be a share from {max(above, 0)} to {most:g}")
+            bounds = f"above 0 and at most {most:g}" if above == 0 else f"from 0 to {most:g}"
+            raise ConfigError(f"{key} is {value}; it must be a share {bounds}")
     if c.optim.name not in optim.NAMES:
         raise ConfigError(f"optim.name is {c.optim.name!r}; use one of {', '.join(optim.NAMES)}")
     if c.optim.schedule not in schedule.NAMES:
@@ -109,6 +117,21 @@ def sizes(choices: Choices, manifest: Manifest) -> None:
     share = (choices.config.augment.crop_share or PHOTO_CROP)[0]
     reason = f"crops keep at least {share:g} of the area, so {image_px} px of detail remain in the smallest"
     choices.take("data.canvas_px", augment.canvas_px(image_px, crop_share_min=share), reason)
+
+
+def order(choices: Choices, made: pack.Pack | None) -> None:
+    """Random order where reads at random places are fast enough twice over, else shuffled blocks."""
+    if made is None:
+        choices.take("data.order", "random", "files are read one by one in any order")
+    elif source.fits_in_memory(made):
+        choices.take("data.order", "random", "the pack fits in memory")
+    elif choices.config.data.order is None:
+        gpus = torch.cuda.device_count() if choices.config.execution.device == "cuda" else 0
+        needed = GPU_IMAGES_PER_S * gpus or CORE_IMAGES_PER_S * machine.cores_usable()
+        rate = source.random_reads_per_s(made)
+        words = f"the pack is larger than memory, and its disk reads {rate:,.0f} images/s at random places; "
+        kind = "random" if rate >= 2 * needed else "blocks"
+        choices.take("data.order", kind, f"{words}twice {needed:,.0f} are wanted (measured against a rule of thumb)")
 
 
 def whole(choices: Choices, manifest: Manifest) -> None:
@@ -177,7 +200,6 @@ def _machine(choices: Choices) -> None:
         choices.take("train.precision", *precision.fastest(device))
     choices.take("execution.channels_last", True, "convolutions are faster so, on CPUs and tensor cores")
     choices.take("execution.pack", True, "decoding once is cheaper than at every epoch")
-    choices.take("data.order", "random", "the pack is in memory or on a disk with fast random reads")
 
 
 def _model(choices: Choices, manifest: Manifest) -> None:

@@ -1,0 +1,355 @@
+import gc
+import re
+import threading
+import tracemalloc
+import weakref
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from fanlight.data import augment, order
+from fanlight.data.formats import recognise
+from fanlight.data.loader import Cutting, Samples, evaluation_batches, train_batches
+from fanlight.data.scan import scan
+from fanlight.data.source import Files
+from fanlight.errors import DataError
+from fanlight.types import Batch, Position
+
+GROWTH_BYTES = 64_000  # of Python's memory over 300 batches: caches. Orders kept would be 180,000, batches more
+
+
+class Arrays:
+    """Canvases of many sizes in memory, behind rows that are not the samples' numbers."""
+
+    kind = "arrays"
+
+    def __init__(self, count: int, *, seed: int = 0):
+        rng = np.random.default_rng(seed)
+        self.heights, self.widths = rng.integers(1, 40, count), rng.integers(1, 40, count)
+        self.canvases = [rng.integers(0, 256, (h, w, 3), dtype=np.uint8) for h, w in zip(self.heights, self.widths)]
+        self.reads: list[int] = []  # appending is safe from several threads
+
+    def read(self, row: int) -> np.ndarray:
+        self.reads.append(row)
+        return self.canvases[row]
+
+
+def samples_of(count: int, *, blocks: bool = False) -> Samples:
+    rows = np.random.default_rng(1).permutation(2 * count)[:count]
+    targets, weights = np.arange(count) * 10, np.arange(1.0, count + 1)
+    return Samples(Arrays(2 * count), rows, targets, weights, np.arange(count) // 3 if blocks else None)
+
+
+CUTTING = Cutting(
+    batch=12, microbatches=2, rank=0, ranks=1, image_px=8, seed=5, flip=True, crop_share=(0.25, 1.0),
+    crop_ratio=(0.75, 4 / 3), eval_share=0.875,
+)  # fmt: skip
+START = Position(0, 0)
+
+
+def train(
+    samples: Samples, cutting: Cutting = CUTTING, *, start: Position = START, epochs: int = 2, workers: int = 2
+) -> list[Batch]:
+    return list(train_batches(samples, cutting, start=start, epochs=epochs, workers=workers))
+
+
+def evaluate(samples: Samples, cutting: Cutting = CUTTING, *, batch: int = 8, workers: int = 2) -> list[Batch]:
+    return list(evaluation_batches(samples, cutting, batch=batch, workers=workers))
+
+
+def arrays(batch: Batch) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """(samples, images, targets) by microbatch."""
+    for part in batch.parts:
+        assert part.images is not None and part.targets is not None
+        yield part.samples, part.images.numpy(), part.targets.numpy()
+
+
+def joined(of_ranks: list[Batch]) -> list[tuple[np.ndarray, ...]]:
+    """The global batch by microbatch, from every rank's part of it."""
+    by_rank = zip(*(arrays(batch) for batch in of_ranks), strict=True)
+    return [tuple(np.concatenate(columns) for columns in zip(*parts)) for parts in by_rank]
+
+
+def assert_same(found: list[Batch], wanted: list[Batch]) -> None:
+    assert [batch.position for batch in found] == [batch.position for batch in wanted]
+    for one, other in zip(found, wanted):
+        assert one.denominator == other.denominator
+        for a, b in zip(arrays(one), arrays(other), strict=True):
+            assert all(np.array_equal(x, y) for x, y in zip(a, b))
+
+
+def input_threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("input")]
+
+
+# --- training
+
+
+def test_a_batch_is_the_order_s_samples_cut_by_their_own_numbers() -> None:
+    samples = samples_of(40)
+    batches = train(samples)
+    assert [batch.position for batch in batches] == [Position(e, s) for e in range(2) for s in range(3)]
+    for batch in batches:
+        epoch, step = batch.position
+        chosen = order.epoch_order(40, seed=5, epoch=epoch)[12 * step : 12 * step + 12]
+        assert batch.denominator == samples.weights[chosen].sum()
+        assert batch.rows == 12
+        assert batch.seconds > 0
+        place = 0
+        for part, images, targets in arrays(batch):
+            assert np.array_equal(part, chosen[place : place + len(part)])
+            place += len(part)
+            assert np.array_equal(targets, part * 10)
+            assert images.shape == (6, 8, 8, 3) and images.dtype == np.uint8
+            for sample, image in zip(part, images):
+                row = samples.rows[[sample]]
+                boxes = augment.random_boxes(
+                    np.array([sample]), samples.source.heights[row], samples.source.widths[row], seed=5, epoch=epoch,
+                    flip=True, share=(0.25, 1.0), ratio=(0.75, 4 / 3),
+                )  # fmt: skip
+                wanted = np.zeros((8, 8, 3), np.uint8)
+                augment.cut(samples.source.read(int(row[0])), boxes, 0, out=wanted)
+                assert np.array_equal(image, wanted)
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 4])
+@pytest.mark.parametrize("microbatches", [1, 2, 5])
+def test_ranks_together_see_the_serial_batches(ranks: int, microbatches: int) -> None:
+    """The parity contract's first part: the same samples, microbatches, crops and pixels on any number of ranks."""
+    samples = samples_of(40)
+    serial = train(samples, replace(CUTTING, microbatches=microbatches))
+    of_rank = [
+        train(samples, replace(CUTTING, microbatches=microbatches, rank=rank, ranks=ranks)) for rank in range(ranks)
+    ]
+    for step, whole in enumerate(serial):
+        parts = [batches[step] for batches in of_rank]
+        assert {part.position for part in parts} == {whole.position}
+        assert {part.denominator for part in parts} == {whole.denominator}, "every rank knows the whole batch's"
+        assert sum(part.rows for part in parts) == whole.rows == 12
+        for found, wanted in zip(joined(parts), arrays(whole), strict=True):
+            assert all(np.array_equal(a, b) for a, b in zip(found, wanted))
+
+
+@given(st.integers(1, 20), st.integers(1, 6), st.integers(1, 6))
+@settings(deadline=None, max_examples=25)
+def test_any_cutting_sees_the_serial_batch(batch: int, microbatches: int, ranks: int) -> None:
+    """Also ranks and microbatches without a row."""
+    samples = samples_of(20)
+    cutting = replace(CUTTING, batch=batch, microbatches=microbatches)
+    serial = train(samples, cutting, epochs=1)
+    of_rank = [train(samples, replace(cutting, rank=rank, ranks=ranks), epochs=1) for rank in range(ranks)]
+    assert len(serial) == 20 // batch
+    for step, whole in enumerate(serial):
+        for found, wanted in zip(joined([batches[step] for batches in of_rank]), arrays(whole), strict=True):
+            assert all(np.array_equal(a, b) for a, b in zip(found, wanted))
+
+
+@pytest.mark.parametrize("workers", [0, 1, 5])
+def test_workers_do_not_matter(workers: int) -> None:
+    samples = samples_of(40)
+    assert_same(train(samples, workers=workers), train(samples, workers=2))
+    assert_same(evaluate(samples, workers=workers), evaluate(samples, workers=2))
+
+
+@pytest.mark.parametrize("blocks", [False, True])
+@pytest.mark.parametrize("start", [Position(0, 1), Position(0, 3), Position(1, 0), Position(2, 2)])
+def test_resuming_goes_on_with_the_next_sample(start: Position, blocks: bool) -> None:
+    samples = samples_of(40, blocks=blocks)
+    whole = train(samples, epochs=3)
+    assert_same(train(samples, start=start, epochs=3), whole[3 * start.epoch + start.step :])
+
+
+def test_an_ended_run_has_no_batches() -> None:
+    assert train(samples_of(40), start=Position(2, 0)) == []
+    assert train(samples_of(11)) == [], "no whole batch"
+
+
+def test_samples_left_out_differ_between_epochs() -> None:
+    samples = samples_of(40)  # 3 batches of 12 and 4 left out
+    left = []
+    for epoch in range(6):
+        batches = train(samples, start=Position(epoch, 0), epochs=epoch + 1)
+        seen = np.concatenate([part for batch in batches for part, _, _ in arrays(batch)])
+        assert len(np.unique(seen)) == len(seen) == 36
+        left.append(frozenset(range(40)) - set(seen.tolist()))
+    assert len(set(left)) == 6
+    assert len(frozenset.union(*left)) > 12
+
+
+def test_the_blocks_order_reads_blocks_whole() -> None:
+    samples = samples_of(120, blocks=True)  # blocks of 3, so a window is 48 samples
+    batches = train(samples, replace(CUTTING, batch=48), epochs=1)
+    seen = [part // 3 for batch in batches for part, _, _ in arrays(batch)]
+    assert len(set(np.concatenate(seen[:2]).tolist())) == order.BLOCK_WINDOW
+    assert not set(np.concatenate(seen[:2]).tolist()) & set(np.concatenate(seen[2:]).tolist())
+
+
+def test_seeds_and_epochs_change_crops() -> None:
+    samples = samples_of(12)
+
+    def of(cutting: Cutting, epoch: int) -> dict[int, bytes]:
+        (batch,) = train(samples, cutting, start=Position(epoch, 0), epochs=epoch + 1)
+        return {int(s): image.tobytes() for part, images, _ in arrays(batch) for s, image in zip(part, images)}
+
+    first = of(CUTTING, 0)
+    for other in (of(CUTTING, 1), of(replace(CUTTING, seed=6), 0)):
+        same = [sample for sample in first if first[sample] == other[sample]]
+        assert len(same) <= 2  # images of a pixel or two have one crop
+
+
+def test_targets_of_any_shape_are_copied() -> None:
+    samples = replace(samples_of(24), targets=np.arange(24 * 3, dtype=np.float32).reshape(24, 3))
+    batch = train(samples)[0]
+    targets = batch.parts[0].targets
+    assert targets is not None and targets.shape == (6, 3) and targets.dtype == torch.float32
+    wanted = samples.targets[batch.parts[0].samples].copy()
+    samples.targets[:] = -1
+    assert np.array_equal(targets.numpy(), wanted)
+
+
+# --- evaluation
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 4])
+@pytest.mark.parametrize("count", [1, 7, 8, 29])
+def test_evaluation_scores_every_sample_once_in_the_same_batches(ranks: int, count: int) -> None:
+    samples = samples_of(count)
+    serial = evaluate(samples)
+    assert [batch.position for batch in serial] == [Position(0, step) for step in range(-(-count // 8))]
+    of_rank = [evaluate(samples, replace(CUTTING, rank=rank, ranks=ranks)) for rank in range(ranks)]
+    found = sorted(
+        (batch for batches in of_rank for batch in batches), key=lambda batch: int(batch.parts[0].samples[0])
+    )
+    scored = np.concatenate([batch.parts[0].samples for batch in found])
+    assert np.array_equal(scored, np.arange(count))
+    assert sum(batch.denominator for batch in found) == samples.weights.sum()
+    for one, other in zip(found, serial, strict=True):
+        (a,), (b,) = arrays(one), arrays(other)
+        assert all(np.array_equal(x, y) for x, y in zip(a, b))
+
+
+def test_the_last_batch_is_padded_with_its_last_image_and_not_counted() -> None:
+    samples = samples_of(19)
+    *_, last = evaluate(samples)
+    ((chosen, images, targets),) = arrays(last)
+    assert chosen.tolist() == [16, 17, 18]
+    assert targets.tolist() == [160, 170, 180]
+    assert last.rows == 3
+    assert last.denominator == samples.weights[16:].sum()
+    assert images.shape == (8, 8, 8, 3), "a fixed size, so that the same sums are made on any number of ranks"
+    assert (images[3:] == images[2]).all()
+
+
+def test_evaluation_sees_the_centre_and_no_chance() -> None:
+    samples = samples_of(19)
+    rows = samples.rows
+    boxes = augment.centre_boxes(samples.source.heights[rows], samples.source.widths[rows], share=0.875)
+    images = np.concatenate([next(arrays(batch))[1] for batch in evaluate(samples)])[:19]
+    for sample in range(19):
+        wanted = np.zeros((8, 8, 3), np.uint8)
+        augment.cut(samples.source.read(int(rows[sample])), boxes, sample, out=wanted)
+        assert np.array_equal(images[sample], wanted)
+    assert_same(evaluate(samples, replace(CUTTING, seed=99)), evaluate(samples))
+
+
+def test_evaluation_of_nothing() -> None:
+    assert evaluate(samples_of(0)) == []
+
+
+# --- threads
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_no_more_is_made_ahead_than_promised(workers: int) -> None:
+    samples = samples_of(400)
+    source = samples.source
+    assert isinstance(source, Arrays)
+    batches = train_batches(samples, CUTTING, start=START, epochs=1, workers=workers)
+    for taken in range(1, 4):
+        next(batches)
+        assert 12 * taken <= len(source.reads) <= 12 * (taken + workers + 1)
+    batches.close()
+    assert len(source.reads) <= 12 * (3 + workers + 1)
+
+
+def test_nothing_is_read_before_the_first_batch_is_asked_for() -> None:
+    samples = samples_of(40)
+    source = samples.source
+    assert isinstance(source, Arrays)
+    batches = train_batches(samples, CUTTING, start=START, epochs=1, workers=2)
+    assert source.reads == [] and input_threads() == []
+    batches.close()
+
+
+@pytest.mark.parametrize("end", ["closed", "dropped", "exhausted", "failed"])
+def test_threads_end_with_the_batches(end: str) -> None:
+    assert input_threads() == []
+    samples = samples_of(200)
+    batches = train_batches(samples, CUTTING, start=START, epochs=1, workers=3)
+    next(batches)
+    assert 1 <= len(input_threads()) <= 3
+    if end == "closed":
+        batches.close()
+    elif end == "dropped":
+        del batches
+    elif end == "exhausted":
+        assert len(list(batches)) == 15
+    else:
+        samples.source.canvases.clear()  # type: ignore[attr-defined]
+        with pytest.raises(IndexError):
+            list(batches)
+    gc.collect()
+    assert input_threads() == []
+
+
+def test_an_error_of_an_input_thread_names_the_file(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for number in range(24):
+        path = tmp_path / "ab"[number % 2] / f"{number:02d}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (9, 9, 3), dtype=np.uint8)).save(path)
+    manifest = scan(recognise(str(tmp_path), cache=tmp_path / "unused"), workers=1)
+    files = Files(manifest, canvas_px=9)
+    samples = Samples(files, manifest.rows(), np.zeros(24, np.int64), np.ones(24))
+    cutting = replace(CUTTING, batch=4)
+    sample = int(order.epoch_order(24, seed=5, epoch=0)[13])  # the fourth batch
+    path = manifest.path(sample)
+    path.write_bytes(path.read_bytes()[:60])
+    batches = train_batches(samples, cutting, start=START, epochs=1, workers=2)
+    assert [next(batches).position.step for _ in range(3)] == [0, 1, 2], "what was whole is delivered first, in order"
+    with pytest.raises(DataError, match=re.escape(str(path))):
+        next(batches)
+    assert input_threads() == []
+    with pytest.raises(DataError, match=re.escape(str(path))):
+        list(evaluation_batches(samples, cutting, batch=8, workers=2))
+
+
+def test_memory_does_not_grow() -> None:
+    samples, cutting = samples_of(60), replace(CUTTING, batch=40)  # every batch is an epoch with an order of its own
+    source = samples.source
+    assert isinstance(source, Arrays)
+    batches = train_batches(samples, cutting, start=START, epochs=1000, workers=2)
+
+    def bytes_after(count: int) -> int:
+        """Of Python's memory, once `count` batches were taken and let go."""
+        taken = [weakref.ref(next(batches)) for _ in range(count)]
+        source.reads.clear()
+        gc.collect()
+        assert sum(batch() is not None for batch in taken) <= 2, "an input thread may not have let go of its last"
+        return tracemalloc.get_traced_memory()[0]
+
+    tracemalloc.start()
+    try:
+        before = bytes_after(100)
+        after = bytes_after(300)
+    finally:
+        tracemalloc.stop()
+        batches.close()
+    assert after - before < GROWTH_BYTES

@@ -1,0 +1,131 @@
+"""Run folders: made, found, and refused."""
+
+import json
+import os
+
+import pytest
+
+from fanlight.data import builtin
+from fanlight.errors import ConfigError, DataError, RunError
+from fanlight.train import folder
+from train import colours as tiny
+
+pytest_plugins = ["train.fixtures"]
+pytestmark = pytest.mark.usefixtures("own_place")
+
+
+def test_default_names_count_up(own_place):
+    names = [folder.create("some/my photos/", "resnet18", out=None).name for _ in range(2)]
+    assert names == ["my-photos-resnet18-1", "my-photos-resnet18-2"]
+    assert folder.create("~", "x", out=None).parent == folder.RUNS
+
+
+def test_out_is_taken_when_it_is_empty(own_place):
+    assert folder.create("d", "m", out=own_place / "new" / "run") == own_place / "new" / "run"
+    assert folder.create("d", "m", out=own_place / "new" / "run").is_dir()
+    (own_place / "new" / "run" / "file").touch()
+    with pytest.raises(RunError, match=r"run exists and is not empty; name another, or continue it with --resume"):
+        folder.create("d", "m", out=own_place / "new" / "run")
+    with pytest.raises(RunError, match="exists and is not empty"):
+        folder.create("d", "m", out=own_place / "new" / "run" / "file")
+
+
+def test_a_folder_that_cannot_be_made(own_place):
+    (own_place / "file").touch()
+    with pytest.raises(RunError, match=r"cannot make the run folder .*: Not a directory; name another with --out"):
+        folder.create("d", "m", out=own_place / "file" / "run")
+
+
+@pytest.mark.parametrize("text", [None, "", "{", "no"])
+def test_what_is_no_run(own_place, text):
+    if text is not None:
+        (own_place / "run.json").write_text(text)
+    with pytest.raises(
+        RunError, match=r"is not a run folder: it has no readable run\.json; `fanlight runs` lists them"
+    ):
+        folder.read_summary(own_place)
+
+
+@pytest.mark.parametrize("document", [{}, {"version": 2}, {"version": "1"}])
+def test_another_version(own_place, document):
+    (own_place / "run.json").write_text(json.dumps(document))
+    with pytest.raises(
+        RunError, match=r"was written by another version of Fanlight .* use the Fanlight named in its env.json"
+    ):
+        folder.read_summary(own_place)
+
+
+def test_a_summary_is_whole_or_not_there(own_place, monkeypatch):
+    folder.write_summary(own_place, {"version": 1, "status": "running"})
+    with pytest.raises(TypeError):
+        folder.write_summary(own_place, {"version": object()})
+    assert folder.update_summary(own_place, status="stopped") == {"version": 1, "status": "stopped"}
+    assert folder.read_summary(own_place) == {"version": 1, "status": "stopped"}
+
+
+def write_run(path, *, data, status, started):
+    path.mkdir(parents=True)
+    folder.write_summary(path, {"version": 1, "status": status, "started": started, "data": {"path": str(data)}})
+
+
+def test_the_newest_unfinished_run_of_the_data(own_place):
+    photos = own_place / "photos"
+    for number, (data, status) in enumerate(
+        [(photos, "failed"), (photos, "stopped"), (photos, "finished"), ("digits", "running")]
+    ):
+        write_run(folder.RUNS / f"r{number}", data=data, status=status, started=f"2026-01-0{number + 1}T00:00:00")
+    (folder.RUNS / "broken").mkdir()
+    (folder.RUNS / "broken" / "run.json").write_text("{")
+    assert folder.latest_unfinished("photos") == folder.RUNS / "r1"  # another spelling of the same place
+    assert folder.latest_unfinished("digits") == folder.RUNS / "r3"
+    assert folder.latest_unfinished("elsewhere") is None
+    assert folder.latest_unfinished("photos", out=folder.RUNS / "r0") == folder.RUNS / "r0"
+    assert folder.latest_unfinished("photos", out=own_place / "none") is None
+
+
+def test_a_refused_start_leaves_nothing(own_place):
+    def start(error, *, made=()):
+        run = folder.create("d", "m", out=own_place / "run")
+        for name in ("resolved.yaml", *made):
+            (run / name).touch()
+        with pytest.raises(type(error)), folder.discarded_when_refused(run):
+            raise error
+        return run.exists()
+
+    assert not start(ConfigError("no such model"))
+    assert start(ConfigError("later"), made=["metrics.jsonl"])
+    folder.shutil.rmtree(own_place / "run")
+    assert start(DataError("a file went away"))
+
+
+def test_unchanged_data_is_read_by_size_and_time_first(finished, monkeypatch, own_place):
+    manifest = folder.read_manifest(finished)
+    monkeypatch.setattr(folder.Path, "read_bytes", lambda self: pytest.fail(f"{self} was read"))
+    folder.check_unchanged(finished, manifest)
+
+
+def test_touched_files_are_compared_by_their_bytes(own_place):
+    data = tiny.make(own_place / "data", per_class=4)
+    run = tiny.train(data, out=own_place / "run", epochs=1, batch_size=4)
+    manifest = folder.read_manifest(run)
+    for path in data.rglob("*.png"):
+        os.utime(path, (1, 1))
+    folder.check_unchanged(run, manifest)
+    for name in ("red/01.png", "red/02.png"):
+        (data / name).write_bytes(b"other")
+    with pytest.raises(RunError, match=r"2 file\(s\) of .* changed since .* began, first red/01.png; put them back to"):
+        folder.check_unchanged(run, manifest)
+
+
+def test_built_in_data_of_a_cleared_cache_comes_back(own_place, monkeypatch):
+    """`fanlight cache clear` promises that what is needed is made again."""
+
+    def write(name, *, cache):
+        root = cache / "builtin" / "digits-v1"
+        return root if root.is_dir() else tiny.make(root, per_class=4)
+
+    monkeypatch.setattr(builtin, "write", write)
+    monkeypatch.setenv("FANLIGHT_CACHE", str(own_place / "cache"))
+    run = tiny.train("digits", out=own_place / "run", epochs=1, batch_size=4)
+    folder.shutil.rmtree(own_place / "cache")
+    folder.check_unchanged(run, folder.read_manifest(run))

@@ -1,0 +1,241 @@
+"""Automatic choices and their reasons; values that cannot work."""
+
+import dataclasses
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from fanlight.config import Config, keys
+from fanlight.data import manifest as manifests
+from fanlight.data.manifest import Manifest
+from fanlight.errors import ConfigError, DataError
+from fanlight.train import optim, prepare, resolve
+from train import colours as tiny
+
+pytest_plugins = ["train.fixtures"]
+pytestmark = pytest.mark.usefixtures("own_place")
+
+OPEN_BY_DESIGN = {  # None means none of it, not to be decided
+    "data.folds", "data.limit", "model.weights", "execution.pack_dir", "execution.checkpoint_steps", "optim.clip_norm"
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def no_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+
+
+def manifest(
+    count: int = 400, *, px: int = 300, classes: tuple[str, ...] = ("cat", "dog"), train: float = 0.8
+) -> Manifest:
+    names = [classes[row % len(classes)] for row in range(count)]
+    texts = [f"{row:05d}" for row in range(count)]
+    split = ["train" if row < train * count else "val" for row in range(count)]
+    columns = {
+        "path": texts, "label": names, "split": split, "group": texts, "width": np.full(count, px + 40),
+        "height": np.full(count, px), "format": ["png"] * count, "bytes": np.ones(count), "mtime_ns": np.ones(count),
+        "sha256": texts, "status": ["ok"] * count, "reason": [""] * count, "decoded": np.ones(count, bool),
+    }  # fmt: skip
+    return Manifest.of(manifests.table_of(columns), root=tiny.Path("/nowhere"), source="test")
+
+
+def choose(values: dict[str, object] | None = None, **about) -> resolve.Choices:
+    config = Config().with_values({"train.precision": "fp32", **(values or {})})
+    resolve.check(config)
+    choices = resolve.Choices(config)
+    described = manifest(**about)
+    resolve.sizes(choices, described)
+    resolve.whole(choices, described)
+    return choices
+
+
+def values(config: Config) -> dict[str, object]:
+    pairs = [(key, *key.split(".")) for key in keys()]
+    return {key: getattr(getattr(config, section), name) for key, section, name in pairs}
+
+
+def test_everything_is_decided_and_has_a_reason():
+    choices = choose()
+    decided = values(choices.config)
+    assert {key for key, value in decided.items() if value is None} <= OPEN_BY_DESIGN
+    asked = values(Config().with_value("train.precision", "fp32"))
+    assert {key for key in decided if decided[key] != asked[key]} == choices.reasons.keys()
+    assert all(len(reason) > 5 for reason in choices.reasons.values())
+
+
+def test_what_was_asked_is_kept():
+    asked = {
+        "data.image_px": 48, "data.canvas_px": 50, "model.name": "lenet5", "augment.flip": False, "optim.lr": 0.5,
+        "optim.weight_decay": 0.0, "train.epochs": 3, "train.batch_size": 7, "train.evaluate_every": 2,
+        "execution.ranks": 3, "execution.threads": 5, "execution.workers": 4, "execution.channels_last": False,
+        "execution.pack": False, "data.order": "blocks", "augment.eval_share": 0.5, "augment.crop_share": "0.5, 0.9",
+    }  # fmt: skip
+    choices = choose(asked)
+    decided = values(choices.config)
+    assert {key: decided[key] for key in asked} == asked | {"augment.crop_share": (0.5, 0.9)}
+    assert not choices.reasons.keys() & asked.keys()
+
+
+def test_photos_and_small_images():
+    photos, small = choose().config, choose(px=28).config
+    assert photos.data.image_px >= 96 and photos.model.name == "resnet18"
+    assert photos.augment.crop_share == resolve.PHOTO_CROP and photos.augment.eval_share < 1
+    assert (small.data.image_px, small.model.name, small.augment.eval_share) == (32, "small-resnet", 1.0)
+    assert choose(px=5).config.data.image_px == 16
+
+
+def test_mirrors():
+    assert choose().config.augment.flip is True
+    assert choose(classes=("0", "1", "10")).config.augment.flip is False
+    assert choose(classes=("0", "nine")).config.augment.flip is True
+    sided = choose(classes=("turn_left", "other"))
+    assert sided.config.augment.flip is False and "turn_left" in sided.reasons["augment.flip"]
+    assert choose(classes=("leftovers", "brighter")).config.augment.flip is True
+
+
+def test_length_follows_the_number_of_images():
+    few, some, many = (choose(count=count).config.train for count in (40, 3000, 60_000))
+    assert few.batch_size == 8  # a quarter of the 32 to train on, so that an epoch has steps
+    assert few.batch_size < some.batch_size < many.batch_size
+    assert few.epochs == resolve.EPOCHS_MAX and many.epochs == resolve.EPOCHS_MIN
+    assert some.epochs == round(resolve.PHOTOS_WORTH / 2400)
+    assert choose(count=3000, px=28).config.train.epochs == round(resolve.SMALL_WORTH / 2400)
+    assert choose({"train.epochs": 100}).config.train.evaluate_every == 5
+    assert choose({"train.epochs": 20}).config.train.evaluate_every == 1
+
+
+def test_learning_rates():
+    """The square root of the batch; a fifth and a tenth for weights that are good already; not where only a new last
+    layer learns."""
+    lr = {name: choose({"train.batch_size": 32} | dict(pairs)).config.optim.lr for name, pairs in {
+        "sgd": [], "sgd 4x": [("train.batch_size", 128)], "tuned": [("model.pretrained", True)],
+        "head": [("model.pretrained", True), ("model.freeze", True)], "adamw": [("optim.name", "adamw")],
+        "adamw tuned": [("optim.name", "adamw"), ("model.weights", "w.pt")],
+    }.items()}  # fmt: skip
+    assert lr["sgd 4x"] == pytest.approx(2 * lr["sgd"])
+    assert lr["tuned"] == pytest.approx(lr["sgd"] / 5)
+    assert lr["head"] == lr["sgd"]
+    assert lr["adamw tuned"] == pytest.approx(lr["adamw"] / 10, rel=0.01)  # three digits are kept
+
+
+def test_layout_and_ranks_follow_from_each_other(monkeypatch):
+    monkeypatch.setattr(resolve.machine, "cores_usable", lambda: 6)
+    e = choose().config.execution
+    assert (e.layout, e.ranks, e.threads, e.device) == ("serial", 1, 6, "cpu")
+    e = choose({"execution.ranks": 3}).config.execution
+    assert (e.layout, e.ranks, e.threads) == ("ddp", 3, 2)
+    e = choose({"execution.layout": "ddp"}).config.execution
+    assert (e.layout, e.ranks, e.threads) == ("ddp", 6, 1)
+    e = choose({"execution.layout": "serial"}).config.execution
+    assert (e.layout, e.ranks) == ("serial", 1)
+
+
+def test_all_gpus_are_used_unless_told_otherwise(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    e = choose().config.execution
+    assert (e.device, e.layout, e.ranks) == ("cuda", "ddp", 4)
+    assert choose({"execution.layout": "serial"}).config.execution.ranks == 1
+    assert choose({"execution.ranks": 2}).config.execution.layout == "ddp"
+    assert choose({"execution.device": "cpu"}).config.execution.layout == "serial"
+    with pytest.raises(
+        ConfigError, match=r"execution.ranks is 5 and 4 GPU\(s\) are visible; use --ranks 4 or --device cpu"
+    ):
+        choose({"execution.ranks": 5})
+
+
+def test_more_ranks_than_cores_is_said(monkeypatch, capsys):
+    monkeypatch.setattr(resolve.machine, "cores_usable", lambda: 2)
+    assert choose({"execution.ranks": 3}).config.execution.ranks == 3
+    assert "Warning: 3 ranks on 2 usable cores. they take turns" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match=r"execution.ranks is 33 on 2 usable cores; use --ranks 2"):
+        choose({"execution.ranks": 33})
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"train.epochs": 0}, "train.epochs is 0; it must be above 0"),
+        ({"train.batch_size": -8}, "train.batch_size is -8; it must be above 0"),
+        ({"train.microbatches": 0}, "train.microbatches is 0; it must be above 0"),
+        ({"optim.lr": float("inf")}, "optim.lr is inf; it must be above 0"),
+        ({"optim.lr": 0}, "optim.lr is 0.0; it must be above 0"),
+        ({"execution.ranks": 0}, "execution.ranks is 0; it must be above 0"),
+        ({"execution.ranks": -2}, "execution.ranks is -2; it must be above 0"),
+        ({"execution.workers": -1}, "execution.workers is -1; it must be above 0"),
+        ({"data.limit": 0}, "data.limit is 0; it must be above 0"),
+        ({"data.val_fraction": 0}, "data.val_fraction is 0.0; it must be a share above 0 and at most 0.9"),
+        ({"data.val_fraction": 1}, "data.val_fraction is 1.0; it must be a share above 0 and at most 0.9"),
+        ({"optim.weight_decay": -0.1}, "optim.weight_decay is -0.1; it must be 0 or more"),
+        ({"optim.momentum": 1}, "optim.momentum is 1.0; it must be a share from 0 to 0.9999"),
+        ({"optim.beta2": 1.5}, "optim.beta2 is 1.5; it must be a share from 0 to 0.999999"),
+        ({"optim.label_smoothing": -0.1}, "optim.label_smoothing is -0.1; it must be a share from 0 to 0.999"),
+        ({"optim.warmup_share": 1}, "optim.warmup_share is 1.0; it must be a share from 0 to 0.9"),
+        ({"augment.eval_share": 0}, "augment.eval_share is 0.0; it must be a share above 0 and at most 1"),
+        ({"augment.crop_share": "0.9 0.5"}, "augment.crop_share is (0.9, 0.5); it must be two shares, 0 < lowest ≤ highest ≤ 1"),
+        ({"augment.crop_ratio": "0 1"}, "augment.crop_ratio is (0.0, 1.0); it must be two ratios, lowest first"),
+        ({"augment.std": "0.2 0 0.2"}, "augment.std is (0.2, 0.0, 0.2); pixels are divided by it, so each must be above 0"),
+        ({"optim.name": "adam"}, "optim.name is 'adam'; use one of sgd, adamw"),
+        ({"optim.schedule": "linear"}, "optim.schedule is 'linear'; use one of cosine, onecycle, constant"),
+        ({"execution.device": "gpu"}, "execution.device is 'gpu'; use cpu or cuda"),
+        ({"execution.device": "cuda"}, "execution.device is 'cuda', and torch sees no GPU here; use --device cpu"),
+        ({"data.order": "sorted"}, "data.order is 'sorted'; use random or blocks"),
+        ({"train.precision": "fp64"}, "train.precision is 'fp64'; use one of fp32, bf16, fp16"),
+        ({"train.precision": "fp16"},
+         "train.precision is 'fp16', which CPUs do not train in; use bf16 or fp32, or --device cuda"),
+        ({"train.seed": 1 << 64}, f"train.seed is {1 << 64}; it must fit in 64 bits"),
+        ({"model.pretrained": True, "model.weights": "w.pt"},
+         "model.pretrained and model.weights both name the weights to start from; use one of them"),
+        ({"execution.layout": "serial", "execution.ranks": 2},
+         "layout serial with ranks 2: serial is one process; use --layout ddp or --ranks 1"),
+        ({"execution.layout": "ddp", "execution.ranks": 1},
+         "layout ddp with ranks 1: ddp is two or more processes; use --ranks 2 or --layout serial"),
+    ],
+)  # fmt: skip
+def test_values_that_cannot_work(asked, message):
+    with pytest.raises(ConfigError) as raised:
+        resolve.check(Config().with_values(asked))
+    assert str(raised.value) == message
+
+
+def test_an_unknown_layout_is_refused_before_anything_is_read():
+    with pytest.raises(
+        ConfigError, match=r"layout 'dpp' does not exist; layouts that exist: serial, ddp.* Near names: ddp"
+    ):
+        resolve.check(Config().with_value("execution.layout", "dpp"))
+
+
+def test_names_that_are_checked_are_those_that_exist():
+    for name in optim.NAMES:
+        resolve.check(Config().with_value("optim.name", name))
+
+
+def test_a_batch_must_be_had_and_shared():
+    with pytest.raises(
+        ConfigError, match=r"train.batch_size is 321 and there are 320 training images; use --batch-size 320"
+    ):
+        choose({"train.batch_size": 321})
+    assert choose({"train.batch_size": 320}).config.train.batch_size == 320
+    with pytest.raises(
+        ConfigError, match=r"train.batch_size 8 in 5 microbatch\(es\) over 2 ranks leaves a rank without"
+    ):
+        choose({"train.batch_size": 8, "train.microbatches": 5, "execution.ranks": 2})
+    assert choose({"train.batch_size": 10, "train.microbatches": 5, "execution.ranks": 2}).config.execution.ranks == 2
+    with pytest.raises(DataError, match="no usable training image; see `fanlight check"):
+        choose(train=0)
+
+
+def test_more_microbatches_are_written_with_the_reason(finished, own_place):
+    run = own_place / "run"
+    shutil.copytree(finished, run)
+    config = prepare.folder.read_config(run)
+    changed = prepare.with_more_microbatches(run, config)
+    assert changed == dataclasses.replace(config, train=dataclasses.replace(config.train, microbatches=2))
+    assert prepare.folder.read_config(run) == changed
+    reasons = tiny.resolved(run)["reasons"]
+    assert reasons["train.microbatches"] == "memory ran out with 1; the global batch stays"
+    assert reasons["optim.lr"] == tiny.resolved(finished)["reasons"]["optim.lr"]
+    assert tiny.summary(run)["microbatches"] == 2
