@@ -5,6 +5,8 @@ run = fanlight.train("photos/", epochs=10)
 print(run.accuracy, fanlight.predict(run, ["new.jpg"]))
 """
 
+import importlib
+from types import ModuleType
 from typing import Any
 
 __version__ = "0.1.0"
@@ -18,3 +20,16 @@ def __getattr__(name: str) -> Any:
 
         return getattr(api, name)
     raise AttributeError(f"module 'fanlight' has no attribute {name!r}")
+
+
+class _Train(ModuleType):
+    """`fanlight.train` is a package and a function, `api.train`: Python sets the one here when it is first imported, so it
+    can be called as the other."""
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        from fanlight import api
+
+        return api.train(*arguments, **options)
+
+
+importlib.import_module("fanlight.train").__class__ = _Train

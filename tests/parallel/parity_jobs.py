@@ -199,7 +199,10 @@ def norm_errors(
     assert found.keys() == expected.keys()
     assert {name: value.dtype for name, value in found.items()} == {name: plain[name].dtype for name in found}
     errors = {name: [error(found[name], expected[name]), error(plain[name], expected[name])] for name in found}
-    errors["input gradient sum"] = [channel_sum(world, found["input gradient"]), channel_sum(comm.alone(), usual_rows["input gradient"])]
+    errors["input gradient sum"] = [
+        channel_sum(world, found["input gradient"]),
+        channel_sum(comm.alone(), usual_rows["input gradient"]),
+    ]
     return errors
 
 
@@ -238,6 +241,12 @@ def synchronise_unknown(world: World, *, folder: str) -> None:
 # The parity contract
 
 
+def built_state(world: World, *, folder: str, values: dict[str, Any]) -> dict[str, Any]:
+    t = training(world, folder, values)
+    left = [name for name, p in t.model.named_parameters() if p.grad is not None]
+    return {"digest": digest(t.tensors()), "gradients": left, "keys": sorted(t.tensors())}
+
+
 def exchanged(batch: Batch, how: str) -> Batch:
     """The batch with samples in other places, each in its own microbatch."""
     parts = []
@@ -260,14 +269,14 @@ def batch_hashes(world: World, *, folder: str, values: dict[str, Any], steps: in
                 world.gather(np.asarray(part)) for part in (rows.samples, rows.images, rows.targets)
             )
             if samples is not None:
-                microbatches.append([samples.tolist(), hashlib.sha256(images.tobytes() + targets.tobytes()).hexdigest()])
+                microbatches.append(
+                    [samples.tolist(), hashlib.sha256(images.tobytes() + targets.tobytes()).hexdigest()]
+                )
         told.append([list(batch.position), batch.denominator, microbatches])
     return told if world.is_first else None
 
 
-def lockstep(
-    world: World, *, folder: str, values: dict[str, Any], dtype: str, steps: int
-) -> dict[str, float] | None:
+def lockstep(world: World, *, folder: str, values: dict[str, Any], dtype: str, steps: int) -> dict[str, float] | None:
     """Steps of the serial run, each taken by this layout too, from the serial state: the worst relative differences.
 
     Raises TrainingError when gradients differ between ranks in any bit."""
@@ -370,13 +379,6 @@ def unsettled() -> Iterator[None]:
 # Replication, ledger, checkpoints
 
 
-def settled_state(world: World, *, folder: str, values: dict[str, Any]) -> dict[str, Any]:
-    """What building leaves behind on a replicated model, beside the same serial one."""
-    t, serial = training(world, folder, values), training(comm.alone(), folder, values)
-    left = [name for name, p in t.model.named_parameters() if p.grad is not None]
-    return {"same": digest(t.tensors()) == digest(serial.tensors()), "gradients": left, "keys": sorted(t.tensors())}
-
-
 def replicated_gradients(world: World, *, channels_last: bool) -> dict[str, Any]:
     """Two microbatches of one step on a replicated network; the serial gradient of the same rows is the reference."""
     torch.manual_seed(0)
@@ -457,7 +459,7 @@ def load_only(world: World, *, checkpoint: str) -> str:
 
 def save_unequal(world: World, *, checkpoints: str, key: str, place: int) -> None:
     """One rank, the last, holds one bit else in one of the tensors."""
-    tensors = {key: torch.zeros(70_000, dtype=torch.bfloat16), "model.same": torch.ones(3)}
+    tensors = {key: torch.zeros(140_000, dtype=torch.bfloat16), "model.same": torch.ones(3)}
     if world.rank == world.ranks - 1:
         tensors[key].view(torch.int16)[place] = 1
     state.save(Path(checkpoints), tensors=tensors, document={"step": 1}, world=world, keep=2)

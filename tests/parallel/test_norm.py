@@ -42,7 +42,12 @@ def worst(by_rank: list[dict[str, list[float]]]) -> dict[str, tuple[float, float
 def tolerance(name: str, dtype: str) -> float:
     if name == "num_batches_tracked":
         return 0.0
-    by_value = {"output", "input gradient", "input gradient sum", "evaluation"}  # kept in the input's format; all else is in fp32 for bf16
+    by_value = {
+        "output",
+        "input gradient",
+        "input gradient sum",
+        "evaluation",
+    }  # kept in the input's format; all else is in fp32 for bf16
     return {"fp64": FP64_RTOL, "fp32": FP32_RTOL, "bf16": BF16_RTOL if name in by_value else FP32_RTOL}[dtype]
 
 

@@ -19,7 +19,7 @@ from fanlight.config import Config
 from fanlight.errors import ConfigError, FanlightError, RunError, Stopped, TrainingError
 from fanlight.parallel import comm, launch
 from fanlight.parallel.comm import World
-from fanlight.train import build, export, folder, memory, prepare, state
+from fanlight.train import build, export, folder, memory, precision, prepare, state
 from fanlight.train import clock as clocks
 from fanlight.train.journal import Journal
 from fanlight.train.loop import Progress
@@ -36,8 +36,7 @@ def rank_main(world: World, *, run: str, entered: float, wall_before_s: float = 
     path = Path(run)
     config, manifest = folder.read_config(path), folder.read_manifest(path)
     torch.set_num_threads(config.execution.threads or 1)
-    if config.train.deterministic:
-        torch.use_deterministic_algorithms(True)
+    precision.set_up(config.train.precision or "fp32", world.device, deterministic=config.train.deterministic)
     begin = time.perf_counter()
     t = build.build(config, manifest, world)
     progress = _resume(path, t)

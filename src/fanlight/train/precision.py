@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 
 import torch
@@ -28,6 +29,18 @@ def autocast(name: str, device: torch.device) -> contextlib.AbstractContextManag
     if name == "fp32":
         return contextlib.nullcontext()
     return torch.autocast(device.type, dtype=_DTYPES[name])
+
+
+def set_up(name: str, device: torch.device, *, deterministic: bool) -> None:
+    """Process-wide switches. fp32 means fp32: no TF32 in its convolutions. Shapes never change, so cuDNN may try its
+    algorithms once, unless the same bits are wanted."""
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS refuses determinism without it
+        torch.use_deterministic_algorithms(True)
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = not deterministic
+        torch.backends.cudnn.allow_tf32 = name != "fp32"
+        torch.backends.cuda.matmul.allow_tf32 = name != "fp32"
 
 
 def fastest(device: torch.device) -> tuple[str, str]:

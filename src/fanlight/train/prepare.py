@@ -17,6 +17,7 @@ from fanlight.data import checkup, formats, pack, scan, split
 from fanlight.data import manifest as manifests
 from fanlight.data.manifest import Manifest
 from fanlight.errors import ConfigError, DataError
+from fanlight.models import zoo
 from fanlight.train import build, folder, resolve
 
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow", "opencv-python-headless", "safetensors", "pyarrow")
@@ -26,6 +27,8 @@ def prepare(config: Config, *, out: Path | None, command: str, ranks: int | None
     """Makes the run folder of a new run: after it, ranks need nothing but that folder's path."""
     phases: dict[str, float] = {}
     resolve.check(config)
+    if config.model.name is not None and config.model.name != resolve.PHOTO_MODEL:  # asking timm imports all of it
+        zoo.check_name(config.model.name)
     if ranks is not None:  # given by who started this process
         config = config.with_values({"execution.ranks": ranks, "execution.layout": "ddp" if ranks > 1 else "serial"})
     asked = config

@@ -22,6 +22,7 @@ SMALL_WORTH = 20_000  # of small images, which cost less
 EPOCHS_MIN, EPOCHS_MAX = 5, 40
 EVALUATIONS_MAX = 20  # in a default run
 PHOTO_PX = {"cpu": 96, "cuda": 128}  # default: where ResNet-18 on two cores is a matter of minutes
+PHOTO_MODEL = "resnet18"
 PHOTO_CROP, PHOTO_EVAL = (0.25, 1.0), 0.875
 SMALL_CROP = (0.6, 1.0)
 CORE_IMAGES_PER_S, GPU_IMAGES_PER_S = 100, 3_000  # what training consumes, roughly, where only its order matters
@@ -206,7 +207,7 @@ def _model(choices: Choices, manifest: Manifest) -> None:
     image_px = choices.config.data.image_px or 0
     if image_px <= SMALL_PX:
         choices.take("model.name", "small-resnet", f"{image_px} px images are too small for stems that shrink them 4×")
-    choices.take("model.name", "resnet18", "the default for photos")
+    choices.take("model.name", PHOTO_MODEL, "the default for photos")
     numerals = all(name.isdigit() for name in manifest.classes)
     sided = [name for name in manifest.classes if MIRRORED_WORDS & set(name.lower().replace("_", " ").split())]
     if numerals:

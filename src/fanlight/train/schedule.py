@@ -11,6 +11,8 @@ ONECYCLE_START = 0.04  # of the peak: Smith and Topin 2017 begin at 1/25
 
 def factor(step: int, *, steps: int, name: str, warmup_share: float) -> float:
     """Share of the peak learning rate that step `step` (from 0) of `steps` uses."""
+    if name not in NAMES:
+        raise ConfigError(f"optim.schedule is {name!r}; use one of {', '.join(NAMES)}")
     warmup = min(steps - 1, math.ceil(warmup_share * steps))
     if step < warmup:
         low = ONECYCLE_START if name == "onecycle" else 0.0
@@ -20,6 +22,4 @@ def factor(step: int, *, steps: int, name: str, warmup_share: float) -> float:
         return 1.0
     if name == "cosine":  # Loshchilov and Hutter 2016, without restarts
         return FLOOR + (1 - FLOOR) * 0.5 * (1 + math.cos(math.pi * done))
-    if name == "onecycle":  # linear down to almost nothing
-        return 1.0 - done * (1 - FLOOR * ONECYCLE_START)
-    raise ConfigError(f"optim.schedule is {name!r}; use one of {', '.join(NAMES)}")
+    return 1.0 - done * (1 - FLOOR * ONECYCLE_START)  # onecycle: linear down to almost nothing

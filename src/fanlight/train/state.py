@@ -49,7 +49,8 @@ def save(
         )  # fmt: skip
     world.barrier()
     if world.is_first:
-        (part / "state.json").write_text(json.dumps({"version": VERSION, **document}, indent=1))
+        about = {"version": VERSION, "files": _sizes(part), **document}
+        (part / "state.json").write_text(json.dumps(about, indent=1))
         for path in [*part.iterdir(), part]:
             _sync(path)
         before = final.with_suffix(".before.tmp")
@@ -73,13 +74,17 @@ def load(checkpoint: Path, *, world: World) -> tuple[dict[str, torch.Tensor], di
     """Tensors (on CPU, whole) and document of a checkpoint. Raises RunError for another version or a damaged file."""
     try:
         document = json.loads((checkpoint / "state.json").read_text())
-    except (OSError, ValueError) as error:
+        version = document["version"]
+    except (OSError, ValueError, TypeError, KeyError) as error:
         raise RunError(f"{checkpoint} is no whole checkpoint ({error}); delete it to use the one before") from None
-    if document.get("version") != VERSION:
+    if version != VERSION:
         raise RunError(
-            f"{checkpoint} has version {document.get('version')!r}; this Fanlight reads {VERSION}. "
+            f"{checkpoint} has version {version!r}; this Fanlight reads {VERSION}. "
             "Use the Fanlight that wrote it, or train again"
         )
+    expected, found = document.get("files"), _sizes(checkpoint)
+    if found != expected:  # the reader would not miss a rank's file
+        raise RunError(f"{checkpoint} holds {found}, not {expected} (bytes); delete it to use the one before")
     reader = HuggingFaceStorageReader(str(checkpoint))
     try:
         known: dict[str, Any] = reader.read_metadata().state_dict_metadata
@@ -121,6 +126,11 @@ def _checksum(tensor: torch.Tensor) -> float:
     words = raw[: raw.numel() // 4 * 4].view(torch.int32)
     weights = torch.arange(words.numel(), dtype=torch.int64) % 65521 + 1  # order counts, too; none is 0
     return float((words.long() * weights).sum().item() % (1 << 52)) + float(raw[raw.numel() // 4 * 4 :].sum())
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    """Bytes of each rank's file."""
+    return {path.name: path.stat().st_size for path in sorted(folder.glob("*.safetensors"))}
 
 
 def _sync(path: Path) -> None:

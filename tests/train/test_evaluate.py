@@ -1,0 +1,69 @@
+"""Scoring by itself: every sample once, in sample order, the padding of the last batch left out."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+
+from fanlight.data.loader import Cutting, Samples
+from fanlight.parallel.comm import alone
+from fanlight.tasks.classify import Classify
+from fanlight.train import evaluate
+from fanlight.types import Rows
+
+IMAGE_PX = 4
+
+
+@dataclass
+class Numbered:
+    """Images whose every pixel is their manifest row."""
+
+    heights: np.ndarray
+    widths: np.ndarray
+    kind: str = "made up"
+
+    def read(self, row: int) -> np.ndarray:
+        return np.full((self.heights[row], self.widths[row], 3), row, np.uint8)
+
+
+class Seeing:
+    """A step whose outputs are what it saw: [first pixel, rows of the batch]."""
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+
+    def forward(self, rows: Rows) -> torch.Tensor:
+        assert rows.images is not None
+        self.sizes.append(len(rows.images))
+        return torch.stack(
+            [rows.images[:, 0, 0, 0].float(), torch.full((len(rows.images),), float(len(rows.images)))], 1
+        )
+
+
+def score(count: int, *, batch: int, rank: int = 0, ranks: int = 1, workers: int = 1) -> tuple[np.ndarray, Seeing]:
+    sizes = np.full(200, 6)
+    chosen = np.arange(count) * 3 + 1  # manifest rows
+    samples = Samples(Numbered(sizes, sizes), chosen, np.zeros(count, np.int64), np.ones(count))
+    cutting = Cutting(
+        batch=1, microbatches=1, rank=rank, ranks=ranks, image_px=IMAGE_PX, seed=0, flip=True, crop_share=(0.5, 1),
+        crop_ratio=(1, 1), eval_share=1.0,
+    )  # fmt: skip
+    step = Seeing()
+    rows = evaluate.outputs(step, Classify(("a", "b")), samples, cutting, alone(), batch=batch, workers=workers)
+    assert rows is not None
+    return rows, step
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize(("count", "batch"), [(1, 8), (7, 8), (8, 8), (9, 8), (41, 8), (5, 1)])
+def test_every_sample_is_scored_once_in_batches_of_one_size(count, batch, workers):
+    rows, step = score(count, batch=batch, workers=workers)
+    assert rows.dtype == np.float32
+    assert rows[:, 0].tolist() == [3 * sample + 1 for sample in range(count)]
+    assert step.sizes == [batch] * -(-count // batch)
+
+
+def test_samples_that_no_rank_scored_are_noticed():
+    with pytest.raises(AssertionError, match="scored twice or not at all"):
+        score(20, batch=4, rank=1, ranks=2)  # the other rank is missing
