@@ -15,7 +15,7 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(READY)  ## train digits with one process per core, evaluate, report
-	$(BIN)/fanlight train digits --layout ddp
+	$(BIN)/fanlight train digits --layout ddp --device cpu
 
 test: $(READY) check  ## what CI runs
 	$(BIN)/python -m pytest

@@ -11,6 +11,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ def main() -> None:
     if not torch.cuda.is_available():
         sys.exit("no GPU is visible to torch; nothing was measured")
     arguments.out.mkdir(parents=True, exist_ok=True)
-    work = Path(os.environ.get("TMPDIR", "/tmp")) / "fanlight-gpu"
+    work = Path(tempfile.mkdtemp(prefix="fanlight-gpu-"))
     os.environ["FANLIGHT_CACHE"] = str(work / "cache")
     found: dict[str, Any] = {}
     if not arguments.skip_tests:

@@ -21,15 +21,15 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from fanlight.train import state
+from fanlight.train import folder, state
 from hardware import heading
 
-# Some 70 steps and 35 checkpoints: a kill finds it in a step, in an evaluation or in a save.
+# 28 steps and 14 checkpoints: a kill finds it in a step, in an evaluation or in a save.
 SETTINGS = (
-    "--limit", "600", "--epochs", "5", "--batch-size", "32", "--precision", "fp32", "--no-report",
+    "--limit", "300", "--epochs", "4", "--batch-size", "32", "--precision", "fp32", "--no-report",
     "--set", "execution.checkpoint_steps=2",
 )  # fmt: skip
-FINISHED, PATIENCE_S = "weights/last.safetensors", 600
+WEIGHTS, PATIENCE_S = "weights/last.safetensors", 600
 
 
 @dataclass(frozen=True)
@@ -56,33 +56,42 @@ def wait_for(path: Path, process: subprocess.Popen[bytes]) -> None:
         time.sleep(0.002)
 
 
+def is_finished(run: Path) -> bool:
+    return folder.read_summary(run)["status"] == "finished"
+
+
 def undisturbed(run: Path, words: list[str]) -> float:
     """Trains in `run`; seconds from its folder's creation to its end."""
     process = start(*words, "--out", str(run))
     wait_for(run / "run.json", process)
     begin = time.monotonic()
+    while not is_finished(run) and process.poll() is None:
+        time.sleep(0.01)
+    whole_s = time.monotonic() - begin
     if process.wait():
         raise SystemExit(f"the undisturbed run failed with exit code {process.returncode}")
-    return time.monotonic() - begin
+    return whole_s
 
 
-def disturbed(run: Path, words: list[str], *, kill_s: float, expected: bytes) -> Point:
-    """The same run in `run`, killed once, `kill_s` after its folder was there, and continued."""
+def disturbed(run: Path, words: list[str], *, kill_s: float, expected: bytes) -> Point | None:
+    """The same run in `run`, killed once, `kill_s` after its folder was there, and continued; None when it was done by
+    then, as on a machine that others use, too."""
     process = start(*words, "--out", str(run))
     wait_for(run / "run.json", process)
     time.sleep(kill_s)
     os.killpg(process.pid, signal.SIGKILL)  # ranks end with their parent
-    if process.wait() == 0:
-        return Point(kill_s, None, "nothing: it had finished", 1, (run / FINISHED).read_bytes() == expected)
+    process.wait()
+    if is_finished(run):
+        return None
     whole = state.whole(run / "checkpoints")
     torn = sorted(path.name for path in (run / "checkpoints").glob("*.tmp"))
     starts = 1
-    while not (run / FINISHED).exists():
+    while not is_finished(run):
         if starts > 3 or start("--resume", str(run)).wait() not in (0, -signal.SIGKILL):
             return Point(kill_s, None, "a run that cannot be continued", starts, False)
         starts += 1
     step = int(whole[-1].name.removeprefix("step-")) if whole else None
-    return Point(kill_s, step, ", ".join(torn) or "–", starts, (run / FINISHED).read_bytes() == expected)
+    return Point(kill_s, step, ", ".join(torn) or "–", starts, (run / WEIGHTS).read_bytes() == expected)
 
 
 def main() -> None:
@@ -94,13 +103,15 @@ def main() -> None:
     asked = arguments.parse_args()
     words = [asked.data, *SETTINGS, "--ranks", str(asked.ranks)]
     draws = random.Random(asked.seed)
-    with tempfile.TemporaryDirectory() as folder:
-        whole_s = undisturbed(Path(folder) / "undisturbed", words)
-        expected = (Path(folder) / "undisturbed" / FINISHED).read_bytes()
-        points = [
-            disturbed(Path(folder) / f"point-{number}", words, kill_s=draws.uniform(0, whole_s), expected=expected)
-            for number in range(asked.points)
-        ]
+    with tempfile.TemporaryDirectory() as home:
+        whole_s = undisturbed(Path(home) / "undisturbed", words)
+        expected = (Path(home) / "undisturbed" / WEIGHTS).read_bytes()
+        points: list[Point] = []
+        while len(points) < asked.points:
+            with tempfile.TemporaryDirectory(dir=home) as place:
+                kill_s = draws.uniform(0, whole_s)
+                point = disturbed(Path(place) / "run", words, kill_s=kill_s, expected=expected)
+            points += [point] if point else []
     print(heading("Killed and continued"))
     print(f"`fanlight train {' '.join(words)}`, {whole_s:.1f} s undisturbed after its folder was there.\n")
     print("| point | killed after | newest whole checkpoint | left unfinished | starts | equal, bit for bit |")

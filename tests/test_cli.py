@@ -271,7 +271,7 @@ def test_a_stop_is_not_an_error(monkeypatch, fanlight, finished):
 
     monkeypatch.setattr(cli, "write_report", stop)
     answer = fanlight("report", finished)
-    assert (answer.code, answer.err) == (75, "Stopped: stopped after step 3; continue with: x\n")
+    assert (answer.code, answer.err) == (75, "Stopped after step 3; continue with: x\n")
 
 
 def test_a_failed_command_prints_no_object(fanlight, own_place):

@@ -238,10 +238,11 @@ def _entered() -> float:
 def main() -> None:
     """The `fanlight` command."""
     code = _run()
-    if "TORCHELASTIC_RUN_ID" in os.environ:  # a rank that torchrun started: its groups need an end of their own
+    if "RANK" in os.environ:
         from fanlight.parallel import launch
 
-        launch.end_rank(code)
+        if launch.under_torchrun():  # this process is a rank: its groups need an end of their own
+            launch.end_rank(code)
     sys.exit(code)
 
 
@@ -251,7 +252,7 @@ def _run() -> int:
         code = app(standalone_mode=False)
         return code if isinstance(code, int) else 0
     except Stopped as stopped:
-        print(f"Stopped: {stopped}", file=sys.stderr)
+        print(str(stopped)[:1].upper() + str(stopped)[1:], file=sys.stderr)
         return stopped.exit_code
     except FanlightError as error:
         if error.rank_traceback and str(error).startswith("rank "):  # a bug in a rank, not a user's mistake

@@ -1,7 +1,7 @@
 """What a run is asked to do. Frozen dataclasses, one comment per field (unit, meaning, what None means).
 
 `Config` as asked goes to `config.yaml`; with every None decided and its reason it goes to `resolved.yaml`
-(train/resolve.py). `mathematics` is the part that decides the numbers; `execution` decides only who computes them.
+(train/resolve.py). Every section but `execution` decides the numbers; `execution` decides only who computes them.
 Order of precedence: defaults < recipe < --config < flags.
 """
 
@@ -92,12 +92,12 @@ class Execution:
     device: str | None = None  # cpu or cuda; None: cuda where there is one
     threads: int | None = None  # compute threads per rank; None: usable cores over ranks
     workers: int | None = None  # input threads per rank; None: by device and cores
-    channels_last: bool | None = None  # memory format of convolutions; None: by precision and device
+    channels_last: bool | None = None  # memory format of convolutions; None: yes
     pack: bool | None = None  # decode once into a pack; None: yes where the disk has room
     pack_dir: str | None = None  # where packs go; None: the user's cache folder
     eval_batch: int = 64  # rows of one evaluation forward, the same on any number of ranks
     checkpoint_every_s: float = 120.0  # seconds between checkpoints inside an epoch
-    checkpoint_steps: int | None = None  # optimizer steps between checkpoints instead; None: by time and epoch
+    checkpoint_steps: int | None = None  # optimizer steps between checkpoints instead; None: by time
     keep_checkpoints: int = 2  # newest ones kept
     report: bool = True  # write report.html at the end
 

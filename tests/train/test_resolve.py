@@ -18,7 +18,8 @@ pytest_plugins = ["train.fixtures"]
 pytestmark = pytest.mark.usefixtures("own_place")
 
 OPEN_BY_DESIGN = {  # None means none of it, not to be decided
-    "data.folds", "data.limit", "model.weights", "execution.pack_dir", "execution.checkpoint_steps", "optim.clip_norm"
+    "data.folds", "data.limit",  # and the order of the data, until there is a pack to measure
+    "data.order", "model.weights", "execution.pack_dir", "execution.checkpoint_steps", "optim.clip_norm"
 }  # fmt: skip
 
 
@@ -47,6 +48,7 @@ def choose(values: dict[str, object] | None = None, **about) -> resolve.Choices:
     resolve.check(config)
     choices = resolve.Choices(config)
     described = manifest(**about)
+    resolve.order(choices, None)
     resolve.sizes(choices, described)
     resolve.whole(choices, described)
     return choices

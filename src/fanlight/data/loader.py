@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -62,7 +62,7 @@ def images(samples: Samples, chosen: np.ndarray, boxes: augment.Boxes, *, image_
 
 def train_batches(
     samples: Samples, cutting: Cutting, *, start: Position, epochs: int, workers: int, pin: bool = False
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """This rank's part of every step from `start` to the last, made `workers` + 1 steps ahead, across epochs."""
     steps = order.steps_per_epoch(len(samples), cutting.batch)
     orders: dict[int, np.ndarray] = {}

@@ -15,6 +15,7 @@ import torch.distributed as dist
 from fanlight.errors import ConfigError
 
 TIMEOUT = timedelta(minutes=10)  # a collective that takes longer has lost a rank
+HOST_TIMEOUT = timedelta(days=1)  # ranks wait here while one of them packs; a lost one is noticed by who started it
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ def join(*, rank: int, ranks: int, local_rank: int, local_ranks: int, device: st
     dist.init_process_group(backend, init_method=init_method, rank=rank, world_size=ranks, timeout=TIMEOUT, **arguments)
     everyone = list(range(ranks))
     norm: Any = dist.new_group(everyone, backend=backend, timeout=TIMEOUT)
-    host: Any = dist.new_group(everyone, backend="gloo", timeout=TIMEOUT)
+    host: Any = dist.new_group(everyone, backend="gloo", timeout=HOST_TIMEOUT)
     return World(
         rank=rank, ranks=ranks, local_rank=local_rank, local_ranks=local_ranks, device=place,
         group=dist.group.WORLD, norm=norm, host=host,

@@ -127,8 +127,8 @@ _synchronised: dict[type, type] = {}
 def synchronise(model: nn.Module, group: dist.ProcessGroup) -> int:
     """Makes every trained BatchNorm of `model` share its statistics over `group`, in place; returns how many.
 
-    Names, parameters and buffers stay: a checkpoint knows no difference. Frozen norms (eval mode) are left as they are
-    and keep their statistics. Raises ConfigError for a BatchNorm subclass whose own forward is unknown.
+    Names, parameters and buffers stay: a checkpoint knows no difference. Norms in eval mode (frozen ones) use and keep
+    their own statistics. Raises ConfigError for a BatchNorm subclass whose own forward is unknown.
     """
     count = 0
     for name, module in model.named_modules():

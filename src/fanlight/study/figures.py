@@ -164,16 +164,18 @@ def throughput(steps: dict[int, pa.Table], *, raster: bool = False) -> str | byt
 
 
 def _rate(steps: dict[int, pa.Table]) -> tuple[np.ndarray, np.ndarray]:
-    """Steps that all ranks have, and img/s in each: images of all ranks over the slowest rank's time."""
-    common = reduce(np.intersect1d, [table["step"].to_numpy() for table in steps.values()])
-    images, slowest_s = np.zeros(len(common)), np.full(len(common), 1e-9)
+    """Every step, and img/s in it: images of the ranks that had it over the slowest one's time."""
+    every = reduce(np.union1d, [table["step"].to_numpy() for table in steps.values()])
+    images, slowest_s = np.zeros(len(every)), np.full(len(every), 1e-9)
     for table in steps.values():
         step = table["step"].to_numpy()
         order = np.argsort(step, kind="stable")  # a resumed run repeats steps: the last of them counts
-        at = order[np.searchsorted(step, common, side="right", sorter=order) - 1]
-        images += table["images"].to_numpy()[at]
-        slowest_s = np.maximum(slowest_s, table["total_s"].to_numpy()[at])
-    return common, images / slowest_s
+        own = np.unique(step)
+        at = order[np.searchsorted(step, own, side="right", sorter=order) - 1]
+        place = np.searchsorted(every, own)
+        images[place] += table["images"].to_numpy()[at]
+        slowest_s[place] = np.maximum(slowest_s[place], table["total_s"].to_numpy()[at])
+    return every, images / slowest_s
 
 
 def _colour(split: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from fanlight.data.manifest import Manifest
+from fanlight.tasks import classify_scores
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,7 @@ class Classify:
     label_smoothing: float = 0.0  # Szegedy et al. 2015, in training only
 
     name = "classify"
+    headline = "accuracy"
 
     def targets(self, manifest: Manifest, rows: np.ndarray) -> np.ndarray:
         """int64 [N], the class index of each manifest row."""
@@ -68,3 +71,7 @@ class Classify:
             "logits": pa.FixedSizeListArray.from_arrays(flat, len(self.classes)),
         }
         return pa.table(columns).replace_schema_metadata({"classes": json.dumps(self.classes)})
+
+    def score(self, table: pa.Table, *, split: str) -> dict[str, Any]:
+        """Every metric of one split, from the table alone."""
+        return classify_scores.score(table, classes=self.classes, split=split)

@@ -75,7 +75,7 @@ def classes_of(table: pa.Table) -> list[str]:
     try:
         return list(json.loads(table.schema.metadata[b"classes"]))
     except (KeyError, TypeError, ValueError):
-        raise RunError("predictions.parquet names no classes; `fanlight evaluate RUN` writes it again") from None
+        raise RunError("predictions.parquet names no classes; train again") from None
 
 
 def wilson(correct: int, count: int) -> list[float] | None:
@@ -141,10 +141,7 @@ def _class_ids(column: pa.ChunkedArray, classes: Sequence[str], name: str) -> np
     bad = np.flatnonzero((ids < 0) | (ids >= len(classes)))
     if len(bad):
         value = column[int(bad[0])].as_py()
-        raise RunError(
-            f"predictions.parquet: {name} {value!r} is none of the {len(classes)} classes; "
-            "`fanlight evaluate RUN` writes it again"
-        )
+        raise RunError(f"predictions.parquet: {name} {value!r} is none of the {len(classes)} classes; train again")
     return ids
 
 

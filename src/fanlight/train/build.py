@@ -8,17 +8,18 @@ from typing import Any
 
 import torch
 
+from fanlight import tasks
 from fanlight.config import Config
 from fanlight.data import cache, order, pack, source
 from fanlight.data.loader import Cutting, Samples
 from fanlight.data.manifest import Manifest
-from fanlight.errors import DataError
+from fanlight.errors import ConfigError, DataError
 from fanlight.models import freeze, keyed, zoo
 from fanlight.parallel import layout as layouts
 from fanlight.parallel.comm import World
 from fanlight.parallel.layout import Layout
 from fanlight.parallel.parallelize import parallelize
-from fanlight.tasks.classify import Classify
+from fanlight.tasks import Task
 from fanlight.train.optim import Optimizer
 from fanlight.train.step import Normalise, WholeStep
 
@@ -45,7 +46,7 @@ def open_source(config: Config, manifest: Manifest, world: World) -> source.Sour
     return source.of_pack(made, manifest)
 
 
-def split_samples(config: Config, manifest: Manifest, task: Classify, where: source.Source, split: str) -> Samples:
+def split_samples(config: Config, manifest: Manifest, task: Task, where: source.Source, split: str) -> Samples:
     """One split's samples in manifest order."""
     rows = manifest.rows(split)
     targets = task.targets(manifest, rows)
@@ -61,17 +62,13 @@ class Training:
     manifest: Manifest
     world: World
     layout: Layout
-    task: Classify
+    task: Task
     samples: dict[str, Samples]  # by split, those that have images
     cutting: Cutting
     step: WholeStep
     optimizer: Optimizer
     steps_per_epoch: int
     notes: list[str]
-
-    @property
-    def model(self) -> torch.nn.Module:
-        return self.step.parts[0]
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """Everything a checkpoint holds, by canonical name."""
@@ -86,13 +83,21 @@ class Training:
         self.optimizer.restore(tensors)
 
 
-def create_model(config: Config, manifest: Manifest) -> zoo.Created:
-    """The whole network on the CPU, weights from the seed or as the config says, frozen where it says so."""
+def create_model(config: Config, manifest: Manifest, *, resumed: bool = False) -> zoo.Created:
+    """The whole network on the CPU, weights from the seed or as the config says, frozen where it says so.
+
+    `resumed`: a checkpoint brings the weights, so neither a file nor a hub is asked for them. ConfigError where a frozen
+    network would be left with random weights.
+    """
     assert config.model.name is not None and config.data.image_px is not None
     created = zoo.create(
         config.model.name, classes=len(manifest.classes), image_px=config.data.image_px, seed=config.train.seed,
-        pretrained=config.model.pretrained, weights=config.model.weights,
+        pretrained=config.model.pretrained and not resumed, weights=None if resumed else config.model.weights,
     )  # fmt: skip
+    if config.model.freeze and config.model.pretrained and not created.pretrained and not resumed:
+        raise ConfigError(
+            f"model.freeze would keep random weights: {created.notes[-1]}; give --weights FILE, or --no-freeze"
+        )
     if config.model.freeze:
         freeze.freeze(created.model)
     return created
@@ -108,35 +113,45 @@ def cut_batches(config: Config, *, rank: int, ranks: int) -> Cutting:
     )  # fmt: skip
 
 
+def _unkeyed_note(model: torch.nn.Module, config: Config) -> list[str]:
+    """Says which modules draw random numbers by process and not by sample: with them, ranks and a resume differ."""
+    left = keyed.unkeyed(model)
+    if not left:
+        return []
+    return [
+        f"{config.model.name} draws random numbers that are not keyed by sample in {len(left)} modules, first {left[0]}: "
+        "another number of ranks, or a resumed run, is not the same run bit for bit"
+    ]
+
+
 def build(
     config: Config, manifest: Manifest, world: World, *, where: source.Source | None = None,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype = torch.float32, resumed: bool = False,
 ) -> Training:  # fmt: skip
-    """Every rank calls it with the same arguments. `dtype` float64 is for proofs of equality."""
+    """Every rank calls it with the same arguments. `dtype` float64 is for proofs of equality; `resumed` as create_model."""
     e, t = config.execution, config.train
     assert e.layout is not None and t.epochs is not None and t.batch_size is not None and t.precision is not None
     layout = layouts.parse(e.layout, ranks=world.ranks)
     where = where or open_source(config, manifest, world)
-    task = Classify(manifest.classes, config.optim.label_smoothing)
+    task = tasks.of(config, manifest)
     samples = {split: split_samples(config, manifest, task, where, split) for split in SPLITS}
     samples = {split: part for split, part in samples.items() if len(part)}
-    created = create_model(config, manifest)
+    created = create_model(config, manifest, resumed=resumed)
     model = created.model.to(dtype)
     keys = keyed.install(model)
+    notes = [*created.notes, *_unkeyed_note(model, config)]
     replicated = parallelize(model, layout, world, channels_last=bool(e.channels_last))
     steps_per_epoch = order.steps_per_epoch(len(samples["train"]), t.batch_size)
     scaled = t.precision == "fp16"
-    optimizer = Optimizer([model], config.optim, steps=t.epochs * steps_per_epoch, scaled=scaled)
     normalise = Normalise(
         config.augment.mean, config.augment.std, like=next(model.parameters()), channels_last=bool(e.channels_last)
     )
     step = WholeStep(
         model, task, normalise=normalise, number_format=t.precision, seed=t.seed, replicated=replicated, keys=keys
     )
+    optimizer = Optimizer(step.parts, config.optim, steps=t.epochs * steps_per_epoch, scaled=scaled)
     cutting = cut_batches(config, rank=layout.data_rank(world.rank), ranks=layout.data_ranks)
     if replicated is not None:
         keys.set(seed=t.seed, epoch=0, samples=torch.zeros(2, dtype=torch.int64, device=world.device))
         replicated.settle(normalise(torch.zeros((2, cutting.image_px, cutting.image_px, 3), dtype=torch.uint8)))
-    return Training(
-        config, manifest, world, layout, task, samples, cutting, step, optimizer, steps_per_epoch, created.notes
-    )
+    return Training(config, manifest, world, layout, task, samples, cutting, step, optimizer, steps_per_epoch, notes)

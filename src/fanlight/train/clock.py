@@ -5,59 +5,86 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections import defaultdict
+from array import array
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
 PARTS = ("input", "copy", "forward", "backward", "communication", "optimizer")
+COLUMNS = (*(f"{part}_s" for part in PARTS), "total_s")
 
 
 class StepClock:
-    """Segments of each optimizer step, in seconds. `mark(name)` ends the segment that began at the mark before."""
+    """Segments of each optimizer step, in seconds. `mark(name)` ends the segment that began at the mark before.
+
+    On a GPU a segment ends when the device is done with what was asked before the mark and the host has come to it, so
+    `input` is the time that the device had nothing to do for want of a batch. Communication that overlaps the backward
+    is part of it there.
+    """
 
     def __init__(self, device: torch.device):
         self._cuda = device.type == "cuda"
-        self._marks: list[tuple[str, object]] = []
-        self._host_begin = time.perf_counter()
-        self._pending: list[tuple[dict, list]] = []  # GPU steps whose events are not read yet
-        self.rows: list[dict[str, float]] = []
+        self._marks: list[tuple[str, Any]] = []
+        self._pending: list[tuple[tuple[float, ...], list[tuple[str, Any]]]] = []  # GPU events that are not read yet
+        self._facts: tuple[str, ...] = ()  # names of what `end` was given
+        self._table = array("d")  # a row of plain numbers per step: 80 bytes, however long the run
+
+    def __len__(self) -> int:
+        return len(self._table) // len(self._names) if self._facts else 0
+
+    @property
+    def _names(self) -> tuple[str, ...]:
+        return (*self._facts, *COLUMNS)
+
+    @property
+    def rows(self) -> list[dict[str, float]]:
+        """Every step that has been read."""
+        return self.since(0)
+
+    def since(self, first: int) -> list[dict[str, float]]:
+        """Rows from number `first`."""
+        if not self._facts:
+            return []
+        values = np.frombuffer(self._table).reshape(-1, len(self._names))[first:].tolist()
+        return [dict(zip(self._names, row)) for row in values]
 
     def begin(self) -> None:
         """Starts a step: what follows until `arrived` is waiting for input."""
-        self._host_begin = time.perf_counter()
+        self._marks = [("", self._now())]
 
     def arrived(self) -> None:
         """The batch is here."""
-        self._input_s = time.perf_counter() - self._host_begin
-        self._marks = [("", self._now())]
+        self.mark("input")
 
     def mark(self, name: str) -> None:
         self._marks.append((name, self._now()))
 
     def split(self, name: str, *, at: float) -> bool:
         """Ends a host segment in the past, at perf_counter time `at`; False when that is not within it, and on GPUs."""
-        if self._cuda or at <= self._marks[-1][1]:  # type: ignore[operator]
+        if self._cuda or at <= self._marks[-1][1]:
             return False
         self._marks.append((name, at))
         return True
 
     def end(self, **facts: float) -> None:
         """Ends the step; `facts` (step, epoch, images) head its row."""
-        row = {**facts, "input_s": self._input_s, "total_s": time.perf_counter() - self._host_begin}
-        self._pending.append((row, self._marks))
+        self.mark("rest")
+        self._facts = tuple(facts)
+        self._pending.append((tuple(facts.values()), self._marks))
         while self._pending and (not self._cuda or self._pending[0][1][-1][1].query()):
             self._read(*self._pending.pop(0))
 
-    def _read(self, row: dict, marks: list) -> None:
-        seconds: dict[str, float] = defaultdict(float)
+    def _read(self, facts: tuple[float, ...], marks: list[tuple[str, Any]]) -> None:
+        seconds = dict.fromkeys((*PARTS, "rest"), 0.0)
         for (_, begin), (name, end) in itertools.pairwise(marks):
-            seconds[f"{name}_s"] += begin.elapsed_time(end) / 1e3 if self._cuda else end - begin
-        self.rows.append({**row, **{f"{part}_s": seconds[f"{part}_s"] for part in PARTS if part != "input"}})
+            seconds[name] += begin.elapsed_time(end) / 1e3 if self._cuda else end - begin
+        self._table.extend((*facts, *(seconds[part] for part in PARTS), sum(seconds.values())))
 
-    def _now(self) -> object:
+    def _now(self) -> Any:
         if not self._cuda:
             return time.perf_counter()
         event = torch.cuda.Event(enable_timing=True)
@@ -78,8 +105,9 @@ class StepClock:
         if path.exists():
             rows = [row for row in pq.read_table(path).to_pylist() if row["step"] < before] + rows
         part = path.with_suffix(".part")
-        pq.write_table(pa.Table.from_pylist(rows), part)
-        part.rename(path)
+        kinds = {name: pa.float64() if name in COLUMNS else pa.int64() for name in (rows[0] if rows else ())}
+        pq.write_table(pa.Table.from_pylist(rows, schema=pa.schema(kinds)), part)
+        part.replace(path)
 
 
 def steady(rows: list[dict[str, float]], *, warmup: int = 5) -> list[dict[str, float]]:

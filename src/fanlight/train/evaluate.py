@@ -6,12 +6,12 @@ import numpy as np
 
 from fanlight.data.loader import Cutting, Samples, evaluation_batches
 from fanlight.parallel.comm import World
-from fanlight.tasks.classify import Classify
+from fanlight.tasks import Task
 from fanlight.train.step import Step
 
 
 def outputs(
-    step: Step, task: Classify, samples: Samples, cutting: Cutting, world: World, *, batch: int, workers: int
+    step: Step, task: Task, samples: Samples, cutting: Cutting, world: World, *, batch: int, workers: int
 ) -> np.ndarray | None:
     """The task's rows of every sample, [N, …] in sample order, on rank 0; None elsewhere. All ranks call it.
 

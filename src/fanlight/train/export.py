@@ -17,8 +17,8 @@ from fanlight.errors import RunError
 VERSION = 1  # of the description in the file's metadata
 
 
-def save_weights(model: nn.Module, path: Path, config: Config, classes: Sequence[str]) -> None:
-    """Writes `path` whole or not at all; keys are the model's own names."""
+def save_weights(parts: Sequence[nn.Module], path: Path, config: Config, classes: Sequence[str]) -> None:
+    """Writes `path` whole or not at all, from the parts that make the whole model; keys are the model's own names."""
     about = {
         "version": VERSION, "task": "classify", "model": config.model.name, "classes": list(classes),
         "image_px": config.data.image_px, "canvas_px": config.data.canvas_px, "eval_share": config.augment.eval_share,
@@ -26,10 +26,11 @@ def save_weights(model: nn.Module, path: Path, config: Config, classes: Sequence
     }  # fmt: skip
     path.parent.mkdir(exist_ok=True)
     part = path.with_suffix(".part")
-    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
+    named = (item for module in parts for item in module.state_dict().items())
+    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in named}
     # One entry: safetensors writes several in an order of chance, and equal runs should give equal files.
     save_file(tensors, part, metadata={"fanlight": json.dumps(about)})
-    part.rename(path)
+    part.replace(path)
 
 
 def load_weights(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -54,9 +54,10 @@ def _dry_run(config: Config, *, out: Path | None, resume: str | None, command: s
 def _say(summary: dict[str, Any], run: Path) -> None:
     for split, scores in summary["metrics"].items():
         low, high = scores["interval"]
+        loss = "not finite" if scores["loss"] is None else f"{scores['loss']:.4f}"
         console.say(
             f"{split}: accuracy {scores['accuracy']:.4f} (95 % interval {low:.3f} … {high:.3f}, n = {scores['count']}), "
-            f"balanced {scores['balanced_accuracy']:.4f}, loss {scores['loss']:.4f}"
+            f"balanced {scores['balanced_accuracy']:.4f}, loss {loss}"
         )
     if {"val", "test"} <= summary["metrics"].keys():
         console.say(classify_scores.gap_words(summary["metrics"]["val"], summary["metrics"]["test"]))

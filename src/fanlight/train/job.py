@@ -17,15 +17,17 @@ import torch
 from fanlight import console
 from fanlight.config import Config
 from fanlight.errors import ConfigError, FanlightError, RunError, Stopped, TrainingError
+from fanlight.models import zoo
 from fanlight.parallel import comm, launch
 from fanlight.parallel.comm import World
-from fanlight.train import build, export, folder, memory, precision, prepare, state
+from fanlight.train import build, export, folder, memory, precision, prepare, state, stop
 from fanlight.train import clock as clocks
 from fanlight.train.journal import Journal
 from fanlight.train.loop import Progress
 from fanlight.train.loop import run as loop_run
 
 JOB = "fanlight.train.job:rank_main"
+GRACE_S = 600.0  # ranks may be in the middle of an evaluation when they are asked to stop
 
 
 def rank_main(world: World, *, run: str, entered: float, wall_before_s: float = 0.0) -> dict[str, Any] | None:
@@ -38,15 +40,20 @@ def rank_main(world: World, *, run: str, entered: float, wall_before_s: float = 
     torch.set_num_threads(config.execution.threads or 1)
     precision.set_up(config.train.precision or "fp32", world.device, deterministic=config.train.deterministic)
     begin = time.perf_counter()
-    t = build.build(config, manifest, world)
+    resumed = bool(state.whole(path / "checkpoints"))
+    t = build.build(config, manifest, world, resumed=resumed)
     progress = _resume(path, t)
     build_s = time.perf_counter() - begin
+    if world.is_first:
+        for note in t.notes:
+            console.say(f"  {note}")
+        console.say(f"{config.model.name}: {zoo.parameters_text(t.step.parts[0])}")
     e = config.execution
     with Journal(
         path, rank=world.rank, first_step=progress.step, is_trained=progress.position.epoch == config.train.epochs,
         save_every_s=e.checkpoint_every_s, save_every_steps=e.checkpoint_steps,
-    ) as journal:  # fmt: skip
-        progress = loop_run(t, progress, journal)
+    ) as journal, stop.listening() as wish:  # fmt: skip
+        progress = loop_run(t, progress, journal, wish)
         journal.save(t, progress)
         scores: dict[str, dict[str, Any] | None] = {
             split: journal.evaluate(t, split, epoch=progress.position.epoch, step=progress.step)
@@ -98,9 +105,9 @@ def _finish(
     tables = [part["table"] for part in scores.values() if part]
     if tables:
         pq.write_table(pa.concat_tables(tables), path / "predictions.parquet")
-    export.save_weights(t.model, path / "weights" / "last.safetensors", t.config, t.task.classes)
+    export.save_weights(t.step.parts, path / "weights" / "last.safetensors", t.config, t.task.classes)
     if val := scores.get("val"):
-        journal.keep_best(t, progress, val["accuracy"])
+        journal.keep_best(t, progress, val[t.task.headline])
     rows = pq.read_table(path / "steps-rank0.parquet").to_pylist()
     steady = clocks.steady(rows)
     steady_s = sum(row["total_s"] for row in steady)
@@ -109,7 +116,7 @@ def _finish(
     return folder.update_summary(
         path, status="finished", wall_s=wall_s, train_s=progress.train_s, peak_rss_bytes=peak,
         metrics={split: {name: part[name] for name in kept} for split, part in scores.items() if part},
-        images_per_s=sum(row["images"] for row in steady) * t.layout.data_ranks / steady_s if steady else None,
+        images_per_s=len(steady) * t.cutting.batch / steady_s if steady else None,
         input_wait_share=sum(row["input_s"] for row in steady) / steady_s if steady else None,
         best=progress.best, notes=[*before["notes"], *t.notes],
         phases={**before["phases"], "model_s": build_s, "train_s": progress.train_s},
@@ -155,6 +162,8 @@ def _recorded(run: Path, *, entered: float) -> Iterator[float]:
             raise RunError(
                 f"the disk of {run} is full; make room, and continue with: fanlight train --resume {shlex.quote(str(run))}"
             ) from error
+        if isinstance(error, KeyboardInterrupt):  # before the first step, or a second Ctrl-C
+            raise Stopped(f"stopped at once; continue with: fanlight train --resume {shlex.quote(str(run))}") from None
         raise
 
 
@@ -164,7 +173,9 @@ def _start(run: Path, config: Config, **times: float) -> dict[str, Any]:
         summary = rank_main(comm.alone(device), run=str(run), **times)
     else:
         preload = ("torch", "timm", "cv2", JOB.split(":")[0])
-        with launch.Pool(ranks, device=device, threads=config.execution.threads, preload=preload) as pool:
+        with launch.Pool(
+            ranks, device=device, threads=config.execution.threads, preload=preload, grace_s=GRACE_S
+        ) as pool:
             summary = pool.run(JOB, run=str(run), **times)[0]
     assert summary is not None
     return summary
@@ -199,8 +210,8 @@ def train(
         return run, execute(run, entered=entered)
 
 
-def _resumed_folder(resume: str, config: Config, *, out: Path | None, ranks: int | None = None) -> Path | None:
-    """The folder to continue; None where `auto` finds nothing unfinished."""
+def _resumed_folder(resume: str, config: Config, *, out: Path | None, **given: int) -> Path | None:
+    """The folder to continue; None where `auto` finds nothing unfinished. `given`: ranks that torchrun started."""
     if resume == "auto":
         if not config.data.path:
             raise ConfigError("--resume auto needs the data: fanlight train DATA --resume auto")
@@ -215,7 +226,7 @@ def _resumed_folder(resume: str, config: Config, *, out: Path | None, ranks: int
     if summary["status"] == "finished":
         raise RunError(f"{run} has finished; there is nothing to continue. `fanlight evaluate {run}` shows its scores")
     folder.check_unchanged(run, folder.read_manifest(run))
-    prepare.take_changes(run, config, ranks=ranks)
+    prepare.take_changes(run, config, **given)
     console.say(f"Continuing {run}")
     return run
 
@@ -224,25 +235,27 @@ def _train_under_torchrun(
     config: Config, *, out: Path | None, command: str, entered: float, resume: str | None
 ) -> tuple[Path, dict[str, Any]]:
     """The ranks exist already: rank 0 prepares, tells the others the folder, and all train."""
-    device = config.execution.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = config.execution.device
+    if device is None and resume not in (None, "auto"):
+        device = folder.read_config(Path(resume)).execution.device
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     world = launch.from_environment(device)
-    try:
-        told = {"run": "", "error": ""}
-        if world.is_first:
-            try:
-                run = _resumed_folder(resume, config, out=out, ranks=world.ranks) if resume else None
-                told["run"] = str(run or prepare.prepare(config, out=out, command=command, ranks=world.ranks))
-            except FanlightError as error:
-                told["error"] = json.dumps([type(error).__name__, str(error)])
-        told = world.tell(told)
-        if told["error"]:
-            from fanlight import errors
+    told = {"run": "", "error": ""}
+    if world.is_first:
+        try:
+            given = {"ranks": world.ranks, "local_ranks": world.local_ranks}
+            run = _resumed_folder(resume, config, out=out, **given) if resume else None
+            told["run"] = str(run or prepare.prepare(config, out=out, command=command, **given))
+        except FanlightError as error:
+            told["error"] = json.dumps([type(error).__name__, str(error)])
+    told = world.tell(told)
+    if told["error"]:
+        from fanlight import errors
 
-            name, text = json.loads(told["error"])
-            raise getattr(errors, name)(text)
-        path = Path(told["run"])
-        with _recorded(path, entered=entered) if world.is_first else contextlib.nullcontext(0.0) as before_s:
-            summary = rank_main(world, run=str(path), entered=entered, wall_before_s=before_s)
-        return path, summary if summary is not None else {}
-    finally:
-        comm.leave()
+        name, text = json.loads(told["error"])
+        raise getattr(errors, name)(text)
+    path = Path(told["run"])
+    with _recorded(path, entered=entered) if world.is_first else contextlib.nullcontext(0.0) as before_s:
+        summary = rank_main(world, run=str(path), entered=entered, wall_before_s=before_s)
+    comm.leave()  # after an error it could wait for ranks that never come; the process ends by launch.end_rank
+    return path, summary if summary is not None else {}

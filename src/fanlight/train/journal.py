@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from fanlight import console
-from fanlight.tasks import classify_scores
 from fanlight.train import clock as clocks
 from fanlight.train import evaluate, export, state, tracking
 from fanlight.train.build import Training
@@ -22,6 +21,8 @@ from fanlight.types import Batch
 
 if TYPE_CHECKING:
     from fanlight.train.loop import Progress
+
+RECENT_STEPS = 50  # that the bar's rate is of
 
 
 class Journal:
@@ -82,8 +83,8 @@ class Journal:
         self._saved_at = time.monotonic()
 
     def stepped(self, t: Training, batch: Batch, ledger: Ledger) -> None:
-        """After each step: the bar moves."""
-        if self._rank != 0 or not console.is_terminal() or not ledger.recent:
+        """After each step: the bar moves, or now and then a plain line."""
+        if self._rank != 0 or not ledger.recent:
             return
         if self._bar is None or batch.position.step == 0:
             if self._bar is not None:
@@ -91,8 +92,10 @@ class Journal:
             title = f"epoch {batch.position.epoch + 1}/{t.config.train.epochs}"
             self._bar = console.Progress(title, total=t.steps_per_epoch, unit="steps").__enter__()
             self._bar.advance(batch.position.step)
-        rates = self._rates(t)
-        self._bar.advance(1, f"loss {ledger.recent[-1]:.3f}  {rates['images_per_s']:.0f} img/s")
+        rates = self._rates(t, most=RECENT_STEPS)
+        memory = console.bytes_text(psutil.Process().memory_info().rss)
+        wait = f"input wait {rates['input_wait_share']:.1%}"
+        self._bar.advance(1, f"loss {ledger.recent[-1]:.3f}  {rates['images_per_s']:.0f} img/s  {wait}  {memory}")
 
     def close_epoch(self, t: Training, progress: Progress, sums: dict[str, float]) -> None:
         """Logs the epoch, evaluates where it is time, keeps the best weights. Collective."""
@@ -105,14 +108,15 @@ class Journal:
         if "val" in t.samples and epoch % every == 0 and epoch < epochs:  # the last is scored with everything else
             scores = self.evaluate(t, "val", epoch=epoch, step=progress.step)
             if scores is not None:
-                line += f" | val loss {scores['loss']:.3f}  accuracy {scores['accuracy']:.3f}"
-                self.keep_best(t, progress, scores["accuracy"])
+                loss = "not finite" if scores["loss"] is None else f"{scores['loss']:.3f}"
+                line += f" | val loss {loss}  {t.task.headline} {scores[t.task.headline]:.3f}"
+                self.keep_best(t, progress, scores[t.task.headline])
         memory = console.bytes_text(psutil.Process().memory_info().rss)
         line += f" | {rates['images_per_s']:.0f} img/s  input wait {rates['input_wait_share']:.1%}  memory {memory}"
         line += f"  {console.seconds_text(_left_s(progress, epochs, self._elapsed_s()))} left" if epoch < epochs else ""
         if self._rank == 0:
             console.say(line)
-        self._epoch_rows = len(self._clock.rows) if self._clock else 0
+        self._epoch_rows = len(self._clock) if self._clock else 0
 
     def evaluate(self, t: Training, split: str, *, epoch: int, step: int) -> dict[str, Any] | None:
         """Scores of one split on rank 0, logged; the table of predictions is under `table`. Collective."""
@@ -124,7 +128,7 @@ class Journal:
         if logits is None:
             return None
         table = t.task.table(t.manifest, t.samples[split].rows, logits)
-        scores = classify_scores.score(table, classes=t.task.classes, split=split)
+        scores = t.task.score(table, split=split)
         names = ("loss", "accuracy", "balanced_accuracy")
         record = {"epoch": epoch, "step": step, "split": split, **{name: scores[name] for name in names}}
         self._log("evaluate", {**record, "seconds": time.perf_counter() - begin})
@@ -134,19 +138,19 @@ class Journal:
         """Exports the weights when no evaluation was better. On rank 0."""
         if accuracy > progress.best.get("accuracy", -1.0):
             progress.best = {"epoch": progress.position.epoch, "accuracy": accuracy}
-            export.save_weights(t.model, self.run / "weights" / "best.safetensors", t.config, t.task.classes)
+            export.save_weights(t.step.parts, self.run / "weights" / "best.safetensors", t.config, t.task.classes)
 
     def _save_steps(self) -> None:
         if self._clock is not None:
             self._clock.save(self.run / f"steps-rank{self._rank}.parquet", before=self._first_step + 1)
 
-    def _rates(self, t: Training) -> dict[str, float]:
-        rows = (self._clock.rows if self._clock else [])[self._epoch_rows :] or [
-            {"total_s": 1e-9, "input_s": 0, "images": 0}
-        ]
-        total_s = sum(row["total_s"] for row in rows)
-        images = sum(row["images"] for row in rows) * t.layout.data_ranks
-        return {"images_per_s": images / total_s, "input_wait_share": sum(row["input_s"] for row in rows) / total_s}
+    def _rates(self, t: Training, *, most: int | None = None) -> dict[str, float]:
+        """Images per second of the global batch, and input's share, of the epoch or of its newest `most` steps."""
+        first = max(self._epoch_rows, len(self._clock) - most if most else 0) if self._clock else 0
+        rows = self._clock.since(first) if self._clock else []
+        total_s = sum(row["total_s"] for row in rows) or 1e-9
+        wait_s = sum(row["input_s"] for row in rows)
+        return {"images_per_s": len(rows) * t.cutting.batch / total_s, "input_wait_share": wait_s / total_s}
 
     def _elapsed_s(self) -> float:
         return time.monotonic() - self._started

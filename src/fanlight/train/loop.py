@@ -3,6 +3,7 @@ order of events: batch, step, update, agree, and at an epoch's end evaluate, log
 
 from __future__ import annotations
 
+import contextlib
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,10 +11,10 @@ from typing import Any
 from fanlight.data.loader import train_batches
 from fanlight.errors import Stopped
 from fanlight.train import clock as clocks
-from fanlight.train import stop
 from fanlight.train.build import Training
 from fanlight.train.journal import Journal
 from fanlight.train.ledger import Ledger
+from fanlight.train.stop import Wish
 from fanlight.types import Position
 
 START = Position(0, 0)
@@ -41,7 +42,7 @@ class Progress:
         return cls(position, document["step"], document["train_s"], document["epoch_sums"], document["best"])
 
 
-def run(t: Training, progress: Progress, journal: Journal) -> Progress:
+def run(t: Training, progress: Progress, journal: Journal, wish: Wish) -> Progress:
     """Trains from `progress` to the last epoch. Raises Stopped, after saving, when asked to; TrainingError when the loss
     is not finite. `journal` receives everything that is worth keeping."""
     config, begin, train_s_before = t.config, time.perf_counter(), progress.train_s
@@ -51,7 +52,7 @@ def run(t: Training, progress: Progress, journal: Journal) -> Progress:
         t.samples["train"], t.cutting, start=progress.position, epochs=config.train.epochs or 0,
         workers=config.execution.workers or 1, pin=t.world.device.type == "cuda",
     )  # fmt: skip
-    with stop.listening() as wish, journal.following(clock, progress, epochs=config.train.epochs or 0):
+    with contextlib.closing(batches), journal.following(clock, progress, epochs=config.train.epochs or 0):
         while True:
             clock.begin()
             batch = next(batches, None)

@@ -36,7 +36,7 @@ def set_up(name: str, device: torch.device, *, deterministic: bool) -> None:
     algorithms once, unless the same bits are wanted."""
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS refuses determinism without it
-        torch.use_deterministic_algorithms(True)
+    torch.use_deterministic_algorithms(deterministic)
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = not deterministic
         torch.backends.cudnn.allow_tf32 = name != "fp32"

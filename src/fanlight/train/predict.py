@@ -1,4 +1,4 @@
-"""Names the class of images with a run's weights: the same bytes → canvas → crop → model as training's evaluation."""
+"""Names the class of images with a run's weights: bytes → canvas → crop → model as in training's evaluation, in fp32."""
 
 from __future__ import annotations
 

@@ -23,13 +23,20 @@ from fanlight.train import build, folder, resolve
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow", "opencv-python-headless", "safetensors", "pyarrow")
 
 
-def prepare(config: Config, *, out: Path | None, command: str, ranks: int | None = None) -> Path:
+def prepare(
+    config: Config, *, out: Path | None, command: str, ranks: int | None = None, local_ranks: int | None = None
+) -> Path:
     """Makes the run folder of a new run: after it, ranks need nothing but that folder's path."""
     phases: dict[str, float] = {}
     resolve.check(config)
     if config.model.name is not None and config.model.name != resolve.PHOTO_MODEL:  # asking timm imports all of it
         zoo.check_name(config.model.name)
     if ranks is not None:  # given by who started this process
+        if config.execution.ranks not in (None, ranks) or (config.execution.layout == "serial" and ranks > 1):
+            raise ConfigError(
+                f"execution.ranks {config.execution.ranks}, layout {config.execution.layout}: this process is one of {ranks} "
+                "ranks that torchrun started; leave --ranks and --layout out"
+            )
         config = config.with_values({"execution.ranks": ranks, "execution.layout": "ddp" if ranks > 1 else "serial"})
     asked = config
     begin = time.perf_counter()
@@ -37,7 +44,7 @@ def prepare(config: Config, *, out: Path | None, command: str, ranks: int | None
     phases["scan_s"] = time.perf_counter() - begin
     if config.data.limit is not None:
         manifest = split.limit(manifest, config.data.limit, seed=config.train.seed)
-    choices = resolve.Choices(config)
+    choices = resolve.Choices(config, local_ranks=local_ranks)
     resolve.sizes(choices, manifest)
     begin = time.perf_counter()
     manifest = _pack(choices, manifest)
@@ -156,7 +163,7 @@ def _device_name(device: str | None) -> str:
     return "cpu"
 
 
-def take_changes(run: Path, asked: Config, *, ranks: int | None = None) -> None:
+def take_changes(run: Path, asked: Config, *, ranks: int | None = None, local_ranks: int | None = None) -> None:
     """What is asked beside `--resume`: who computes may change, since any layout continues any layout's checkpoint, and
     is written down; what decides the numbers is refused. `ranks` where they are given by who started this process."""
     config, first, default = folder.read_config(run), configuration.read(run / "config.yaml"), Config()
@@ -178,7 +185,9 @@ def take_changes(run: Path, asked: Config, *, ranks: int | None = None) -> None:
         return
     open_again = {"execution.layout", "execution.ranks", "execution.threads", "execution.workers"} - changed.keys()
     is_moved = changed.keys() & {"execution.layout", "execution.ranks", "execution.device"}
-    choices = resolve.Choices(config.with_values({**(dict.fromkeys(open_again) if is_moved else {}), **changed}))
+    choices = resolve.Choices(
+        config.with_values({**(dict.fromkeys(open_again) if is_moved else {}), **changed}), local_ranks=local_ranks
+    )
     resolve.check(choices.config)
     resolve.who(choices, folder.read_manifest(run))
     reasons = {**dict.fromkeys(changed, "asked for when the run was resumed"), **choices.reasons}

@@ -26,6 +26,7 @@ PHOTO_MODEL = "resnet18"
 PHOTO_CROP, PHOTO_EVAL = (0.25, 1.0), 0.875
 SMALL_CROP = (0.6, 1.0)
 CORE_IMAGES_PER_S, GPU_IMAGES_PER_S = 100, 3_000  # what training consumes, roughly, where only its order matters
+CPU_RANKS_MAX = 16  # that are chosen by themselves
 SMALL_PX = 64  # up to here a stem that shrinks 4× leaves too little
 MIRRORED_WORDS = {"left", "right"}  # classes whose meaning a mirror image changes
 
@@ -33,8 +34,9 @@ MIRRORED_WORDS = {"left", "right"}  # classes whose meaning a mirror image chang
 class Choices:
     """A config being completed, and why."""
 
-    def __init__(self, config: Config):
+    def __init__(self, config: Config, *, local_ranks: int | None = None):
         self.config = config
+        self.local_ranks = local_ranks  # on this machine; None: all of them
         self.reasons: dict[str, str] = {}
 
     def take(self, key: str, value: object, reason: str) -> None:
@@ -92,6 +94,10 @@ def check(config: Config) -> None:
         raise ConfigError(f"data.order is {c.data.order!r}; use random or blocks")
     if c.train.precision is not None:
         precision.check(c.train.precision, torch.device(place))
+    if c.data.folds is None and c.data.fold:
+        raise ConfigError(f"data.fold is {c.data.fold} and data.folds is not given; use --folds K --fold {c.data.fold}")
+    if c.data.folds is not None and not 0 <= c.data.fold < c.data.folds:
+        raise ConfigError(f"data.fold is {c.data.fold} of {c.data.folds} folds; use 0 … {c.data.folds - 1}")
     if c.model.pretrained and c.model.weights:
         raise ConfigError("model.pretrained and model.weights both name the weights to start from; use one of them")
 
@@ -172,27 +178,35 @@ def _machine(choices: Choices) -> None:
         choices.take("execution.layout", "ddp", f"{gpus} GPUs are visible; --layout serial uses one")
         choices.take("execution.ranks", gpus, "one process per GPU")
     if execution.layout == "ddp":
-        choices.take("execution.ranks", max(2, gpus or cores), f"one process per {'GPU' if gpus else 'core'}")
+        if gpus == 1 and execution.ranks is None:
+            raise ConfigError(
+                "layout ddp takes one GPU per rank, and 1 is visible; use --layout serial, or --device cpu"
+            )
+        ranks, why = max(2, gpus or cores), f"one process per {'GPU' if gpus else 'core'}"
+        if not gpus and ranks > CPU_RANKS_MAX:
+            ranks, why = CPU_RANKS_MAX, f"{cores} cores; more ranks would leave each too few images of a batch"
+        choices.take("execution.ranks", ranks, why)
     several = (choices.config.execution.ranks or 1) > 1
     why = "more than one rank was asked for" if several else "one process uses all cores of a machine best"
     choices.take("execution.layout", "ddp" if several else "serial", why)
     choices.take("execution.ranks", 1, "layout serial")
     ranks = choices.config.execution.ranks or 1
     layouts.parse(choices.config.execution.layout or "", ranks=ranks)
-    if gpus and ranks > gpus:
+    here = choices.local_ranks or ranks
+    if gpus and here > gpus:
         raise ConfigError(
             f"execution.ranks is {ranks} and {gpus} GPU(s) are visible; use --ranks {gpus} or --device cpu"
         )
-    if not gpus and ranks > 16 * cores:
+    if not gpus and here > 16 * cores:
         raise ConfigError(f"execution.ranks is {ranks} on {cores} usable cores; use --ranks {cores}")
-    if not gpus and ranks > cores:
+    if not gpus and here > cores:
         warn(
-            f"{ranks} ranks on {cores} usable cores",
+            f"{here} ranks on {cores} usable cores",
             why="they take turns, so this is slower",
             do=f"Use --ranks {cores}",
         )
-    choices.take("execution.threads", max(1, cores // ranks), f"{cores} usable cores over {ranks} rank(s)")
-    workers = 1 if not gpus else max(1, min(8, cores // ranks - 1))
+    choices.take("execution.threads", max(1, cores // here), f"{cores} usable cores over {here} rank(s)")
+    workers = 1 if not gpus else max(1, min(8, cores // here - 1))
     choices.take(
         "execution.workers", workers, "cutting a crop takes 0.1 ms" if not gpus else "cores beside the GPU's own"
     )

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fanlight import console
+from fanlight import console, machine, tasks
 from fanlight.data import checkup
 from fanlight.data.manifest import Manifest
 from fanlight.data.source import Files
@@ -19,9 +19,7 @@ from fanlight.parallel import comm, launch
 from fanlight.parallel.comm import World
 from fanlight.parallel.layout import Layout
 from fanlight.parallel.parallelize import parallelize
-from fanlight.tasks import classify_scores
-from fanlight.tasks.classify import Classify
-from fanlight.train import build, export, folder, resolve
+from fanlight.train import build, export, folder, precision, resolve
 from fanlight.train import evaluate as evaluating
 from fanlight.train.step import Normalise, WholeStep
 
@@ -57,6 +55,11 @@ def rank_score(world: World, *, run: str, data: str, split: str, best: bool) -> 
     """Scores on every rank; the scores on rank 0."""
     path = Path(run)
     config = folder.read_config(path)
+    number_format = config.train.precision or "fp32"
+    if number_format == "fp16" and world.device.type == "cpu":
+        number_format = "fp32"  # as a CPU does not compute in fp16
+    torch.set_num_threads(max(1, machine.cores_usable() // world.local_ranks))
+    precision.set_up(number_format, world.device, deterministic=config.train.deterministic)
     about, tensors = export.load_weights(path / "weights" / ("best.safetensors" if best else "last.safetensors"))
     classes = tuple(about["classes"])
     manifest = _other(data, classes, split) if data else folder.read_manifest(path)
@@ -64,7 +67,7 @@ def rank_score(world: World, *, run: str, data: str, split: str, best: bool) -> 
     if not len(manifest.rows(split)):
         there = ", ".join(name for name in build.SPLITS if len(manifest.rows(name)))
         raise ConfigError(f"--split {split!r} has no images; there is {there}")
-    task = Classify(classes)
+    task = tasks.of(config, manifest)
     where = Files(manifest, canvas_px=about["canvas_px"]) if data else build.open_source(config, manifest, world)
     samples = build.split_samples(config, manifest, task, where, split)
     model = zoo.create(about["model"], classes=len(classes), image_px=about["image_px"], seed=0).model
@@ -73,16 +76,14 @@ def rank_score(world: World, *, run: str, data: str, split: str, best: bool) -> 
     normalise = Normalise(
         about["mean"], about["std"], like=next(model.parameters()), channels_last=bool(config.execution.channels_last)
     )
-    step = WholeStep(
-        model, task, normalise=normalise, number_format=config.train.precision or "fp32", seed=config.train.seed
-    )
+    step = WholeStep(model, task, normalise=normalise, number_format=number_format, seed=config.train.seed)
     cutting = build.cut_batches(config, rank=world.rank, ranks=world.ranks)
     workers = config.execution.workers or 1
     logits = evaluating.outputs(step, task, samples, cutting, world, batch=config.execution.eval_batch, workers=workers)
     if logits is None:
         return None
     table = task.table(manifest, samples.rows, logits)
-    return classify_scores.score(table, classes=classes, split=split)
+    return task.score(table, split=split)
 
 
 def _other(data: str, classes: tuple[str, ...], split: str) -> Manifest:

@@ -14,7 +14,7 @@ from torch import nn
 from fanlight.models.freeze import train_mode
 from fanlight.models.keyed import Keys
 from fanlight.parallel.replicate import Replicated
-from fanlight.tasks.classify import Classify
+from fanlight.tasks import Task
 from fanlight.train import precision
 from fanlight.train.clock import StepClock
 from fanlight.types import Batch, Rows
@@ -57,7 +57,7 @@ class WholeStep:
     needs_images = needs_targets = True
 
     def __init__(
-        self, model: nn.Module, task: Classify, *, normalise: Normalise, number_format: str, seed: int,
+        self, model: nn.Module, task: Task, *, normalise: Normalise, number_format: str, seed: int,
         replicated: Replicated | None = None, keys: Keys | None = None,
     ):  # fmt: skip
         self.parts = [model]
