@@ -90,7 +90,7 @@ def gradient(t: build.Training) -> torch.Tensor:
 
 def whole(t: build.Training) -> dict[str, torch.Tensor]:
     """Each kind of state as one vector: some single tensors are 0 but for rounding."""
-    tensors = {**t.model.state_dict()}
+    tensors = {**t.step.parts[0].state_dict()}
     kinds: dict[str, list[torch.Tensor]] = {"weights": [tensors.pop(name) for name in t.optimizer.named]}
     for name, value in tensors.items():
         kinds.setdefault(name.rpartition(".")[2], []).append(value)
@@ -243,7 +243,7 @@ def synchronise_unknown(world: World, *, folder: str) -> None:
 
 def built_state(world: World, *, folder: str, values: dict[str, Any]) -> dict[str, Any]:
     t = training(world, folder, values)
-    left = [name for name, p in t.model.named_parameters() if p.grad is not None]
+    left = [name for name, p in t.step.parts[0].named_parameters() if p.grad is not None]
     return {"digest": digest(t.tensors()), "gradients": left, "keys": sorted(t.tensors())}
 
 
@@ -336,7 +336,7 @@ def scored_rows(
             ]
     finally:
         torch.set_num_threads(1)
-    assert digest(t.tensors()) == before and t.model.training
+    assert digest(t.tensors()) == before and t.step.parts[0].training
     return [None if rows is None else rows.tolist() for rows in found]
 
 
