@@ -1,7 +1,7 @@
 """Does the loader's memory grow? 87,000 JPEGs of 200 px: three epochs of the loader alone, then 200 training steps.
 
-Private memory (USS) of the process is sampled throughout; its slope is fitted after the first epoch with a 95 % interval
-by blocks. Images are made once, in `--work` (about 0.6 GB, and 10 GB of pack).
+Private memory is what no other process could share: anonymous pages (RssAnon), not the pack's, which the page cache lends.
+It is sampled throughout; its slope is fitted after the first epoch with a 95 % interval by blocks. Images are made once, in `--work` (about 0.6 GB, and 10 GB of pack).
 
     python benchmarks/loader_memory.py --work scratch/87k
 """
@@ -15,7 +15,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import psutil
 
 from hardware import heading
 
@@ -58,6 +57,13 @@ def slope(steps: np.ndarray, values: np.ndarray, *, blocks: int = 20) -> tuple[f
     return float(np.polyfit(steps, values, 1)[0]), *(float(v) for v in np.quantile(found, [0.025, 0.975]))
 
 
+def private_bytes() -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("RssAnon:"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError("/proc/self/status has no RssAnon: this benchmark needs Linux")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True)
@@ -82,20 +88,19 @@ def main() -> None:
     out = arguments.work / f"run-{os.getpid()}"
     run = prepare.prepare(config, out=out, command="benchmarks/loader_memory.py")
     t = build.build(folder.read_config(run), folder.read_manifest(run), comm.alone())
-    process = psutil.Process()
-    steps, uss = [], []
+    steps, private = [], []
     per_epoch = order.steps_per_epoch(len(t.samples["train"]), 128)
     for index, _ in enumerate(
         train_batches(t.samples["train"], t.cutting, start=Position(0, 0), epochs=arguments.epochs, workers=2)
     ):
         if index % 10 == 0:
             steps.append(index)
-            uss.append(process.memory_full_info().uss)
-    loader_peak = max(uss)
+            private.append(private_bytes())
+    loader_peak = max(private)
     later = np.array(steps) >= per_epoch
-    fit = slope(np.array(steps)[later], np.array(uss, float)[later])
+    fit = slope(np.array(steps)[later], np.array(private, float)[later])
 
-    train_steps, train_uss = [], []
+    train_steps, train_private = [], []
     times = clock.StepClock(t.world.device)
     batches = train_batches(t.samples["train"], t.cutting, start=Position(0, 0), epochs=1, workers=1)
     for index, batch in zip(range(arguments.steps), batches):
@@ -105,17 +110,17 @@ def main() -> None:
         t.optimizer.update(index)
         times.end(step=index, epoch=0, images=batch.rows)
         train_steps.append(index)
-        train_uss.append(process.memory_full_info().uss)
+        train_private.append(private_bytes())
     batches.close()
     warm = np.array(train_steps) >= arguments.steps // 4
-    train_fit = slope(np.array(train_steps)[warm], np.array(train_uss, float)[warm])
+    train_fit = slope(np.array(train_steps)[warm], np.array(train_private, float)[warm])
 
     print(heading(f"Memory of the loader, {arguments.count:,} images of 200 px"))
     print("| phase | steps | samples | private memory, peak | slope, bytes per step | 95 % interval | flat |")
     print("|---|--:|--:|--:|--:|--:|---|")
     rows = (
         (f"loader alone, {arguments.epochs} epochs, 2 threads", steps[-1] + 1, len(steps), loader_peak, fit),
-        ("training, ResNet-18, batch 128", arguments.steps, len(train_steps), max(train_uss), train_fit),
+        ("training, ResNet-18, batch 128", arguments.steps, len(train_steps), max(train_private), train_fit),
     )
     for name, count, samples, peak, (value, low, high) in rows:
         flat = low <= 0 <= high or abs(value) < FLAT_BYTES_PER_STEP

@@ -289,9 +289,10 @@ def test_ranks_of_torchrun_end_without_the_interpreter(monkeypatch, fanlight):
         sys.exit(code)
 
     monkeypatch.setattr(launch, "end_rank", end_rank)
-    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
-    assert fanlight("train", "nowhere").code == 3
-    assert codes == [3]
+    for name, value in {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost"}.items():
+        monkeypatch.setenv(name, value)
+    assert fanlight("runs", "nowhere").code == 1
+    assert codes == [1]
 
 
 def test_a_reader_that_closes_early_gets_no_complaints(own_place):
@@ -308,3 +309,12 @@ def test_a_reader_that_closes_early_gets_no_complaints(own_place):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (1, "")
+
+
+@pytest.mark.slow
+def test_ranks_leave_standard_output_to_the_object(colours, own_place):
+    words = ["train", str(colours), *tiny.QUICK, "--ranks", "2", "--out", "run", "--json"]
+    done = subprocess.run([sys.executable, "-m", "fanlight", *words], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["ranks"] == 2
+    assert "epoch 2/2" in done.stderr and "Traceback" not in done.stderr

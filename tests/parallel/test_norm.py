@@ -13,8 +13,8 @@ JOBS = "parallel.parity_jobs:"
 RANKS = [1, 2, 3, 4]
 # Worst relative distances from float64 over all cases below; sums are formed in another order, no more.
 FP64_RTOL = 1e-14  # worst measured 1.2e-15
-FP32_RTOL = 4e-6  # worst measured 8.1e-7, torch's own 7.1e-7
-BF16_RTOL = 8e-3  # outputs and input gradients are rounded to 8 bits; worst measured 3.6e-3, torch's own 2.1e-3
+FP32_RTOL = 4e-6  # worst measured 8.1e-7, torch's own 7.5e-7
+BF16_RTOL = 8e-3  # outputs and input gradients are rounded to 8 bits; worst measured 4.4e-3, torch's own 1.9e-3
 BF16_SUM_RTOL = 5e-3  # 220 values by channel; worst measured 1.7e-3, torch's own 1.6e-3
 FAR_FACTOR = 8.0  # 10,000 spreads from 0, against torch's own error there; worst measured 2.7
 FAR_FLOOR = 1e-6  # added, where torch happens to be exact to the last digit

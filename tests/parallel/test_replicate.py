@@ -9,7 +9,7 @@ from fanlight.parallel.layout import Layout
 from fanlight.parallel.parallelize import parallelize
 
 JOBS = "parallel.parity_jobs:"
-SUM_RTOL = 1e-6  # worst measured 1.6e-7: fp32 sums of at most 8 rows
+SUM_RTOL = 1e-6  # worst measured 2.0e-7: fp32 sums of at most 8 rows
 
 
 @pytest.mark.parametrize("channels_last", [False, True])

@@ -254,7 +254,7 @@ def test_ctrl_c_outside_the_loop_leaves_a_stopped_run(monkeypatch, colours, own_
         raise KeyboardInterrupt
 
     monkeypatch.setattr(build, "create_model", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Stopped, match=r"stopped at once; continue with: fanlight train --resume .*run"):
         tiny.train(colours, out=own_place / "run")
     assert tiny.summary(own_place / "run")["status"] == "stopped"
 
@@ -275,6 +275,12 @@ def test_without_a_pack_the_pixels_are_the_same(colours, own_place):
     packed = tiny.train(colours, out=own_place / "packed")
     direct = tiny.train(colours, out=own_place / "direct", pack=False)
     assert tiny.weights(packed) == tiny.weights(direct)
+
+
+def test_tensorboard_gets_one_closed_file_per_start(finished):
+    pytest.importorskip("tensorboard")
+    files = list((finished / "tensorboard").iterdir())
+    assert len(files) == 1 and files[0].stat().st_size > 500
 
 
 def test_train_keys_are_those_promised(finished):

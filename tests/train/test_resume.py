@@ -14,8 +14,10 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from fanlight import cli
+from fanlight.config import Config
 from fanlight.errors import ConfigError, DataError, RunError, Stopped
-from fanlight.train import evaluate, folder, job, resolve, state
+from fanlight.train import evaluate, folder, job, prepare, resolve, state
 from fanlight.train.optim import Optimizer
 from train import colours as tiny
 
@@ -155,6 +157,22 @@ def test_a_stop_saves_inside_the_epoch_and_names_the_command(monkeypatch, fanlig
     assert "Continuing after step 8 (epoch 2)" in answer.out
     assert tiny.weights(own_place / "my run") == tiny.weights(undisturbed)
     same_story(own_place / "my run", undisturbed)
+
+
+def test_time_adds_up_over_starts(monkeypatch, colours, own_place):
+    run = own_place / "run"
+    keys = {cli.FLAGS[name]: value for name, value in tiny.OPTIONS.items()} | {"data.path": str(colours)}
+    prepare.prepare(Config().with_values(keys), out=run, command="test")
+    with monkeypatch.context() as patch:
+        before_update(patch, 8, ask_to_stop)
+        with pytest.raises(Stopped):
+            job.execute(run, entered=time.time() - 100)
+    first = tiny.summary(run)
+    assert 100 <= first["wall_s"] < 200
+    summary = job.execute(run, entered=time.time() - 1000)
+    assert 1100 <= summary["wall_s"] < 1300
+    trained_s = sum(row["total_s"] for row in pq.read_table(run / "steps-rank0.parquet").to_pylist())
+    assert trained_s * 0.9 <= summary["train_s"] < 100  # of both starts; what was before Enter is not in it
 
 
 def test_a_stop_after_the_last_step_is_no_stop(monkeypatch, colours, undisturbed, own_place):
