@@ -95,7 +95,7 @@ class Execution:
     channels_last: bool | None = None  # memory format of convolutions; None: yes
     pack: bool | None = None  # decode once into a pack; None: yes where the disk has room
     pack_dir: str | None = None  # where packs go; None: the user's cache folder
-    eval_batch: int = 64  # rows of one evaluation forward, the same on any number of ranks
+    eval_batch: int = 32  # rows of one evaluation forward, the same on any number of ranks
     checkpoint_every_s: float = 120.0  # seconds between checkpoints inside an epoch
     checkpoint_steps: int | None = None  # optimizer steps between checkpoints instead; None: by time
     keep_checkpoints: int = 2  # newest ones kept

@@ -1,5 +1,6 @@
 """Scoring by itself: every sample once, in sample order, the padding of the last batch left out."""
 
+import contextlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,6 +33,9 @@ class Seeing:
 
     def __init__(self) -> None:
         self.sizes: list[int] = []
+
+    def evaluating(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
 
     def forward(self, rows: Rows) -> torch.Tensor:
         assert rows.images is not None
@@ -67,3 +71,32 @@ def test_every_sample_is_scored_once_in_batches_of_one_size(count, batch, worker
 def test_samples_that_no_rank_scored_are_noticed():
     with pytest.raises(AssertionError, match="scored twice or not at all"):
         score(20, batch=4, rank=1, ranks=2)  # the other rank is missing
+
+
+def test_rows_are_the_same_bits_on_any_number_of_threads():
+    """The product below is one that MKL splits over threads: computed at once, its bits differ."""
+    torch.manual_seed(0)
+    weight = torch.randn(4096, 3)
+
+    class Wide(Seeing):
+        def forward(self, rows: Rows) -> torch.Tensor:
+            assert rows.images is not None
+            pixels = rows.images.flatten(1).float()
+            return torch.sin(pixels[:, :1] * torch.linspace(0, 9, 4096)) @ weight
+
+    sizes = np.full(200, 6)
+    samples = Samples(Numbered(sizes, sizes), np.arange(41), np.zeros(41, np.int64), np.ones(41))
+    cutting = Cutting(
+        batch=1, microbatches=1, rank=0, ranks=1, image_px=IMAGE_PX, seed=0, flip=False, crop_share=(0.5, 1),
+        crop_ratio=(1, 1), eval_share=1.0,
+    )  # fmt: skip
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            task = Classify(("a", "b", "c"))
+            found.append(evaluate.outputs(Wide(), task, samples, cutting, alone(), batch=4, workers=1))
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert np.array_equal(found[0], found[1]) and np.array_equal(found[0], found[2])

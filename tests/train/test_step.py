@@ -151,7 +151,8 @@ def test_evaluation_changes_nothing_and_trains_on():
     assert modes[2:4] == [False, True]  # a norm whose weights do not move keeps its statistics
     before = {name: value.clone() for name, value in model.state_dict().items()}
     rows = batch([9]).parts[0]
-    first, second = step.forward(rows), step.forward(rows)
+    with step.evaluating():
+        first, second = step.forward(rows), step.forward(rows)
     assert torch.equal(first, second) and not first.requires_grad
     assert [module.training for module in model.modules()] == modes
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
@@ -161,7 +162,7 @@ def test_evaluation_changes_nothing_and_trains_on():
 def test_a_failed_evaluation_still_trains_on():
     model = network()
     step = WholeStep(model, Classify(("a", "b", "c")), normalise=normalise(), number_format="fp32", seed=0)
-    with pytest.raises(RuntimeError):
+    with pytest.raises(RuntimeError), step.evaluating():
         step.forward(Rows(np.arange(1), PIXELS[:1, :2], TARGETS[:1]))  # too small for the network
     assert all(module.training for module in model.modules())
 

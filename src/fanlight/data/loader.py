@@ -89,7 +89,7 @@ def train_batches(
 
 def evaluation_batches(
     samples: Samples, cutting: Cutting, *, batch: int, workers: int, pin: bool = False
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """This rank's batches of an evaluation: centre crops, every sample once, the last batch padded with its last image.
 
     `samples` of a padded batch is shorter than `images`: rows beyond it are not counted.

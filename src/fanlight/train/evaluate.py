@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
 import numpy as np
+import torch
 
 from fanlight.data.loader import Cutting, Samples, evaluation_batches
 from fanlight.parallel.comm import World
 from fanlight.tasks import Task
 from fanlight.train.step import Step
+from fanlight.types import Rows
+
+Scored = tuple[np.ndarray, np.ndarray]  # samples and their rows
 
 
 def outputs(
@@ -18,11 +27,18 @@ def outputs(
     Raises when a sample was scored twice or not at all.
     """
     chosen, rows = [np.empty(0, np.int64)], []
-    for part in evaluation_batches(samples, cutting, batch=batch, workers=workers):
-        result = step.forward(part.parts[0])
-        if result is not None:
-            rows.append(task.rows(result)[: len(part.parts[0].samples)])
-            chosen.append(part.parts[0].samples)
+
+    def score(part: Rows) -> tuple[np.ndarray, np.ndarray] | None:
+        result = step.forward(part)
+        return None if result is None else (part.samples, task.rows(result)[: len(part.samples)])
+
+    batches = evaluation_batches(samples, cutting, batch=batch, workers=workers)
+    with contextlib.closing(batches), step.evaluating():
+        threads = torch.get_num_threads() if world.device.type == "cpu" else 1
+        for found in _in_threads(score, (part.parts[0] for part in batches), threads=threads):
+            if found is not None:
+                chosen.append(found[0])
+                rows.append(found[1])
     width = int(world.sum_host(np.array([float(rows[0].shape[1]) if world.is_first and rows else 0.0]))[0])
     own = np.concatenate(rows) if rows else np.empty((0, width), np.float32)
     all_chosen, all_rows = world.gather(np.concatenate(chosen)), world.gather(own)
@@ -31,3 +47,29 @@ def outputs(
     order = np.argsort(all_chosen, kind="stable")
     assert np.array_equal(all_chosen[order], np.arange(len(samples))), "a sample was scored twice or not at all"
     return all_rows[order]
+
+
+def _in_threads(
+    score: Callable[[Rows], Scored | None], batches: Iterable[Rows], *, threads: int
+) -> Iterator[Scored | None]:
+    """`score` of every batch, in order. On several cores a batch is computed by one thread, several batches at once.
+
+    A matrix product rounds differently on another number of threads (MKL splits its sum); one thread per batch makes
+    the rows the same bits however many cores and ranks there are, and no thread waits for another inside a layer.
+    """
+    if threads == 1:
+        yield from map(score, batches)
+        return
+    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        waiting: deque[Future[Scored | None]] = deque()
+        try:
+            for batch in batches:
+                waiting.append(pool.submit(score, batch))
+                if len(waiting) > threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+            torch.set_num_threads(threads)  # of this thread, and of those that torch starts from now on

@@ -6,6 +6,8 @@ for the device.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Protocol
 
 import torch
@@ -29,6 +31,10 @@ class Step(Protocol):
 
     def __call__(self, batch: Batch, *, loss_scale: float, clock: StepClock) -> torch.Tensor:
         """Leaves the global batch's gradient in `parts`; returns this rank's [loss sum, hits, rows], float64 [3]."""
+        ...
+
+    def evaluating(self) -> contextlib.AbstractContextManager[None]:
+        """Inside, `forward` may be called, also by several threads at once."""
         ...
 
     def forward(self, rows: Rows) -> torch.Tensor | None:
@@ -100,15 +106,19 @@ class WholeStep:
                 [loss_sum.detach().double(), hits.double(), torch.full_like(hits, len(targets)).double()]
             )
 
-    @torch.no_grad()
-    def forward(self, rows: Rows) -> torch.Tensor:
+    @contextlib.contextmanager
+    def evaluating(self) -> Iterator[None]:
         self._model.eval()
         try:
-            x, _ = self._inputs(rows)
-            with precision.autocast(self._format, self._device):
-                return self._model(x)
+            yield
         finally:
             train_mode(self._model)
+
+    @torch.no_grad()
+    def forward(self, rows: Rows) -> torch.Tensor:
+        x, _ = self._inputs(rows)
+        with precision.autocast(self._format, self._device):
+            return self._model(x)
 
     def _inputs(self, rows: Rows) -> tuple[torch.Tensor, torch.Tensor]:
         assert rows.images is not None and rows.targets is not None
