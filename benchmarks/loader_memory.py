@@ -1,7 +1,8 @@
 """Does the loader's memory grow? 87,000 JPEGs of 200 px: three epochs of the loader alone, then 200 training steps.
 
-Private memory is what no other process could share: anonymous pages (RssAnon), not the pack's, which the page cache lends.
-It is sampled throughout; its slope is fitted after the first epoch with a 95 % interval by blocks. Images are made once, in `--work` (about 0.6 GB, and 10 GB of pack).
+Private memory is what no other process could share: anonymous pages (RssAnon), not the pack's, which the page cache
+lends. It is sampled throughout; its slope is fitted after the first epoch with a 95 % interval by blocks. Images are made
+once, in `--work` (about 0.6 GB, and 10 GB of pack).
 
     python benchmarks/loader_memory.py --work scratch/87k
 """

@@ -45,8 +45,7 @@ def test_what_is_told_by_a_folder_is_told_by_a_run(finished, colours):
 
 def test_other_images_and_ranks(quick_ranks, finished, own_place):
     data = tiny.make(own_place / "other", per_class=3)
-    one, other = (fanlight.evaluate(finished, data=data, ranks=ranks) for ranks in (1, 2))
-    assert (one["correct"], one["per_class"]) == (other["correct"], other["per_class"])
+    assert fanlight.evaluate(finished, data=data, ranks=2) == fanlight.evaluate(finished, data=data)
     assert fanlight.evaluate(finished, split="train")["count"] == 48
 
 

@@ -14,14 +14,6 @@ pytestmark = pytest.mark.usefixtures("own_place")
 
 # The design's table for `evaluate --json`.
 KEYS = {"split", "count", "correct", "accuracy", "per_class"}
-# Two ranks have half the threads each, and a thread more or less rounds a sum otherwise; measured 2e-8.
-LOSS_RTOL = 1e-5
-
-
-def same_counts(one: dict, other: dict) -> None:
-    """Everything that is counted is equal, and the loss within rounding."""
-    assert one | {"loss": other["loss"]} == other
-    assert one["loss"] == pytest.approx(other["loss"], rel=LOSS_RTOL)
 
 
 def test_a_runs_own_val_scores_as_it_did(fanlight, finished):
@@ -30,7 +22,6 @@ def test_a_runs_own_val_scores_as_it_did(fanlight, finished):
     document = json.loads(answer.out)
     assert document.keys() >= KEYS and document["split"] == "val"
     trained = tiny.summary(finished)["metrics"]["val"]
-    assert document["loss"] == pytest.approx(trained.pop("loss"), rel=LOSS_RTOL)
     assert {name: document[name] for name in trained} == trained
     assert [row["class"] for row in document["per_class"]] == list(tiny.CLASSES)
     assert sum(row["count"] for row in document["per_class"]) == document["count"] == 12
@@ -46,13 +37,13 @@ def test_the_table_says_it_in_words(fanlight, finished):
 
 def test_two_ranks_count_the_same(quick_ranks, finished):
     serial, double = (scoring.evaluate(finished, split="train", ranks=ranks) for ranks in (1, 2))
-    same_counts(double, serial)
+    assert double == serial  # the rows are the same bits on any number of ranks
 
 
 def test_two_ranks_count_other_images_the_same(quick_ranks, finished, own_place):
     data = str(tiny.make(own_place / "other", per_class=25, seed=3))
     serial, double = (scoring.evaluate(finished, data=data, ranks=ranks) for ranks in (1, 2))
-    same_counts(double, serial)
+    assert double == serial  # the rows are the same bits on any number of ranks
     assert serial["count"] == 75  # more than one batch of 64
 
 
