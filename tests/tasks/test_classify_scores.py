@@ -102,9 +102,9 @@ def test_names_serve_as_well_as_numbers():
 
 
 def test_unknown_class_names_the_way_out():
-    with pytest.raises(RunError, match=r"predicted 4 is none of the 2 classes; `fanlight evaluate RUN`"):
+    with pytest.raises(RunError, match=r"predicted 4 is none of the 2 classes; train again"):
         score(predictions([0, 1], [0, 4], k=2), classes=["a", "b"], split="val")
-    with pytest.raises(RunError, match=r"names no classes; `fanlight evaluate RUN`"):
+    with pytest.raises(RunError, match=r"names no classes; train again"):
         classes_of(predictions([0], [0], k=1).replace_schema_metadata(None))
 
 
