@@ -121,7 +121,7 @@ def test_train_says_what_it_does(fanlight, colours):
     answer = fanlight("train", colours, *tiny.QUICK, "--out", "run")
     assert answer.code == 0 and answer.err == ""
     assert "Run run: 3 classes, 48 train, 12 val images, from class folders" in answer.out
-    assert "  optim.lr = 0.025  (sgd, from scratch, by the square root of batch 8)" in answer.out
+    assert "  optim.lr = 0.000354  (adamw, from scratch, by the square root of batch 8)" in answer.out
     assert "train.epochs" not in answer.out  # was asked for
     assert "epoch 1/2  loss " in answer.out and "| val loss " in answer.out
     assert "val: accuracy " in answer.out and "n = 12" in answer.out

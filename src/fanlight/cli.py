@@ -249,7 +249,7 @@ def main() -> None:
 def _run() -> int:
     """Does what the arguments say; the exit code."""
     try:
-        code = app(standalone_mode=False)
+        code = app(standalone_mode=False, prog_name="fanlight")
         return code if isinstance(code, int) else 0
     except Stopped as stopped:
         print(str(stopped)[:1].upper() + str(stopped)[1:], file=sys.stderr)

@@ -59,7 +59,7 @@ class Augment:
 class Optim:
     """How weights move. Schedules count optimizer steps."""
 
-    name: str = "sgd"  # sgd (Nesterov momentum) or adamw
+    name: str = "adamw"  # or sgd (Nesterov momentum)
     lr: float | None = None  # peak learning rate; None: by optimizer and batch size
     momentum: float = 0.9  # of sgd; beta1 of adamw
     beta2: float = 0.999  # of adamw

@@ -109,12 +109,15 @@ def test_length_follows_the_number_of_images():
     assert choose({"train.epochs": 20}).config.train.evaluate_every == 1
 
 
+SGD = ("optim.name", "sgd")
+
+
 def test_learning_rates():
     """The square root of the batch; a fifth and a tenth for weights that are good already; not where only a new last
     layer learns."""
     lr = {name: choose({"train.batch_size": 32} | dict(pairs)).config.optim.lr for name, pairs in {
-        "sgd": [], "sgd 4x": [("train.batch_size", 128)], "tuned": [("model.pretrained", True)],
-        "head": [("model.pretrained", True), ("model.freeze", True)], "adamw": [("optim.name", "adamw")],
+        "sgd": [SGD], "sgd 4x": [SGD, ("train.batch_size", 128)], "tuned": [SGD, ("model.pretrained", True)],
+        "head": [SGD, ("model.pretrained", True), ("model.freeze", True)], "adamw": [("optim.name", "adamw")],
         "adamw tuned": [("optim.name", "adamw"), ("model.weights", "w.pt")],
     }.items()}  # fmt: skip
     assert lr["sgd 4x"] == pytest.approx(2 * lr["sgd"])
