@@ -26,7 +26,7 @@ from hardware import heading
 
 # 28 steps and 14 checkpoints: a kill finds it in a step, in an evaluation or in a save.
 SETTINGS = (
-    "--limit", "300", "--epochs", "4", "--batch-size", "32", "--precision", "fp32", "--no-report",
+    "--limit", "300", "--epochs", "4", "--batch-size", "32", "--precision", "fp32", "--threads", "1", "--no-report",
     "--set", "execution.checkpoint_steps=2",
 )  # fmt: skip
 WEIGHTS, PATIENCE_S = "weights/last.safetensors", 600

@@ -83,14 +83,14 @@ def main() -> None:
     from fanlight.types import Position
 
     config = Config().with_values(
-        {"data.path": str(arguments.work / "images"), "train.epochs": arguments.epochs, "train.batch_size": 128,
+        {"data.path": str(arguments.work / "images"), "train.epochs": arguments.epochs, "train.batch_size": 32,
          "data.image_px": 128, "model.name": "resnet18"}
     )  # fmt: skip
     out = arguments.work / f"run-{os.getpid()}"
     run = prepare.prepare(config, out=out, command="benchmarks/loader_memory.py")
     t = build.build(folder.read_config(run), folder.read_manifest(run), comm.alone())
     steps, private = [], []
-    per_epoch = order.steps_per_epoch(len(t.samples["train"]), 128)
+    per_epoch = order.steps_per_epoch(len(t.samples["train"]), t.cutting.batch)
     for index, _ in enumerate(
         train_batches(t.samples["train"], t.cutting, start=Position(0, 0), epochs=arguments.epochs, workers=2)
     ):
@@ -121,7 +121,7 @@ def main() -> None:
     print("|---|--:|--:|--:|--:|--:|---|")
     rows = (
         (f"loader alone, {arguments.epochs} epochs, 2 threads", steps[-1] + 1, len(steps), loader_peak, fit),
-        ("training, ResNet-18, batch 128", arguments.steps, len(train_steps), max(train_private), train_fit),
+        ("training, ResNet-18, batch 32", arguments.steps, len(train_steps), max(train_private), train_fit),
     )
     for name, count, samples, peak, (value, low, high) in rows:
         flat = low <= 0 <= high or abs(value) < FLAT_BYTES_PER_STEP

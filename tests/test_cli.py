@@ -144,7 +144,7 @@ def test_the_default_folder_is_named_by_data_and_model(fanlight, colours, own_pl
 def test_dry_run_prepares_and_trains_nothing(fanlight, colours, own_place):
     answer = fanlight("train", colours, *tiny.QUICK, "--out", "run", "--dry-run")
     assert answer.code == 0
-    assert "  optim.lr = 0.025" in answer.out
+    assert "  optim.lr = 0.000354" in answer.out
     assert answer.out.endswith("--dry-run: nothing was trained. Train it with: fanlight train --resume run\n")
     assert not (own_place / "run" / "metrics.jsonl").exists() and not (own_place / "run" / "checkpoints").exists()
     assert tiny.summary(own_place / "run")["status"] == "prepared"
