@@ -18,10 +18,10 @@ demo: $(READY)  ## train digits with one process per core, evaluate, report
 	$(BIN)/fanlight train digits --layout ddp --device cpu
 
 test: $(READY) check  ## what CI runs
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --ignore=tests/test_layers.py  # ran in check
 
 test-all: $(READY) check  ## and the slower system tests
-	$(BIN)/python -m pytest -m "slow or not slow"
+	$(BIN)/python -m pytest -m "slow or not slow" --ignore=tests/test_layers.py
 
 check: $(READY)  ## format, lint, types, layers
 	$(BIN)/ruff format --check .
