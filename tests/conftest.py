@@ -1,10 +1,14 @@
 """Pools of ranks that are kept over the whole session: starting one costs seconds, a job on it milliseconds."""
 
+import signal
 from collections.abc import Callable, Iterator
 
 import pytest
 
 from fanlight.parallel.launch import Pool
+
+# A shell hands SIGINT down ignored to what it starts in the background; tests of Ctrl-C need it as a terminal gives it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
