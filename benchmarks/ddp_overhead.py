@@ -66,9 +66,9 @@ def compare(world: World, *, run: str, blocks: int, steps: int) -> dict[str, lis
             batch = next(stream)
             times.arrived()
             sums = t.step(batch, loss_scale=1.0, clock=times)
-            t.optimizer.update(step)
+            norm = t.optimizer.update(step)
             times.mark("optimizer")
-            ledger.add(sums)
+            ledger.add(sums, denominator=batch.denominator, norm=norm)
             ledger.exchange(step=step, stop=False, save=False)
             times.end(step=step, epoch=0, images=batch.rows)
 

@@ -32,3 +32,17 @@ def median_interval(values: Sequence[float], *, draws: int = 2000) -> tuple[floa
     picks = np.random.default_rng(0).integers(0, len(data), (draws, len(data)))
     medians = np.median(data[picks], axis=1)
     return float(np.median(data)), float(np.quantile(medians, 0.025)), float(np.quantile(medians, 0.975))
+
+
+def ratio_interval(
+    values: Sequence[float], others: Sequence[float], *, draws: int = 2000
+) -> tuple[float, float, float]:
+    """Ratio of two medians, values over others, and its 95 % bootstrap interval.
+
+    The two series are of the same rounds, one entry each, and rounds are drawn whole: what slowed both cancels."""
+    a, b = np.asarray(values, np.float64), np.asarray(others, np.float64)
+    if len(a) != len(b) or not len(a):
+        raise ValueError(f"a ratio needs two series of the same rounds, got {len(a)} and {len(b)} values")
+    picks = np.random.default_rng(0).integers(0, len(a), (draws, len(a)))
+    ratios = np.median(a[picks], axis=1) / np.median(b[picks], axis=1)
+    return float(np.median(a) / np.median(b)), float(np.quantile(ratios, 0.025)), float(np.quantile(ratios, 0.975))

@@ -14,6 +14,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 DATA = os.environ.get("DATA", "digits")
 JOBS = {
+    "start": ["start.py", "--data", DATA, "--work", "scratch/start"],
     "input-wait": ["input_wait.py", "--data", DATA],
     "ddp-overhead": ["ddp_overhead.py", "--data", DATA, "--ranks", "2"],
     "kill-resume": ["kill_resume.py", "--points", "20"],

@@ -10,7 +10,7 @@ import pytest
 import fanlight
 from fanlight import api, cli, console
 from fanlight.errors import ConfigError, DataError, RunError, Stopped
-from fanlight.train import finish
+from fanlight.train import finish, job
 from train import colours as tiny
 
 pytest_plugins = ["train.fixtures"]
@@ -41,6 +41,10 @@ def test_what_is_told_by_a_folder_is_told_by_a_run(finished, colours):
     answers = fanlight.predict(finished, [colours / "red", str(colours / "blue" / "0[01].png")], top=1)
     assert [answer["label"] for answer in answers] == ["red"] * 20 + ["blue"] * 2
     assert all(len(answer["top"]) == 1 for answer in answers)
+    asked = {"tta": 2, "unknown_below": 0.999}
+    answers = fanlight.predict(finished, [colours / "red"], **asked)
+    assert {answer["label"] for answer in answers} == {"unknown"} and all(answer["unknown"] for answer in answers)
+    assert fanlight.evaluate(finished, **asked)["selective"]["covered"] == 0
 
 
 def test_other_images_and_ranks(quick_ranks, finished, own_place):
@@ -58,6 +62,7 @@ def test_a_run_is_the_one_that_the_command_line_starts(fanlight, colours, own_pl
 
 def test_the_command_that_is_kept_does_the_same(fanlight, colours, own_place):
     options = {"flip": False, "pack": True, "augment__crop_share": "0.5,1", "optim__momentum": 0.8, "resume": "auto"}
+    options |= {"jitter": (0.4, 0.3, 0.2, 0.1), "augment__crop_ratio": [0.8, 1.25], "no_augment": False}
     run = api.train(colours, **QUICK, **options, out="my run")
     words = shlex.split(tiny.summary(run.folder)["command"])
     assert words[:3] == ["fanlight", "train", str(colours)]
@@ -71,7 +76,7 @@ def test_resume(finished, colours, own_place, monkeypatch):
         raise Stopped("stopped")
 
     with monkeypatch.context() as patch:
-        patch.setattr(finish.job, "rank_main", stop)
+        patch.setattr(job, "rank_main", stop)
         with pytest.raises(Stopped):
             api.train(colours, **QUICK, out="run")
     run = api.train(colours, resume=own_place / "run")

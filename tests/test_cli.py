@@ -47,7 +47,11 @@ def test_every_flag_reaches_its_key(fanlight):
         "model": "lenet5", "epochs": 3, "batch_size": 24, "lr": 0.125, "microbatches": 2, "image_size": 40,
         "layout": "ddp", "ranks": 2, "device": "cpu", "precision": "bf16", "workers": 3, "threads": 2, "limit": 30,
         "val_fraction": 0.25, "folds": 4, "fold": 1, "seed": 5, "weights": "w.pt", "pretrained": True, "freeze": True,
-        "optimizer": "adamw", "schedule": "onecycle", "flip": False, "pack": False, "pack_dir": "p", "report": False,
+        "optimizer": "adamw", "schedule": "onecycle", "class_weights": "balanced", "sampling": "weighted", "ema": 0.75,
+        "patience": 4, "flip": False, "pack": False, "pack_dir": "p", "report": False,
+        "policy": "rand", "jitter": "0.4,0.3,0.2,0.1", "erase": 0.25, "mixup": 0.2, "cutmix": 1.0, "no_augment": True,
+        "compile": True, "autotune": False, "time_limit": "90s",
+        "cache_features": True, "freeze_epochs": 2, "recompute": True, "image_size_start": 32,
     }  # fmt: skip
     assert asked.keys() == cli.FLAGS.keys()
     printed = printed_config(fanlight, "photos", *tiny.flags(asked))

@@ -69,6 +69,13 @@ def test_keys_are_every_field_once() -> None:
 # --- one value
 
 
+def test_a_list_of_numbers_has_any_length_but_none() -> None:
+    for text, value in (("0.5", (0.5,)), ("0.25, 0.5 0.75", (0.25, 0.5, 0.75))):
+        assert Config().with_value("optim.step_shares", text).optim.step_shares == value
+    with pytest.raises(ConfigError, match=r"optim.step_shares should be tuple\[float, ...\], got ''"):
+        Config().with_value("optim.step_shares", "")
+
+
 @pytest.mark.parametrize("key", keys())
 def test_every_key_can_be_set_by_a_text(key: str) -> None:
     value = other_value(key)
@@ -260,6 +267,10 @@ def test_a_file_changes_what_it_says_only(tmp_path: Path) -> None:
         ("fast please", r"c\.yaml: expected sections .*, got str"),
         ("train: {epochs: 3", r"c\.yaml is not YAML: "),
         ("a: !!python/object/apply:os.getcwd []", r"c\.yaml is not YAML: "),
+        ("[" * 5000, r"c\.yaml is not YAML: "),
+        ("train: {epochs: 1, epochs: 2}", r"c\.yaml is not YAML: 'epochs' stands there twice in .*, line 1"),
+        ("train: {epochs: 1}\ntrain: {lr: 2}", r"c\.yaml is not YAML: 'train' stands there twice"),
+        ("a:\n\t- 1", r"c\.yaml is not YAML: [^\n]*$"),
     ],
 )
 def test_a_wrong_file_is_refused_by_name(tmp_path: Path, text: str, message: str) -> None:

@@ -154,3 +154,40 @@ def test_the_processor_s_name_where_the_system_does_not_tell(monkeypatch: pytest
 def test_machine_needs_no_torch() -> None:
     code = "import sys, fanlight.machine; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has the switch")
+def test_freed_memory_is_kept_for_the_next_allocation() -> None:
+    code = """
+import resource, sys
+from fanlight import machine
+
+if sys.argv[1] == "keep":
+    machine.keep_freed_memory()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(20):
+    block = bytearray(64 << 20)
+    del block
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+    faults = {
+        word: int(subprocess.run([sys.executable, "-c", code, word], check=True, stdout=subprocess.PIPE).stdout)
+        for word in ("keep", "return")
+    }
+    assert faults["keep"] < faults["return"] / 5
+
+
+@pytest.mark.parametrize(
+    ("visible", "driver", "system", "expected"),
+    [
+        (None, True, "linux", True), (None, False, "linux", False), ("", True, "linux", False),
+        ("-1", True, "linux", False), ("0", True, "linux", True), (None, False, "darwin", True),
+    ],
+)  # fmt: skip
+def test_torch_is_asked_for_a_gpu_where_there_may_be_one(monkeypatch, visible, driver, system, expected) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.setattr(os.path, "exists", lambda path: driver and path == "/dev/nvidiactl")
+    monkeypatch.setattr(sys, "platform", system)
+    assert machine.may_have_gpu() is expected

@@ -1,13 +1,16 @@
 """Recipes by name and by path, and what a config is put together from."""
 
 import re
+from pathlib import Path
 
 import pytest
 
 from fanlight import config, recipes
 from fanlight.config import Config
 from fanlight.errors import ConfigError
-from fanlight.train import resolve
+from fanlight.train import checks
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
@@ -60,6 +63,19 @@ def test_a_flag_that_is_not_given_changes_nothing(shelf):
     assert assemble(flags={"augment.flip": False}).augment.flip is False  # given, though it is not true
 
 
+def test_a_flag_names_the_only_source_of_weights(shelf):
+    (shelf / "tuned.yaml").write_text("model: {pretrained: true}\n")
+    (shelf / "own.yaml").write_text("model: {weights: w.pt}\n")
+    model = assemble(recipe="tuned", flags={"model.weights": "v.pt"}).model
+    assert (model.pretrained, model.weights) == (False, "v.pt")
+    model = assemble(recipe="own", flags={"model.pretrained": True}).model
+    assert (model.pretrained, model.weights) == (True, None)
+    assert assemble(recipe="own", flags={"model.pretrained": False}).model.weights == "w.pt"
+    both = assemble(recipe="tuned", flags={"model.weights": "v.pt", "model.pretrained": True})
+    with pytest.raises(ConfigError, match="both name the weights to start from"):
+        checks.check(both)
+
+
 @pytest.mark.parametrize("text", ["optim.momentum", "optim.momentum:0.8"])
 def test_a_value_without_a_sign(text):
     with pytest.raises(
@@ -75,6 +91,9 @@ def test_values_may_hold_spaces_and_signs():
 @pytest.mark.parametrize("name", recipes.names())
 def test_shipped_recipes_can_be_asked_for(name):
     """Known keys, values that can work, and a first comment with the command."""
-    resolve.check(config.read(recipes.find(name)))
+    checks.check(config.read(recipes.find(name)))
     first = recipes.find(name).read_text().splitlines()[0]
     assert first.startswith("#") and f"--recipe {name}" in first
+    comments = " ".join(line for line in recipes.find(name).read_text().splitlines() if line.startswith("#"))
+    assert "Not measured here yet" in comments or "results/" in comments  # where the figures come from
+    assert f"`{name}`" in (ROOT / "docs" / "recipes.md").read_text()

@@ -53,7 +53,7 @@ def train(
     `options` are the command line's flags with underscores (`epochs=3, batch_size=64, ranks=2`), or config keys with
     two underscores for the dot (`optim__momentum=0.8`). Raises ConfigError for an unknown one, Stopped when interrupted.
     """
-    from fanlight.cli import FLAGS, write_report
+    from fanlight.cli import FLAGS, config_values, write_report
     from fanlight.recipes import assemble
     from fanlight.train import finish
 
@@ -62,23 +62,27 @@ def train(
     if unknown:
         raise ConfigError(f"train() has no option {unknown[0]!r}.{near(unknown[0], FLAGS)}")
     options = {name: str(value) if isinstance(value, os.PathLike) else value for name, value in options.items()}
-    flags = {FLAGS[name] if name in FLAGS else name.replace("__", ".", 1): value for name, value in options.items()}
-    config = assemble(str(data), recipe=recipe, config=None, flags=flags, values=[])
+    config = assemble(str(data), recipe=recipe, config=None, flags=config_values(options), values=[])
     command = _command(str(data), {"out": out, "recipe": recipe, "resume": resume, **options}, flags=FLAGS)
     with console.quiet():
         summary = finish.train(
-            config, out=Path(out) if out else None, resume=str(resume) if resume else None, command=command,
+            config, out=Path(out) if out else None, resume=None if resume is None else str(resume), command=command,
             entered=begin, report=write_report,
         )  # fmt: skip
     return Run(Path(summary["run"]), summary)
 
 
-def evaluate(run: Run | str | Path, *, data: str | Path = "", split: str = "", ranks: int = 1) -> dict[str, Any]:
+def evaluate(
+    run: Run | str | Path, *, data: str | Path = "", split: str = "", ranks: int = 1, tta: int = 1,
+    unknown_below: float | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """Scores of a run's weights, as `fanlight evaluate --json` prints them."""
     from fanlight.train import scoring
 
     with console.quiet():
-        return scoring.evaluate(_folder(run), data=str(data), split=split, ranks=ranks)
+        return scoring.evaluate(
+            _folder(run), data=str(data), split=split, ranks=ranks, tta=tta, unknown_below=unknown_below
+        )
 
 
 def load(run: Run | str | Path, *, device: str | None = None) -> Predictor:
@@ -88,11 +92,15 @@ def load(run: Run | str | Path, *, device: str | None = None) -> Predictor:
     return predicting.load(_folder(run), device=device)
 
 
-def predict(run: Run | str | Path, files: Iterable[str | Path], *, top: int = 3) -> list[dict[str, Any]]:
-    """One answer per file: {path, label, probability, top} or {path, error}. Folders and globs are expanded."""
+def predict(
+    run: Run | str | Path, files: str | Path | Iterable[str | Path], *, top: int = 3, tta: int = 1,
+    unknown_below: float | None = None,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """One answer per file: {path, label, probability, top} or {path, error}. Folders and globs are expanded; with
+    `unknown_below` a label may be `unknown`, and `unknown` says whether."""
     from fanlight.train import predict as predicting
 
-    return list(load(run).predict(predicting.expand(files), top=top))
+    return list(load(run).predict(predicting.expand(files), top=top, tta=tta, unknown_below=unknown_below))
 
 
 def _command(data: str, options: dict[str, object], *, flags: Iterable[str]) -> str:
@@ -102,12 +110,14 @@ def _command(data: str, options: dict[str, object], *, flags: Iterable[str]) -> 
         if value is None:
             continue
         flag = name.replace("_", "-")
+        text = ",".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
         if name not in (*flags, "out", "recipe", "resume"):
-            words += ["--set", f"{name.replace('__', '.', 1)}={value}"]
+            words += ["--set", f"{name.replace('__', '.', 1)}={text}"]
         elif isinstance(value, bool):
-            words.append(f"--{flag}" if value else f"--no-{flag}")
+            opposite = flag.removeprefix("no-") if flag.startswith("no-") else f"no-{flag}"
+            words.append(f"--{flag}" if value else f"--{opposite}")
         else:
-            words += [f"--{flag}", str(value)]
+            words += [f"--{flag}", text]
     return shlex.join(words)
 
 

@@ -11,7 +11,9 @@ from typing import Annotated, Any
 import typer
 
 from fanlight import console
-from fanlight.errors import ConfigError, FanlightError, Stopped
+from fanlight.errors import ConfigError, FanlightError, RunError, Stopped
+
+INTERRUPTED = 130  # exit code of a command that Ctrl-C ended and that has nothing to continue
 
 app = typer.Typer(
     help="Parallel deep learning for images: a folder of images in, a trained, evaluated classifier out.",
@@ -27,20 +29,37 @@ DataArgument = Annotated[str, typer.Argument(help="A folder of class folders, a 
 RunArgument = Annotated[Path, typer.Argument(help="A run folder, as `fanlight train` printed it.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on standard output, nothing else there.")]
 WorkersOption = Annotated[
-    int | None, typer.Option(min=1, help="Threads that read and decode. Default: by usable cores.")
+    int | None, typer.Option(min=1, max=1024, help="Threads that read and decode. Default: by usable cores.")
+]
+TtaOption = Annotated[
+    int,
+    typer.Option("--tta", metavar="N", help="Views per image that are averaged: 2 adds the mirror image, 10 corners."),
+]
+UnknownOption = Annotated[
+    float | None,
+    typer.Option(
+        "--unknown-below", metavar="P", help="Call an image unknown when its calibrated probability is below P."
+    ),
 ]
 PackDirOption = Annotated[str | None, typer.Option(help="Folder for packs. Default: the user's cache folder.")]
 
 # The flag of a config key, where it is not `--<field>`.
 FLAGS = {
     "model": "model.name", "epochs": "train.epochs", "batch_size": "train.batch_size", "lr": "optim.lr",
-    "microbatches": "train.microbatches", "image_size": "data.image_px", "layout": "execution.layout",
+    "microbatches": "train.microbatches", "image_size": "data.image_px", "image_size_start": "data.image_px_start",
+    "layout": "execution.layout",
     "ranks": "execution.ranks", "device": "execution.device", "precision": "train.precision",
     "workers": "execution.workers", "threads": "execution.threads", "limit": "data.limit",
     "val_fraction": "data.val_fraction", "folds": "data.folds", "fold": "data.fold", "seed": "train.seed",
     "weights": "model.weights", "pretrained": "model.pretrained", "freeze": "model.freeze",
-    "optimizer": "optim.name", "schedule": "optim.schedule", "flip": "augment.flip", "pack": "execution.pack",
-    "pack_dir": "execution.pack_dir", "report": "execution.report",
+    "freeze_epochs": "model.freeze_epochs",
+    "optimizer": "optim.name", "schedule": "optim.schedule", "class_weights": "optim.class_weights",
+    "sampling": "data.sampling", "ema": "train.ema", "patience": "train.patience", "flip": "augment.flip",
+    "policy": "augment.policy", "jitter": "augment.jitter", "erase": "augment.erase", "mixup": "augment.mixup",
+    "cutmix": "augment.cutmix", "no_augment": "augment.off", "pack": "execution.pack",
+    "compile": "execution.compile", "autotune": "execution.autotune", "time_limit": "train.time_limit_s",
+    "pack_dir": "execution.pack_dir", "report": "execution.report", "cache_features": "execution.cache_features",
+    "recompute": "execution.recompute",
 }  # fmt: skip
 
 
@@ -76,12 +95,19 @@ def train(
     data: Annotated[str, typer.Argument(help="A folder of class folders, a list file, or the built-in `digits`.")] = "",
     model: Annotated[str | None, typer.Option(help="timm, torchvision or own name. Default: by image size.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training images. Default: by their number.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Images per step, global: over all ranks together.")] = None,
+    batch_size: Annotated[
+        str | None, typer.Option(help="Images per step, global: over all ranks together; `auto`: measured.")
+    ] = None,
     microbatches: Annotated[int | None, typer.Option(help="Parts of a batch whose gradients are summed.")] = None,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate for the global batch, used as it is.")] = None,
     optimizer: Annotated[str | None, typer.Option(help="sgd or adamw.")] = None,
-    schedule: Annotated[str | None, typer.Option(help="cosine, onecycle or constant.")] = None,
+    schedule: Annotated[str | None, typer.Option(help="cosine, onecycle, step, wsd or constant.")] = None,
+    sampling: Annotated[str | None, typer.Option(help="epoch (every image once), balanced (by class) or weighted.")] = None,
+    class_weights: Annotated[str | None, typer.Option(help="balanced, effective or name=weight,… in the loss.")] = None,
+    ema: Annotated[float | None, typer.Option(help="Average the weights with this decay per step, such as 0.999.")] = None,
+    patience: Annotated[int | None, typer.Option(help="Stop after this many evaluations without a better one.")] = None,
     image_size: Annotated[int | None, typer.Option(help="Side in pixels of what the model sees.")] = None,
+    image_size_start: Annotated[int | None, typer.Option(help="Side in the first epoch; it grows to the full.")] = None,
     layout: Annotated[str | None, typer.Option(help="serial or ddp. Default: ddp over all GPUs when several.")] = None,
     ranks: Annotated[int | None, typer.Option(help="Processes that train together.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda.")] = None,
@@ -96,9 +122,29 @@ def train(
     weights: Annotated[str | None, typer.Option(help="Start from this .safetensors or .pt file.")] = None,
     pretrained: Annotated[bool | None, typer.Option(help="Start from published weights.")] = None,
     freeze: Annotated[bool | None, typer.Option(help="Train the last layer only.")] = None,
+    freeze_epochs: Annotated[int | None, typer.Option(help="Train the last layer only at first, then all.")] = None,
+    cache_features: Annotated[bool | None, typer.Option(help="With --freeze: see each image once, keep that.")] = None,
     flip: Annotated[bool | None, typer.Option(help="Mirror images left-right at random.")] = None,
+    policy: Annotated[str | None, typer.Option(help="Operations per image: none, trivial or rand.")] = None,
+    jitter: Annotated[
+        str | None, typer.Option(help="Most change of brightness, contrast, saturation, hue: .4,.4,.4,.1")
+    ] = None,
+    erase: Annotated[float | None, typer.Option(help="Probability that a rectangle of an image is erased.")] = None,
+    mixup: Annotated[float | None, typer.Option(help="Blend pairs of images; alpha of the Beta, such as 0.2.")] = None,
+    cutmix: Annotated[float | None, typer.Option(help="Paste into pairs of images; alpha, such as 1.")] = None,
+    no_augment: Annotated[
+        bool | None, typer.Option("--no-augment/--augment", help="Train on evaluation's centre crop, unchanged.")
+    ] = None,
+    compile: Annotated[bool | None, typer.Option(help="torch.compile the training forward, and say if it pays.")] = None,
+    autotune: Annotated[
+        bool | None, typer.Option(help="Measure precision, threads, ranks, ... first. Default: where it pays.")
+    ] = None,
+    time_limit: Annotated[
+        str | None, typer.Option(help="Wall clock to the last metric: minutes, or 90s, 10m, 2h. Epochs that fit.")
+    ] = None,
     pack: Annotated[bool | None, typer.Option(help="Decode once into a pack, or at every read.")] = None,
     pack_dir: PackDirOption = None,
+    recompute: Annotated[bool | None, typer.Option(help="Less memory: compute activations twice.")] = None,
     report: Annotated[bool | None, typer.Option(help="Write report.html.")] = None,
     recipe: Annotated[str | None, typer.Option(help="A shipped recipe's name, or a YAML file.")] = None,
     config: Annotated[Path | None, typer.Option(help="A YAML file over the recipe.")] = None,
@@ -112,7 +158,7 @@ def train(
     """Train a classifier and evaluate it. One argument is enough: fanlight train photos/"""
     given = locals()
     console.set_json(as_json)
-    flags = {key: given[name] for name, key in FLAGS.items()}
+    flags = config_values({name: given[name] for name in FLAGS})
     from fanlight.recipes import assemble
 
     asked = assemble(data, recipe=recipe, config=config, flags=flags, values=values or [])
@@ -133,11 +179,13 @@ def train(
 @app.command()
 def evaluate(
     run: RunArgument,
-    data: Annotated[str, typer.Option(help="Other images with the same class names. Default: the run's own.")] = "",
+    data: Annotated[str | None, typer.Option(help="Other images with the same class names. Default: the run's.")] = None,
     split: Annotated[str, typer.Option(help="train, val or test. Default: test where there is one, else val.")] = "",
     device: Annotated[str | None, typer.Option(help="cpu or cuda.")] = None,
     ranks: Annotated[int | None, typer.Option(help="Processes that score together.")] = None,
     best: Annotated[bool, typer.Option("--best", help="The weights of the best evaluation instead of the last.")] = False,
+    tta: TtaOption = 1,
+    unknown_below: UnknownOption = None,
     as_json: JsonOption = False,
 ) -> None:  # fmt: skip
     """Score a run's weights on a split, or on other data."""
@@ -145,7 +193,12 @@ def evaluate(
     from fanlight.train import scoring
 
     ranks = 1 if ranks is None else ranks
-    console.result(scoring.evaluate(run, data=data, split=split, device=device, ranks=ranks, best=best))
+    if data == "":  # of an unset variable
+        raise ConfigError("--data is empty; name other images, or leave it out to score the run's own")
+    scores = scoring.evaluate(
+        run, data=data or "", split=split, device=device, ranks=ranks, best=best, tta=tta, unknown_below=unknown_below
+    )
+    console.result(scores)
 
 
 @app.command()
@@ -156,14 +209,17 @@ def predict(
     top: Annotated[int, typer.Option(help="How many classes to name per image.")] = 3,
     device: Annotated[str | None, typer.Option(help="cpu or cuda.")] = None,
     best: Annotated[bool, typer.Option("--best", help="The weights of the best evaluation instead of the last.")] = False,
+    tta: TtaOption = 1,
+    unknown_below: UnknownOption = None,
     as_json: JsonOption = False,
 ) -> None:  # fmt: skip
-    """Name the class of images, with its probability."""
+    """Name the class of images, with its calibrated probability."""
     console.set_json(as_json)
     from fanlight.train import predict as predicting
 
     predictor = predicting.load(run, device=device, best=best)
-    console.result({"predictions": predicting.tell(predictor, files, out=out, top=top)})
+    answers = predicting.tell(predictor, files, out=out, top=top, tta=tta, unknown_below=unknown_below)
+    console.result({"predictions": answers})
 
 
 @app.command()
@@ -207,11 +263,26 @@ def cache_clear() -> None:
     console.say(f"freed {console.bytes_text(cache.clear())} in {cache.folder()}")
 
 
+def config_values(options: dict[str, Any]) -> dict[str, Any]:
+    """Config keys and values of options by their names here; `section__field` is a key too."""
+    values = {FLAGS[name] if name in FLAGS else name.replace("__", ".", 1): value for name, value in options.items()}
+    limit = options.get("time_limit")
+    if limit is not None and str(limit)[-1:].isdigit():  # a bare number: minutes
+        values[FLAGS["time_limit"]] = f"{limit}m"
+    return values
+
+
 def write_report(run: Path) -> Path:
     """The run's report.html, written."""
     from fanlight.study import report as reports
 
-    return reports.write(run)
+    try:
+        return reports.write(run)
+    except OSError as error:
+        raise RunError(
+            f"the report of {run} cannot be written: {error.filename or run}: {error.strerror or error}; what the run "
+            f"itself wrote is whole. Write it again with: fanlight report {shlex.quote(str(run))}"
+        ) from None
 
 
 def _print_config(config: Any) -> None:
@@ -237,6 +308,9 @@ def _entered() -> float:
 
 def main() -> None:
     """The `fanlight` command."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a file's name may hold what the terminal's encoding lacks
+            stream.reconfigure(errors="backslashreplace")
     code = _run()
     if "RANK" in os.environ:
         from fanlight.parallel import launch
@@ -250,6 +324,8 @@ def _run() -> int:
     """Does what the arguments say; the exit code."""
     try:
         code = app(standalone_mode=False, prog_name="fanlight")
+        if code == INTERRUPTED:  # typer makes that of a KeyboardInterrupt, and says nothing
+            print("Interrupted", file=sys.stderr)
         return code if isinstance(code, int) else 0
     except Stopped as stopped:
         print(str(stopped)[:1].upper() + str(stopped)[1:], file=sys.stderr)
@@ -263,7 +339,7 @@ def _run() -> int:
         error.show()  # type: ignore[attr-defined]
         return 2
     except (typer.Abort, KeyboardInterrupt):
-        return 130
+        return INTERRUPTED
 
 
 if __name__ == "__main__":

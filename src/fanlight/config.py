@@ -16,6 +16,12 @@ from typing import Any
 
 from fanlight.errors import ConfigError, near
 
+OPTIMIZERS = ("sgd", "adamw")  # of optim.name
+POLICIES = ("none", "trivial", "rand")  # of augment.policy
+ENGINES = ("cpu", "device")  # of augment.engine
+MAGNITUDES = 30  # the highest of augment.rand_magnitude; 0 is the lowest, of both policies as published
+PRECISIONS = ("fp32", "bf16", "fp16")  # of train.precision
+SECONDS = {"s": 1, "m": 60, "h": 3600}  # units that a time may be given in, as 90s or 1.5h
 VERSION = 1  # of the config's keys; a run folder with a newer one is refused
 
 
@@ -29,7 +35,11 @@ class Data:
     fold: int = 0  # which of the folds is the validation set, 0 … folds-1
     limit: int | None = None  # images used in all, stratified by class and split; None: all
     image_px: int | None = None  # side of the square that the model sees; None: from the images' own size
+    image_px_start: int | None = None  # side in the first epoch, from which it grows to image_px; None: always image_px
     canvas_px: int | None = None  # short side stored in the pack; None: image_px / sqrt(crop share), at most twice
+    sampling: str = (
+        "epoch"  # every image once per epoch; or `balanced` by class, or `weighted` by a list's column weight
+    )
     order: str | None = None  # `random`, or `blocks` (shuffled 8 MB blocks, for slow disks); None: measured
 
 
@@ -41,6 +51,14 @@ class Model:
     pretrained: bool = False  # start from published weights (local cache, else hub)
     weights: str | None = None  # start from this .safetensors or .pt file; None: from the seed
     freeze: bool = False  # train the last layer only
+    freeze_epochs: int = (
+        0  # train the last layer only in the first epochs, then everything; 0: everything from the first
+    )
+
+    @property
+    def freezes(self) -> bool:
+        """Whether there are epochs in which only the last layer trains."""
+        return self.freeze or self.freeze_epochs > 0
 
 
 @dataclass(frozen=True)
@@ -53,6 +71,40 @@ class Augment:
     eval_share: float | None = None  # share of the short side in the evaluation's centre crop; None: by image size
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)  # per channel, of pixels in [0, 1]
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    policy: str = "none"  # operations drawn per image: none, trivial (TrivialAugment Wide) or rand (RandAugment)
+    rand_ops: int = 2  # of policy rand: operations per image
+    rand_magnitude: int = 9  # of policy rand: strength of each, 0 … 30
+    jitter: tuple[float, float, float, float] = (
+        0.0,
+        0.0,
+        0.0,
+        0.0,
+    )  # most change of brightness, contrast, saturation, hue
+    erase: float = 0.0  # probability that a rectangle of an image is erased
+    mixup: float = 0.0  # alpha of the Beta that blends two images with; 0: no mixup
+    cutmix: float = (
+        0.0  # alpha of the Beta that shares two images' areas with; 0: no cutmix. With mixup: either, half each
+    )
+    mix_probability: float = 1.0  # of a pair of images being mixed at all, where mixup or cutmix is on
+    engine: str | None = None  # where policy, jitter and erase run: cpu (input threads) or device; None: by device
+    off: bool = (
+        False  # no change at all: evaluation's centre crop in training too; crop_share and crop_ratio are unused
+    )
+
+    @property
+    def mixes(self) -> bool:
+        """Whether pairs of images are mixed: then the two rows of a pair stay on one rank."""
+        return self.mixup > 0 or self.cutmix > 0
+
+    @property
+    def row_unit(self) -> int:
+        """Rows that stay together wherever a batch is cut."""
+        return 2 if self.mixes else 1
+
+    @property
+    def changes_pixels(self) -> bool:
+        """Whether policy, jitter or erase is on."""
+        return self.policy != "none" or any(self.jitter) or self.erase > 0
 
 
 @dataclass(frozen=True)
@@ -61,13 +113,18 @@ class Optim:
 
     name: str = "adamw"  # or sgd (Nesterov momentum)
     lr: float | None = None  # peak learning rate; None: by optimizer and batch size
+    unfrozen_lr_scale: float | None = None  # times lr, once model.freeze_epochs are over; None: by optimizer
     momentum: float = 0.9  # of sgd; beta1 of adamw
     beta2: float = 0.999  # of adamw
     weight_decay: float | None = None  # on weights of 2 and more dimensions; None: by optimizer
-    schedule: str = "cosine"  # cosine, onecycle or constant
+    schedule: str = "cosine"  # cosine, onecycle, step, wsd (warm-up, stable, decay) or constant
     warmup_share: float = 0.1  # share of all steps in which the learning rate rises from 0
+    step_shares: tuple[float, ...] = (0.5, 0.75)  # of schedule step: after which shares of all steps it drops
+    step_gamma: float = 0.1  # of schedule step: factor of each drop
+    decay_share: float = 0.2  # of schedule wsd: share of all steps, the last ones, in which the rate falls to 0
     clip_norm: float | None = 1.0  # largest global gradient norm; None: no clipping
     label_smoothing: float = 0.1  # probability mass spread over all classes
+    class_weights: str | None = None  # in the training loss: balanced, effective or name=weight,…; None: all equal
 
 
 @dataclass(frozen=True)
@@ -76,10 +133,14 @@ class Train:
 
     epochs: int | None = None  # None: by their number (train/resolve.py), 5 … 40
     batch_size: int | None = None  # global: images per optimizer step over all ranks together; None: by data size
+    batch_auto: bool = False  # a batch_size left open is measured: the knee of throughput within memory
     microbatches: int = 1  # parts of a batch whose gradients are summed before the optimizer moves
     precision: str | None = None  # fp32, bf16, fp16; None: what this processor does fastest
+    time_limit_s: float | None = None  # seconds from Enter to the last metric, which epochs left open fill; None: none
     seed: int = 0  # of weights, split, order and augmentation
     evaluate_every: int | None = None  # epochs between evaluations; None: so that there are at most 20
+    ema: float | None = None  # decay per step of the averaged weights that are evaluated and exported; None: no average
+    patience: int | None = None  # evaluations in a row without a better val score that end the run; None: all epochs
     deterministic: bool = False  # deterministic algorithms on GPUs too (slower); CPU runs always are
 
 
@@ -93,8 +154,14 @@ class Execution:
     threads: int | None = None  # compute threads per rank; None: usable cores over ranks
     workers: int | None = None  # input threads per rank; None: by device and cores
     channels_last: bool | None = None  # memory format of convolutions; None: yes
+    compile: bool | None = None  # torch.compile of the training forward; None: no, unless autotune finds that it pays
+    autotune: bool | None = None  # measure what is left open before training; None: where that pays back
     pack: bool | None = None  # decode once into a pack; None: yes where the disk has room
     pack_dir: str | None = None  # where packs go; None: the user's cache folder
+    cache_features: bool | None = None  # compute what a frozen network says of an image once; None: where it can be
+    recompute: bool = (
+        False  # forget activations inside blocks, compute them again in the backward: less memory, more time
+    )
     eval_batch: int = 32  # rows of one evaluation forward, the same on any number of ranks
     checkpoint_every_s: float = 120.0  # seconds between checkpoints inside an epoch
     checkpoint_steps: int | None = None  # optimizer steps between checkpoints instead; None: by time
@@ -116,6 +183,8 @@ class Config:
 
     def with_value(self, key: str, value: object) -> "Config":
         """A copy with `section.field` set; strings are converted to the field's type. Unknown keys are ConfigErrors."""
+        if key == "train.batch_size" and isinstance(value, str) and value.lower() == "auto":  # a number is measured
+            return self.with_values({"train.batch_size": None, "train.batch_auto": True})
         section_name, _, name = key.partition(".")
         section = getattr(self, section_name, None)
         if not dataclasses.is_dataclass(section) or name not in _fields(type(section)):
@@ -178,11 +247,11 @@ def read(path: Path, *, under: Config | None = None) -> Config:
     import yaml
 
     try:
-        document = yaml.safe_load(path.read_text())
+        document = yaml.load(path.read_text(encoding="utf-8"), Loader=_loader())
     except OSError as error:
         raise ConfigError(f"cannot read config {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not YAML: {error}") from None
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     return from_document({} if document is None else document, where=str(path), under=under)
 
 
@@ -193,7 +262,21 @@ def write(path: Path, config: Config, *, reasons: dict[str, str] | None = None) 
     document = config.document()
     if reasons is not None:
         document["reasons"] = reasons
-    path.write_text(yaml.safe_dump(document, sort_keys=False, allow_unicode=True))
+    path.write_text(yaml.safe_dump(document, sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+def _loader() -> type[Any]:
+    """YAML's safe loader, which by itself would silently take the last of two equal keys."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+            if twice := [name for name in names if names.count(name) > 1]:
+                raise yaml.constructor.ConstructorError(None, None, f"{twice[0]!r} stands there twice", node.start_mark)
+            return super().construct_mapping(node, deep=deep)
+
+    return Loader
 
 
 def _fields(kind: type) -> list[str]:
@@ -212,7 +295,8 @@ def _convert(key: str, value: object, hint: Any) -> Any:
     try:
         if typing.get_origin(kind) is tuple:
             parts = value.replace(",", " ").split() if isinstance(value, str) else list(typing.cast(list, value))
-            if len(parts) != len(typing.get_args(kind)):
+            kinds = typing.get_args(kind)
+            if not parts or (kinds[-1] is not Ellipsis and len(parts) != len(kinds)):
                 raise ValueError
             return tuple(_number(part, float) for part in parts)
         if kind is bool:
@@ -220,8 +304,15 @@ def _convert(key: str, value: object, hint: Any) -> Any:
         if kind is str:
             if not isinstance(value, str):
                 raise ValueError
+            value.encode()
             return value
+        if key.endswith("_s") and isinstance(value, str) and value.strip()[-1:].lower() in SECONDS:
+            return _number(value.strip()[:-1], float) * SECONDS[value.strip()[-1:].lower()]
         return _number(value, kind)
+    except UnicodeEncodeError:  # a path of other bytes cannot be written down
+        raise ConfigError(
+            f"{key} {value!r} is not UTF-8; rename it, or set a UTF-8 locale such as LANG=C.UTF-8"
+        ) from None
     except (TypeError, ValueError, OverflowError):
         expected = getattr(kind, "__name__", None) if typing.get_origin(kind) is None else str(kind)
         raise ConfigError(f"{key} should be {expected}, got {value!r}") from None

@@ -1,6 +1,7 @@
 """What this machine lets this process use: cores, memory, disk. Container quotas and affinity count, not the hardware
 alone: a quota of 2 CPUs on a 64-core host is 2 cores. Imports no torch."""
 
+import ctypes
 import math
 import os
 import platform
@@ -11,6 +12,8 @@ from pathlib import Path
 import psutil
 
 CGROUP = Path("/sys/fs/cgroup")
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
+_NEVER = 2**31 - 1  # bytes, the largest that mallopt takes
 
 
 def cores_usable(*, cgroup: Path = CGROUP) -> int:
@@ -38,6 +41,14 @@ def disk_free(folder: Path) -> int:
     return shutil.disk_usage(folder).free
 
 
+def may_have_gpu() -> bool:
+    """False where there is certainly no GPU for torch: saves asking it, which means importing it."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES", "all").strip() in ("", "-1"):
+        return False
+    drivers = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg", "/dev/kfd")
+    return sys.platform != "linux" or any(map(os.path.exists, drivers))
+
+
 def cpu_name() -> str:
     """The processor's marketing name, or the architecture where the system does not tell."""
     try:
@@ -47,6 +58,29 @@ def cpu_name() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine()
+
+
+def keep_freed_memory() -> None:
+    """Tells the C library to keep what this process frees for its next allocation of that size, not the system.
+
+    A training step on a CPU frees and allocates the same large tensors again and again; handed back each time, every page
+    is faulted in and zeroed anew: 11 % of a ResNet-18 step at 96 px (medians of 24 steps, alternating; bf16, 2 cores of an
+    Intel Xeon with AMX). Only glibc has the switches; elsewhere nothing changes.
+    """
+    try:
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(_M_MMAP_THRESHOLD, _NEVER)  # allocations above it would be mapped and unmapped one by one
+        libc.mallopt(_M_TRIM_THRESHOLD, _NEVER)  # free bytes at the heap's end above it would be given back
+    except (OSError, AttributeError):
+        return
+
+
+def give_back_freed_memory() -> None:
+    """Hands the system what the C library has kept; glibc only."""
+    try:
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+    except (OSError, AttributeError):
+        return
 
 
 def describe() -> dict[str, object]:

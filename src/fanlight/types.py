@@ -19,12 +19,32 @@ class Position(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Changes:
+    """What happens to the pixels of B images after their crops: S operations one after the other, then erasing."""
+
+    op: np.ndarray  # int64 [B, S], rows of the table data/policy.OPS
+    amount: np.ndarray  # float64 [B, S], in the operation's own unit
+    erase: np.ndarray  # int64 [B, 4], left, top, right, bottom in pixels; all 0 where nothing is erased
+
+
+@dataclass(frozen=True)
+class Mix:
+    """How each row is mixed with its partner, row j with row j xor 1: equal for the two rows of a pair."""
+
+    share: torch.Tensor  # float64 [B], of the row's own pixels and of its own label
+    box: torch.Tensor  # int64 [B, 4], left, top, right, bottom of what comes from the partner; all 0: both are blended
+
+
+@dataclass(frozen=True)
 class Rows:
     """One microbatch's rows on this rank."""
 
     samples: np.ndarray  # int64 [B], positions in the training (or evaluated) set
-    images: torch.Tensor | None  # uint8 [B, P, P, 3]; None where a rank needs no pixels
+    images: torch.Tensor | None  # uint8 [B, P, P, 3], or float32 features [B, …]; None where a rank needs no pixels
     targets: torch.Tensor | None  # as the task made them, first dimension B
+    changes: Changes | None = None  # still to be done to the images, by the device; None: nothing, or done already
+    mix: Mix | None = None  # still to be done to images and loss; None: no mixing
+    keys: np.ndarray | None = None  # int64 [B], what random numbers are hashed by; None: the samples themselves
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from fanlight.data import augment
 from fanlight.data.augment import Boxes
+from fanlight.errors import ConfigError
 
 KS = 1.95  # √n times the Kolmogorov-Smirnov distance: once in 1,000; the seeds here are fixed
 HALF_PX = 0.5 + 1e-9  # a box's sides are rounded to whole pixels
@@ -200,6 +201,56 @@ def test_the_centre_of_known_sizes() -> None:
     assert found == [[56, 6, 88, 88], [0, 1, 4, 4], [0, 0, 1, 1]]
 
 
+# --- views
+
+
+def view_rows(height: int, width: int, *, views: int, flip: bool, share: float = 0.875) -> list[list[int]]:
+    found = augment.view_boxes(np.array([height]), np.array([width]), share=share, views=views, flip=flip)
+    return [
+        [int(part[0]) for part in (box.left, box.top, box.width, box.height)] + [bool(box.mirror[0])] for box in found
+    ]
+
+
+@given(sides, sides, st.floats(0.05, 1), st.booleans(), st.integers(1, 10))
+@settings(deadline=None)
+def test_views_begin_with_the_centre_and_lie_inside(height, width, share, flip, views):
+    views = views if flip else min(views, 5)
+    found = view_rows(height, width, views=views, flip=flip, share=share)
+    assert len(found) == views
+    assert found == view_rows(height, width, views=10 if flip else 5, flip=flip, share=share)[:views]
+    centre = augment.centre_boxes(np.array([height]), np.array([width]), share=share)
+    assert found[0] == [int(centre.left[0]), int(centre.top[0]), int(centre.width[0]), int(centre.height[0]), False]
+    for left, top, side, same, mirror in found:
+        assert side == same >= 1 and 0 <= left <= width - side and 0 <= top <= height - side
+        assert not mirror or flip
+    if flip:
+        assert [row[:4] for row in found[1::2]] == [row[:4] for row in found[0::2]][: len(found[1::2])]
+        assert all(row[4] for row in found[1::2]) and not any(row[4] for row in found[0::2])
+
+
+def test_ten_views_of_known_size_are_those_of_alexnet():
+    found = view_rows(256, 320, views=10, flip=True)
+    assert [row[:3] for row in found[::2]] == [[48, 16, 224], [32, 0, 224], [64, 32, 224], [64, 0, 224], [32, 32, 224]]
+
+
+def test_corners_differ_from_the_centre_where_it_is_the_whole_image():
+    squares = {tuple(row) for row in view_rows(64, 64, views=5, flip=False, share=1.0)}
+    assert len(squares) == 5 and (0, 0, 64, 64, False) in squares and (8, 8, 56, 56, False) in squares
+
+
+@pytest.mark.parametrize(("views", "flip", "most", "use"), [(0, True, 10, 1), (11, True, 10, 10), (-3, False, 5, 1)])
+def test_numbers_of_views_that_there_are_not(views, flip, most, use):
+    with pytest.raises(ConfigError, match=rf"--tta {views}: an image has 1 to {most} views.*use --tta {use}$"):
+        view_rows(8, 8, views=views, flip=flip)
+
+
+def test_six_views_need_mirror_images():
+    with pytest.raises(ConfigError, match="1 to 5 views, since this run mirrors no image; use --tta 5"):
+        view_rows(8, 8, views=6, flip=False)
+    assert augment.view_names(3, flip=True) == "centre, centre mirrored, top left"
+    assert augment.view_names(2, flip=False) == "centre, top left"
+
+
 # --- pixels
 
 
@@ -290,3 +341,31 @@ def test_the_smallest_crop_of_the_canvas_holds_the_square(image_px: int, share: 
 )
 def test_canvas_of_known_sizes(image_px: int, share: float, stored: int) -> None:
     assert augment.canvas_px(image_px, crop_share_min=share) == stored
+
+
+# Sides that grow over the epochs
+
+
+@given(st.integers(1, 60), st.integers(1, 512), st.integers(0, 512))
+def test_sides_grow_to_the_full_one_and_stay_there(epochs: int, start_px: int, more_px: int) -> None:
+    full_px = start_px + more_px
+    sides = [augment.side_px(epoch, epochs=epochs, start_px=start_px, full_px=full_px) for epoch in range(epochs)]
+    assert sides == sorted(sides) and sides[0] >= start_px and sides[-1] == full_px
+    assert all(side in (start_px, full_px) or side % (32 if full_px > 64 else 16) == 0 for side in sides)
+    grown = augment.grown_epoch(epochs)
+    assert set(sides[grown:]) == {full_px} and epochs - grown >= max(1, int(0.3 * epochs))
+
+
+@pytest.mark.parametrize(
+    ("epochs", "start_px", "full_px", "sides"),
+    [
+        (10, 96, 160, [96, 96, 96, 96, 128, 128, 128, 160, 160, 160]),
+        (4, 128, 256, [128, 160, 192, 256]),
+        (5, 16, 48, [16, 16, 32, 32, 48]),
+        (3, 20, 28, [20, 20, 28]),
+        (1, 16, 64, [64]),
+    ],
+)
+def test_sides_of_known_runs(epochs: int, start_px: int, full_px: int, sides: list[int]) -> None:
+    found = [augment.side_px(epoch, epochs=epochs, start_px=start_px, full_px=full_px) for epoch in range(epochs)]
+    assert found == sides

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fanlight.data import cache, checkup, manifest
+from fanlight.data import cache, checkup, manifest, scan
 from fanlight.errors import ConfigError, DataError
 
 
@@ -34,13 +34,13 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the files whose bytes are read."""
     names: list[str] = []
-    read_bytes = Path.read_bytes
+    read_file = scan.read_file
 
     def noting(path: Path) -> bytes:
         names.append(path.name)
-        return read_bytes(path)
+        return read_file(path)
 
-    monkeypatch.setattr(Path, "read_bytes", noting)
+    monkeypatch.setattr(scan, "read_file", noting)
     return names
 
 
@@ -165,6 +165,13 @@ def test_the_manifest_goes_where_it_is_asked_for(data: Path, tmp_path: Path, as_
 def test_a_manifest_that_cannot_be_written_where_asked(data: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"--out .*/none/m\.parquet cannot be written: .*; use another path"):
         checkup.check(str(data), workers=2, out=tmp_path / "none/m.parquet")
+
+
+def test_a_device_is_not_replaced_by_a_manifest(data: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ConfigError, match=r"--out .*pipe is no regular file; use another path"):
+        checkup.check(str(data), workers=1, out=tmp_path / "pipe")
+    assert not (tmp_path / "pipe").is_file()
 
 
 def test_without_a_cache_it_warns_and_goes_on(

@@ -98,10 +98,13 @@ def test_links(tmp_path: Path) -> None:
     (tmp_path / "data/dog/more").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "data/dog/one").symlink_to(tmp_path / "elsewhere/3")
     (tmp_path / "data/dog/lost").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "data/dog/self").symlink_to("self")
+    (tmp_path / "data/self").symlink_to("self")
     found = listing(tmp_path / "data")
-    assert [path for path in found.paths if path.startswith("dog")] == ["dog/2", "dog/lost", "dog/more/3", "dog/one"]
+    dogs = ["dog/2", "dog/lost", "dog/more/3", "dog/one", "dog/self"]
+    assert [path for path in found.paths if path.startswith("dog")] == dogs
     assert "cat/1" in found.paths
-    assert len(found.paths) < 12
+    assert len(found.paths) < 14
 
 
 def test_names_that_are_not_utf8_are_named_and_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -109,6 +112,52 @@ def test_names_that_are_not_utf8_are_named_and_left_out(tmp_path: Path, capsys: 
     (tmp_path / "cat" / os.fsdecode(b"caf\xe9.jpg")).write_bytes(b"x")
     assert listing(tmp_path).paths == ["cat/1", "dog/2"]
     assert "Its name is not UTF-8" in capsys.readouterr().err
+
+
+def test_a_folder_whose_name_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    touch(folder, "cat/1", "dog/2")
+    with pytest.raises(DataError, match=r"caf\\udce9': a folder's name is not UTF-8 .*; rename it"):
+        listing(folder)
+
+
+def test_classes_that_look_alike_are_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    touch(tmp_path, "Cat/1", "cat/2", "caf\u00e9/3", "cafe\u0301/4", "dog/5")
+    assert len(set(listing(tmp_path).labels)) == 5
+    told = capsys.readouterr().err
+    assert "classes 'Cat' and 'cat' differ only in case or in how accents are written" in told
+    assert told.count("differ only") == 2
+
+
+@pytest.mark.parametrize(
+    "name", ["", "~no-such-user/photos", "a\0b", "x" * 5000], ids=["empty", "user", "zero", "long"]
+)
+def test_names_that_no_data_can_have(tmp_path: Path, name: str) -> None:
+    with pytest.raises(DataError, match=r"no data is named|does not exist"):
+        recognise(name, cache=tmp_path)
+
+
+def test_built_in_data_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(
+        DataError, match=r"built-in digits cannot be written below .*file: Not a directory; set FANLIGHT"
+    ):
+        recognise("digits", cache=tmp_path / "file")
+
+
+def test_a_list_is_a_regular_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")  # reading one waits for a writer
+    with pytest.raises(DataError, match=r"cannot read .*pipe: not a regular file"):
+        listing(tmp_path / "pipe")
+
+
+def test_parquet_knows_missing_values_by_several_names(tmp_path: Path) -> None:
+    columns = {"path": ["1", "2", "3"], "label": [1.0, 2.0, 2.0], "group": [float("nan"), None, 7.0]}
+    pq.write_table(pa.table(columns), tmp_path / "list")
+    assert listing(tmp_path / "list").groups == ["", "", "7.0"]
+    pq.write_table(pa.table(columns | {"label": [1.0, float("nan"), 2.0]}), tmp_path / "list")
+    with pytest.raises(DataError, match="entry 2: the label is empty"):
+        listing(tmp_path / "list")
 
 
 def test_empty_class_folder_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -205,6 +254,17 @@ def test_list_file(tmp_path: Path, mark: str) -> None:
     assert (found.root, found.source, found.groups) == (tmp_path, "list file list.csv", ["p1", "p2", "", ""])
 
 
+def test_weights_are_kept_as_the_list_says_them(tmp_path: Path) -> None:
+    """What is wrong with one matters to a run that draws by them, and to no other."""
+    (tmp_path / "list.csv").write_text("path,label,weight\n1,cat, 2.5\n2,dog,\n3,dog,heavy\n")
+    assert listing(tmp_path / "list.csv").weights == ["2.5", "", "heavy"]
+    columns = {"path": ["1", "2", "3"], "label": ["cat", "dog", "dog"], "Weight": [0.5, None, 3.0]}
+    pq.write_table(pa.table(columns), tmp_path / "list.parquet")
+    assert listing(tmp_path / "list.parquet").weights == ["0.5", "", "3.0"]
+    (tmp_path / "none.csv").write_text("path,label\n1,cat\n2,dog\n")
+    assert listing(tmp_path / "none.csv").weights == []
+
+
 def test_parquet_list_without_the_extension(tmp_path: Path) -> None:
     pq.write_table(pa.table({"filename": ["1", "2"], "class": [3, 4]}), tmp_path / "list")
     assert rows(listing(tmp_path / "list")) == [("1", "3", ""), ("2", "4", "")]
@@ -223,6 +283,7 @@ def test_parquet_list_without_the_extension(tmp_path: Path) -> None:
         ("path,label\n1,cat\n2,cat\n", "only one class, cat"),
         ("path,label,split\n1,cat,train\n2,dog,train\n3,dgo,test\n", "classes of test that train lacks: dgo"),
         ('path,label\n"1,cat\n', "is not a list file"),
+        ("path,label,Label\n1,cat,dog\n", "has several columns 'label'; keep one of them"),
     ],
 )
 def test_refused_lists(tmp_path: Path, text: str, message: str) -> None:

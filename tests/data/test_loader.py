@@ -5,6 +5,7 @@ import tracemalloc
 import weakref
 from collections.abc import Iterator
 from dataclasses import replace
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from fanlight.data import augment, order
+from fanlight.config import Augment
+from fanlight.data import augment, order, policy
 from fanlight.data.formats import recognise
 from fanlight.data.loader import Cutting, Samples, evaluation_batches, train_batches
 from fanlight.data.scan import scan
 from fanlight.data.source import Files
 from fanlight.errors import DataError
-from fanlight.types import Batch, Position
+from fanlight.types import Batch, Position, Rows
 
 GROWTH_BYTES = 64_000  # of Python's memory over 300 batches: caches. Orders kept would be 180,000, batches more
 
@@ -39,6 +41,12 @@ class Arrays:
     def read(self, row: int) -> np.ndarray:
         self.reads.append(row)
         return self.canvases[row]
+
+
+def drawn_samples(count: int, *, blocks: bool = False) -> Samples:
+    """Of which a quarter is drawn nine times as often."""
+    chances = np.where(np.arange(count) % 4 == 0, 9.0, 1.0)
+    return replace(samples_of(count, blocks=blocks), draws=order.Draws(chances, np.arange(count) % 4))
 
 
 def samples_of(count: int, *, blocks: bool = False) -> Samples:
@@ -83,6 +91,10 @@ def assert_same(found: list[Batch], wanted: list[Batch]) -> None:
         assert one.denominator == other.denominator
         for a, b in zip(arrays(one), arrays(other), strict=True):
             assert all(np.array_equal(x, y) for x, y in zip(a, b))
+
+
+def keys_of(batches: list[Batch]) -> np.ndarray:
+    return np.concatenate([part.keys for batch in batches for part in batch.parts if part.keys is not None])
 
 
 def input_threads() -> list[str]:
@@ -135,6 +147,60 @@ def test_ranks_together_see_the_serial_batches(ranks: int, microbatches: int) ->
         assert sum(part.rows for part in parts) == whole.rows == 12
         for found, wanted in zip(joined(parts), arrays(whole), strict=True):
             assert all(np.array_equal(a, b) for a, b in zip(found, wanted))
+
+
+EVERYTHING = {"policy": "rand", "jitter": (0.4, 0.4, 0.4, 0.1), "erase": 0.5, "mixup": 0.4, "cutmix": 1.0}
+
+
+def parts_of(batches: list[Batch]) -> list[Rows]:
+    return [part for batch in batches for part in batch.parts]
+
+
+@pytest.mark.parametrize("engine", ["cpu", "device"])
+def test_changes_do_not_depend_on_threads_or_ranks(engine: str) -> None:
+    samples = samples_of(40)
+    cutting = replace(CUTTING, augment=Augment(engine=engine, **EVERYTHING))
+    one, four = (parts_of(train(samples, cutting, workers=workers)) for workers in (1, 4))
+    of_rank = [parts_of(train(samples, replace(cutting, rank=rank, ranks=3))) for rank in range(3)]
+    for rows, other, *parts in zip(one, four, *of_rank, strict=True):
+        assert all(len(part.samples) == 2 for part in parts)  # 6 rows are 3 pairs
+        for found in ([other], parts):
+            for name in ("images", "mix.share", "mix.box", "changes.op", "changes.amount", "changes.erase"):
+                if name.startswith("changes") and engine == "cpu":
+                    assert all(part.changes is None for part in (rows, *found))
+                    continue
+                values = [np.asarray(attrgetter(name)(part)) for part in (rows, *found)]
+                assert np.array_equal(np.concatenate(values[1:]), values[0]), name
+
+
+def test_engine_cpu_changes_what_engine_device_leaves_to_do() -> None:
+    """Crops are the same with and without: what is drawn for a change is drawn for nothing else."""
+    samples = samples_of(40)
+    plain = parts_of(train(samples))
+    left, done = (
+        parts_of(train(samples, replace(CUTTING, augment=Augment(engine=engine, **EVERYTHING))))
+        for engine in ("device", "cpu")
+    )
+    for bare, todo, changed in zip(plain, left, done, strict=True):
+        assert bare.changes is None and bare.mix is None and todo.mix is not None and changed.mix is not None
+        assert bare.images is not None and todo.images is not None and changed.images is not None
+        assert todo.changes is not None and torch.equal(todo.images, bare.images)
+        for place, image in enumerate(todo.images.numpy()):
+            policy.change(image, todo.changes, place)
+        assert torch.equal(todo.images, changed.images) and not torch.equal(changed.images, bare.images)
+
+
+def test_without_augmentation_training_sees_what_evaluation_sees() -> None:
+    samples = samples_of(40)
+    evaluated = {
+        int(sample): image
+        for batch in evaluate(samples)
+        for part, images, _ in arrays(batch)
+        for sample, image in zip(part, images)
+    }
+    for batch in train(samples, replace(CUTTING, augment=Augment(off=True))):
+        for part, images, _ in arrays(batch):
+            assert all(np.array_equal(image, evaluated[int(sample)]) for sample, image in zip(part, images))
 
 
 @given(st.integers(1, 20), st.integers(1, 6), st.integers(1, 6))
@@ -212,6 +278,58 @@ def test_targets_of_any_shape_are_copied() -> None:
     wanted = samples.targets[batch.parts[0].samples].copy()
     samples.targets[:] = -1
     assert np.array_equal(targets.numpy(), wanted)
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+@pytest.mark.parametrize("blocks", [False, True])
+def test_drawn_batches_are_the_same_on_any_number_of_ranks(ranks: int, blocks: bool) -> None:
+    samples = drawn_samples(40, blocks=blocks)
+    serial = train(samples)
+    of_ranks = [train(samples, replace(CUTTING, rank=rank, ranks=ranks)) for rank in range(ranks)]
+    for whole, *parts in zip(serial, *of_ranks, strict=True):
+        assert {part.denominator for part in parts} == {whole.denominator}
+        for wanted, found in zip(joined([whole]), joined(parts), strict=True):
+            assert all(np.array_equal(a, b) for a, b in zip(wanted, found))
+
+
+def test_a_sample_that_is_drawn_again_is_cut_otherwise() -> None:
+    samples = drawn_samples(40)
+    batches = train(samples, replace(CUTTING, batch=40, microbatches=1), epochs=1)
+    (part,) = batches[0].parts
+    assert part.keys is not None and part.images is not None
+    assert np.array_equal(order.samples_of(part.keys), part.samples)
+    sample = int(np.bincount(part.samples).argmax())
+    places = np.flatnonzero(part.samples == sample)
+    assert len(places) == 3
+    for place in places:
+        row = samples.rows[[sample]]
+        boxes = augment.random_boxes(
+            part.keys[[place]], samples.source.heights[row], samples.source.widths[row], seed=5, epoch=0, flip=True,
+            share=(0.25, 1.0), ratio=(0.75, 4 / 3),
+        )  # fmt: skip
+        wanted = np.zeros((8, 8, 3), np.uint8)
+        augment.cut(samples.source.read(int(row[0])), boxes, 0, out=wanted)
+        assert np.array_equal(part.images[place].numpy(), wanted)
+    assert len({part.images[place].numpy().tobytes() for place in places}) == 3
+    assert batches[0].denominator == samples.weights[part.samples].sum()
+
+
+def test_draws_in_blocks_are_the_same_draws_in_another_order() -> None:
+    one, other = (keys_of(train(drawn_samples(96, blocks=blocks), epochs=1)) for blocks in (False, True))
+    assert sorted(one) == sorted(other)
+    windows = [{int(sample) // 3 for sample in order.samples_of(part)} for part in np.array_split(other, 8)]
+    assert not windows[0] & windows[-1] and len(windows[0]) <= order.BLOCK_WINDOW  # of 32 blocks
+    assert {int(sample) // 3 for sample in order.samples_of(one[:48])} & windows[-1]
+
+
+def test_a_resumed_epoch_of_draws_goes_on_with_the_next_batch() -> None:
+    whole = train(drawn_samples(40))
+    assert_same(train(drawn_samples(40), start=Position(1, 1)), whole[4:])
+
+
+def test_without_draws_keys_are_the_samples() -> None:
+    for part in (part for batch in train(samples_of(40)) for part in batch.parts):
+        assert part.keys is not None and np.array_equal(part.keys, part.samples)
 
 
 # --- evaluation
@@ -353,3 +471,34 @@ def test_memory_does_not_grow() -> None:
         tracemalloc.stop()
         batches.close()
     assert after - before < GROWTH_BYTES
+
+
+def test_views_are_parts_of_a_batch_and_every_image_is_read_once():
+    samples = samples_of(20)
+    batches = list(evaluation_batches(samples, CUTTING, batch=8, workers=2, views=4))
+    assert sorted(samples.source.reads) == sorted([*samples.rows.tolist(), *[samples.rows[-1]] * 4])  # padding too
+    plain = evaluate(samples)
+    for batch, one in zip(batches, plain, strict=True):
+        assert len(batch.parts) == 4 and {len(part.images) for part in batch.parts} == {8}
+        assert all(part.samples.tolist() == one.parts[0].samples.tolist() for part in batch.parts)
+        assert torch.equal(batch.parts[0].images, one.parts[0].images)
+        assert torch.equal(batch.parts[1].images, one.parts[0].images.flip(2))  # the mirror image
+        assert torch.equal(batch.parts[3].images, batch.parts[2].images.flip(2))
+        assert not torch.equal(batch.parts[2].images, batch.parts[0].images)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_training_images_grow_and_evaluation_s_do_not(workers: int) -> None:
+    samples = samples_of(30)
+    cutting = replace(CUTTING, image_px=48, start_px=16, epochs=3)
+    batches = train(samples, cutting, epochs=3, workers=workers)
+    for batch in batches:
+        px = (16, 32, 48)[batch.position.epoch]
+        assert {rows.images.shape[1:] for rows in batch.parts} == {(px, px, 3)}
+    assert {rows.images.shape[1] for batch in evaluate(samples, cutting) for rows in batch.parts} == {48}
+    last = [batch for batch in train(samples, replace(CUTTING, image_px=48), epochs=3) if batch.position.epoch == 2]
+    assert_same(batches[-len(last) :], last)  # at the full side it is the run that was there all along
+    parts = [train(samples, replace(cutting, rank=rank, ranks=2), epochs=3) for rank in range(2)]
+    for whole, *halves in zip(batches, *parts, strict=True):
+        for one, other in zip(arrays(whole), joined(halves), strict=True):
+            assert all(np.array_equal(*pair) for pair in zip(one, other, strict=True))

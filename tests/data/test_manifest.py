@@ -21,7 +21,9 @@ def manifest(root: Path, rows: list[tuple[str, str, str, str]], *, quarantined: 
         (root / path).write_text(content)
         size, mtime_ns = file_state(root / path)
         status = ("quarantined", "odd") if number in quarantined else ("ok", "")
-        table.append((path, label, split, content, 4, 3, "PNG", size, mtime_ns, f"sha of {content}", *status, False))
+        table.append(
+            (path, label, split, content, "", 4, 3, "PNG", size, mtime_ns, f"sha of {content}", *status, False)
+        )
     columns = dict(zip(SCHEMA.names, zip(*table)))
     return Manifest.of(pa.table({name: list(values) for name, values in columns.items()}), root=root, source="test")
 
@@ -86,7 +88,7 @@ def test_fingerprint_follows_what_names_the_data(tmp_path: Path) -> None:
     assert len(pet.fingerprint) == 64
     assert pets(tmp_path).fingerprint == pet.fingerprint
     assert pet.with_columns(mtime_ns=[1, 2, 3, 4], reason=["", "", "why", ""]).fingerprint == pet.fingerprint
-    for name in ("path", "label", "split", "sha256"):
+    for name in ("path", "label", "split", "sha256", "weight"):
         assert pet.with_columns(**{name: ["p", "q", "r", "s"]}).fingerprint != pet.fingerprint
     assert pet.quarantine({0: "odd"}).fingerprint != pet.fingerprint
 
@@ -116,9 +118,9 @@ def test_refused_manifests(tmp_path: Path) -> None:
         load(path)
     table = pets(tmp_path).table
     pq.write_table(table.replace_schema_metadata({"fanlight": '{"version": 99}'}), path)
-    with pytest.raises(RunError, match="version 99, not 1"):
+    with pytest.raises(RunError, match="version 99, not 2"):
         load(path)
-    pq.write_table(table.replace_schema_metadata({"fanlight": '{"version": 1}'}), path)
+    pq.write_table(table.replace_schema_metadata({"fanlight": '{"version": 2}'}), path)
     with pytest.raises(RunError, match="is not a manifest of Fanlight"):
         load(path)
 

@@ -208,6 +208,74 @@ def test_one_window_of_all_blocks_is_the_random_order() -> None:
     assert np.array_equal(found, order.epoch_order(60, seed=4, epoch=2))
 
 
+# --- draws with replacement
+
+some_chances = st.lists(st.sampled_from([0.0, 0.1, 1.0, 2.5, 1e-9, 1e6]), min_size=1, max_size=60).filter(any)
+
+
+def counts_of(found: np.ndarray, count: int) -> np.ndarray:
+    return np.bincount(found, minlength=count)
+
+
+@given(some_chances, st.data(), seeds, epochs)
+@settings(deadline=None)
+def test_every_sample_and_stratum_is_drawn_as_often_as_it_should(chances, data, seed: int, epoch: int) -> None:
+    """To within the rounding up or down of one systematic sample."""
+    count = len(chances)
+    strata = np.array(data.draw(st.lists(st.integers(0, 3), min_size=count, max_size=count)))
+    found = order.drawn(order.Draws(np.array(chances), strata), seed=seed, epoch=epoch)
+    assert found.shape == (count,) and ((found >= 0) & (found < count)).all()
+    wanted = count * np.array(chances) / sum(chances)
+    drawn = counts_of(found, count)
+    assert (np.abs(drawn - wanted) < 1 + 1e-6).all()
+    assert not drawn[np.array(chances) == 0].any()
+    by_stratum = [np.bincount(strata, weights=weights, minlength=4) for weights in (drawn, wanted)]
+    assert (np.abs(by_stratum[0] - by_stratum[1]) < 1 + 1e-6).all()
+
+
+def test_draws_are_of_every_epoch_anew_and_right_on_average() -> None:
+    chances, strata = np.linspace(0.1, 2, 40), np.arange(40) % 3
+    draws = order.Draws(chances, strata)
+    found = [order.drawn(draws, seed=3, epoch=epoch) for epoch in range(400)]
+    assert np.array_equal(found[7], order.drawn(draws, seed=3, epoch=7))
+    assert len({each.tobytes() for each in found}) == 400
+    mean = np.mean([counts_of(each, 40) for each in found], axis=0)
+    wanted = 40 * chances / chances.sum()
+    share = wanted % 1
+    assert (np.abs(mean - wanted) <= 4 * np.sqrt(share * (1 - share) / 400) + 1e-9).all()  # rounded up with that chance
+
+
+def test_two_samples_are_not_drawn_together_more_than_others() -> None:
+    """Systematic samples of a fixed line would take every third image of a class, always with the same company."""
+    draws = order.Draws(np.repeat([1 / 60, 1 / 20], [60, 20]), np.repeat([0, 1], [60, 20]))
+    drawn = np.array([counts_of(order.drawn(draws, seed=0, epoch=epoch), 80)[:60] for epoch in range(1000)])
+    together = np.corrcoef(drawn.T)[np.triu_indices(60, 1)]
+    assert np.abs(together).max() < 0.2  # 1/√1000 scatters by 0.03; a fixed line gives 1
+
+
+def test_balanced_draws_have_every_class_as_often() -> None:
+    labels = np.repeat([0, 1, 2], [90, 9, 3])
+    found = order.drawn(order.Draws(1.0 / np.bincount(labels)[labels], labels), seed=1, epoch=0)
+    assert np.bincount(labels[found]).tolist() == [34, 34, 34]
+    drawn = counts_of(found, 102)
+    assert drawn[:90].max() == 1 and set(drawn[90:99]) <= {3, 4} and set(drawn[99:]) <= {11, 12}
+
+
+@given(st.lists(st.integers(0, 9), max_size=60))
+def test_a_sample_s_first_time_has_its_own_key_and_every_other_another(samples: list[int]) -> None:
+    keys = order.occurrence_keys(np.array(samples, np.int64))
+    assert order.samples_of(keys).tolist() == samples
+    assert len(set(keys.tolist())) == len(samples)
+    first = {sample: samples.index(sample) for sample in samples}
+    assert all(keys[place] == sample for sample, place in first.items())
+
+
+def test_a_permutation_is_its_own_keys() -> None:
+    found = order.epoch_order(50, seed=0, epoch=0)
+    assert np.array_equal(order.occurrence_keys(found), found)
+    assert np.array_equal(order.samples_of(found), found)
+
+
 # --- steps, parts and ranks
 
 
@@ -247,6 +315,26 @@ def test_ranks_together_take_each_microbatch_once(batch: int, microbatches: int,
     of_rank = [order.rank_slices(batch, microbatches=microbatches, rank=rank, ranks=ranks) for rank in range(ranks)]
     for index, whole in enumerate(serial):
         assert np.array_equal(np.concatenate([rows[slices[index]] for slices in of_rank]), rows[whole])
+
+
+@given(st.integers(0, 100), st.integers(2, 3), st.integers(1, 9), st.integers(1, 9))
+@settings(deadline=None)
+def test_units_stay_together_on_any_ranks(units: int, unit: int, microbatches: int, ranks: int) -> None:
+    rows = np.arange(units * unit)
+    options = {"microbatches": microbatches, "unit": unit}
+    serial = order.rank_slices(len(rows), rank=0, ranks=1, **options)
+    assert np.array_equal(np.concatenate([rows[part] for part in serial]), rows)
+    of_rank = [order.rank_slices(len(rows), rank=rank, ranks=ranks, **options) for rank in range(ranks)]
+    assert all(part.start % unit == part.stop % unit == 0 for slices in of_rank for part in slices)
+    for index, whole in enumerate(serial):
+        assert np.array_equal(np.concatenate([rows[slices[index]] for slices in of_rank]), rows[whole])
+        sizes = [slices[index].stop - slices[index].start for slices in of_rank]
+        assert max(sizes) - min(sizes) <= unit
+
+
+def test_a_batch_that_is_no_multiple_of_its_unit_is_refused() -> None:
+    with pytest.raises(ValueError, match="a batch of 13 rows does not divide into units of 2"):
+        order.rank_slices(13, microbatches=1, rank=0, ranks=1, unit=2)
 
 
 @given(st.integers(0, 500), st.integers(1, 70), st.integers(1, 9))

@@ -1,5 +1,6 @@
 import hashlib
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +44,7 @@ def test_facts_of_good_files(tmp_path: Path) -> None:
         "label": "dog",
         "split": "",
         "group": hashlib.sha256(data).hexdigest(),
+        "weight": "",
         "width": 20,
         "height": 11,
         "format": "PNG",
@@ -123,3 +125,20 @@ def test_nothing_usable_is_refused(tmp_path: Path) -> None:
         (tmp_path / name / "a.txt").write_text("text")
     with pytest.raises(DataError, match=r"none of the 2 files .* \(cat/a.txt: not an image"):
         scan(listed(tmp_path), workers=1)
+
+
+def test_what_is_no_regular_file_is_quarantined_and_not_waited_for(tmp_path: Path) -> None:
+    listing = listed(photos(tmp_path))
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "cat/pipe").symlink_to(tmp_path / "pipe")
+    (tmp_path / "cat/device").symlink_to("/dev/null")
+    paths = ["cat/pipe", "cat/device", "cat/zero\0byte", "cat"]
+    more = replace(
+        listing, paths=listing.paths + paths, labels=listing.labels + ["cat"] * 4, splits=listing.splits + [""] * 4,
+        groups=listing.groups + [""] * 4,
+    )  # fmt: skip
+    found = {row["path"]: row["reason"] for row in facts(scan(more, workers=2)) if row["status"] != "ok"}
+    assert found == {
+        "cat/pipe": "cannot be read: not a regular file", "cat/device": "cannot be read: not a regular file",
+        "cat/zero\0byte": "file not found", "cat": "cannot be read: Is a directory",
+    }  # fmt: skip

@@ -10,8 +10,11 @@ import pytest
 import torch
 from torch import nn
 
+from fanlight.config import Optim
 from fanlight.parallel import comm, norm
 from fanlight.train import precision
+from fanlight.train.ema import Average
+from fanlight.train.optim import Optimizer
 
 pytestmark = [
     pytest.mark.gpu,
@@ -68,6 +71,28 @@ def test_replicated_step_on_one_gpu_equals_the_plain_one(world):
         torch.testing.assert_close(parameter.grad, gradient, rtol=FP32_RTOL, atol=FP32_ATOL)
 
 
+@pytest.mark.parametrize("clip", [None, 1.0])
+def test_updates_and_averages_never_wait_for_the_gpu_and_skip_spoiled_gradients(clip):
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(16, 2)).cuda()
+    config = Optim(name="adamw", lr=0.1, weight_decay=0.1, clip_norm=clip, schedule="constant", warmup_share=0.0)
+    optimizer, average = Optimizer([model], config, steps=4, scaled=False), Average([model], decay=0.9)
+    norms, kept = [], []
+    for step, poison in enumerate((1.0, 1.0, float("nan"))):
+        for parameter in model.parameters():
+            parameter.grad = torch.full_like(parameter, poison)
+        if step:  # the first makes the state
+            torch.cuda.set_sync_debug_mode("error")
+        try:
+            norms.append(optimizer.update(step))
+            average.update(step)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        kept.append([parameter.detach().clone() for parameter in model.parameters()])
+    assert [bool(norm.isfinite()) for norm in norms] == [True, True, False]
+    assert all(torch.equal(a, b) for a, b in zip(kept[1], kept[2]))
+    assert not torch.equal(kept[0][0], kept[1][0])
+
+
 def test_fastest_precision_is_a_tensor_core_format():
     name, reason = precision.fastest(torch.device("cuda"))
     assert name in ("bf16", "fp16") and "tensor cores" in reason
@@ -84,6 +109,18 @@ def test_the_main_job_learns_digits_on_the_gpu(tmp_path, number_format):
     result = json.loads(answer.stdout)
     assert result["precision"] == number_format
     assert result["metrics"]["val"]["accuracy"] > 0.9
+
+
+def test_choices_are_measured_on_the_gpu(tmp_path):
+    command = [
+        sys.executable, "-m", "fanlight", "train", "digits", "--epochs", "2", "--json", "--device", "cuda", "--autotune",
+        "--batch-size", "auto", "--time-limit", "5m", "--out", str(tmp_path / "run"), "--no-report",
+    ]  # fmt: skip
+    environment = {**os.environ, "FANLIGHT_CACHE": str(tmp_path / "cache")}
+    subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment, check=True, timeout=300)
+    summary = json.loads((tmp_path / "run" / "run.json").read_text())
+    tried = {gain["candidate"] for gain in summary["autotune"]["gains"]}
+    assert tried >= {"bf16", "fp16", "contiguous"} and summary["status"] == "finished"
 
 
 def test_more_ranks_than_gpus_are_refused(tmp_path):

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from fanlight.models import zoo
-from fanlight.models.freeze import freeze, train_mode, trainable
+from fanlight.models.freeze import freeze, train_mode, trainable, unfreeze
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def test_a_training_step_moves_no_frozen_statistics(model, mode):
     before = {name: buffer.clone() for name, buffer in model.named_buffers()}
     mode(model)
     model(torch.randn(4, 3, 32, 32)).sum().backward()
-    assert model.training
+    assert model.fc.training
     assert not model.bn1.training
     assert all(torch.equal(buffer, before[name]) for name, buffer in model.named_buffers())
 
@@ -48,3 +48,24 @@ def test_norms_that_are_trained_are_in_training_mode():
     model[0].requires_grad_(False)
     train_mode(model)
     assert [layer.training for layer in model] == [False, True, True]
+
+
+def test_unfreezing_takes_all_of_it_back():
+    whole = zoo.create("resnet18", classes=3, image_px=32, seed=0).model
+    whole.layer1[0].conv1.weight.requires_grad_(False)  # as a model's own fixed weights
+    freeze(whole)
+    unfreeze(whole)
+    train_mode(whole)
+    assert [name for name, p in whole.named_parameters() if not p.requires_grad] == ["layer1.0.conv1.weight"]
+    assert all(module.training for module in whole.modules())
+    whole.eval().train()
+    assert whole.bn1.training
+
+
+def test_dropout_before_the_last_layer_stands_still():
+    frozen = nn.Sequential(nn.Linear(3, 8), nn.Dropout(0.5), nn.Linear(8, 2))
+    freeze(frozen)
+    train_mode(frozen)
+    x = torch.randn(5, 3)
+    assert torch.equal(frozen(x), frozen(x))
+    assert frozen[2].training

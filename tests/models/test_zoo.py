@@ -216,14 +216,39 @@ def test_weights_of_another_model_are_refused(tmp_path, change, message):
         create(weights=tmp_path / "w.pth")
 
 
+def test_quantised_weights_are_refused(tmp_path):
+    state = create().model.state_dict()
+    state["conv1.weight"] = state["conv1.weight"].to(torch.int8)
+    torch.save(state, tmp_path / "w.pt")
+    with pytest.raises(ConfigError, match=r"w\.pt: conv1\.weight are torch\.int8, as if quantised; give floating ones"):
+        create(weights=tmp_path / "w.pt")
+
+
+def test_a_head_that_is_a_single_number_is_refused(tmp_path):
+    state = create().model.state_dict()
+    state["fc.bias"] = torch.zeros(())
+    torch.save(state, tmp_path / "w.pt")
+    with pytest.raises(ConfigError, match=r"1 weights have other shapes \(fc\.bias; fc\.bias: \[\] in the file"):
+        create(weights=tmp_path / "w.pt")
+
+
 def test_files_that_hold_no_weights_are_refused(tmp_path):
-    for name in ("w.safetensors", "w.pt"):
-        (tmp_path / name).write_bytes(b"not weights at all")
-        with pytest.raises(ConfigError, match=f"{name} cannot be read as"):
-            create(weights=tmp_path / name)
+    (tmp_path / "w.safetensors").write_bytes(b"not weights at all")
+    with pytest.raises(ConfigError, match=r"w\.safetensors cannot be read as"):
+        create(weights=tmp_path / "w.safetensors")
+    (tmp_path / "empty.pt").touch()
+    with pytest.raises(ConfigError, match=r"empty\.pt cannot be read as \.pt: EOFError"):
+        create(weights=tmp_path / "empty.pt")
+    (tmp_path / "w.pt").write_bytes(b"not weights at all")
     torch.save(nn.Linear(2, 2), tmp_path / "code.pt")  # a pickle of classes, which loading would have to run
-    with pytest.raises(ConfigError, match=r"code.pt cannot be read as .pt: Weights only load failed"):
-        create(weights=tmp_path / "code.pt")
+    for name in ("w.pt", "code.pt"):
+        with pytest.raises(
+            ConfigError, match=rf"{name} is damaged, or holds Python objects .*; save `model.state_dict\(\)`"
+        ):
+            create(weights=tmp_path / name)
+    torch.save({3: torch.zeros(2)}, tmp_path / "number.pt")
+    with pytest.raises(ConfigError, match=r"number\.pt holds no weights"):
+        create(weights=tmp_path / "number.pt")
     torch.save({"epoch": 3}, tmp_path / "odd.pt")
     with pytest.raises(ConfigError, match=r"odd\.pt holds no weights"):
         create(weights=tmp_path / "odd.pt")

@@ -6,6 +6,7 @@ A `folder` is what `data_folder` of test_parity.py leaves: images, `manifest.par
 import contextlib
 import copy
 import hashlib
+import os
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -24,13 +25,13 @@ from fanlight.data import order
 from fanlight.data.loader import train_batches
 from fanlight.errors import FanlightError, TrainingError
 from fanlight.models import small
-from fanlight.parallel import comm
+from fanlight.parallel import comm, compiled
 from fanlight.parallel.comm import World
 from fanlight.parallel.layout import Layout
 from fanlight.parallel.norm import synchronise
 from fanlight.parallel.parallelize import parallelize
 from fanlight.parallel.replicate import Replicated
-from fanlight.train import build, evaluate, state
+from fanlight.train import build, compiling, evaluate, state
 from fanlight.train.clock import StepClock
 from fanlight.train.ledger import Ledger
 from fanlight.types import Batch, Position, Rows
@@ -60,6 +61,32 @@ class DropNet(nn.Module):
         return self.fc(self.features(x_BCHW))
 
 
+class DropBlock(nn.Module):
+    """A residual branch with what recomputing could change: statistics and dropout."""
+
+    def __init__(self):
+        super().__init__()
+        self.branch = nn.Sequential(
+            nn.Conv2d(8, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.3),
+            nn.Conv2d(8, 8, 3, padding=1, bias=False),
+        )  # fmt: skip
+
+    def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+        return x_BCHW + self.branch(x_BCHW)
+
+
+class DropBlocks(nn.Module):
+    def __init__(self, classes: int):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3)
+        self.blocks = nn.Sequential(DropBlock(), DropBlock())
+        self.fc = nn.Linear(8, classes)
+
+    def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.blocks(self.stem(x_BCHW)).mean((2, 3)))
+
+
+small.NAMES["drop-blocks"] = lambda classes, image_px: DropBlocks(classes)
 small.NAMES["drop-net"] = lambda classes, image_px: DropNet(classes)
 
 
@@ -75,13 +102,21 @@ def training(world: World, folder: str, values: dict[str, Any], *, dtype: str = 
     layout = {"execution.layout": "ddp" if world.ranks > 1 else "serial", "execution.pack_dir": f"{folder}/pack"}
     config = Config().with_values({**BASE, **values, **layout})
     manifest = manifests.load(Path(folder, "manifest.parquet"))
+    os.environ["FANLIGHT_CACHE"] = f"{folder}/cache-{world.ranks}"  # of features, which each number of ranks computes
     with strictly():
-        return build.build(config, manifest, world, dtype=DTYPES[dtype])
+        t = build.build(config, manifest, world, dtype=DTYPES[dtype])
+        t.feed()
+        return t
 
 
 def batches(t: build.Training, *, done: int = 0) -> Iterator[Batch]:
     start = Position(*divmod(done, t.steps_per_epoch))
-    return train_batches(t.samples["train"], t.cutting, start=start, epochs=t.config.train.epochs or 0, workers=1)
+    while start.epoch < (t.config.train.epochs or 0):
+        with strictly():
+            t.enter(start.epoch)
+            t.feed()
+        yield from train_batches(t.samples["train"], t.cutting, start=start, epochs=t.phase.end, workers=1)
+        start = Position(t.phase.end, 0)
 
 
 def gradient(t: build.Training) -> torch.Tensor:
@@ -94,6 +129,8 @@ def whole(t: build.Training) -> dict[str, torch.Tensor]:
     kinds: dict[str, list[torch.Tensor]] = {"weights": [tensors.pop(name) for name in t.optimizer.named]}
     for name, value in tensors.items():
         kinds.setdefault(name.rpartition(".")[2], []).append(value)
+    if t.average is not None:
+        kinds["averaged weights"] = [t.average.tensors()[f"ema.{name}"] for name in t.optimizer.named]
     return {kind: torch.cat([value.flatten() for value in values]) for kind, values in kinds.items()}
 
 
@@ -254,8 +291,15 @@ def exchanged(batch: Batch, how: str) -> Batch:
         places = np.arange(len(rows.samples))
         places = places[::-1].copy() if how == "reversed" else np.roll(places, len(places) // 2)
         assert rows.images is not None and rows.targets is not None
-        parts.append(Rows(rows.samples[places], rows.images[places], rows.targets[places]))
+        keys = None if rows.keys is None else rows.keys[places]
+        parts.append(Rows(rows.samples[places], rows.images[places], rows.targets[places], keys=keys))
     return Batch(batch.position, tuple(parts), batch.denominator, batch.seconds)
+
+
+def still_to_do(rows: Rows) -> list[np.ndarray]:
+    """What the device is still to do to the pixels, by row."""
+    changes = [] if rows.changes is None else [rows.changes.op, rows.changes.amount, rows.changes.erase]
+    return changes + ([] if rows.mix is None else [rows.mix.share.numpy(), rows.mix.box.numpy()])
 
 
 def batch_hashes(world: World, *, folder: str, values: dict[str, Any], steps: int, done: int = 0) -> list | None:
@@ -268,9 +312,10 @@ def batch_hashes(world: World, *, folder: str, values: dict[str, Any], steps: in
             samples, images, targets = (
                 world.gather(np.asarray(part)) for part in (rows.samples, rows.images, rows.targets)
             )
+            undone = b"".join(b"" if part is None else part.tobytes() for part in map(world.gather, still_to_do(rows)))
             if samples is not None:
                 microbatches.append(
-                    [samples.tolist(), hashlib.sha256(images.tobytes() + targets.tobytes()).hexdigest()]
+                    [samples.tolist(), hashlib.sha256(images.tobytes() + targets.tobytes() + undone).hexdigest()]
                 )
         told.append([list(batch.position), batch.denominator, microbatches])
     return told if world.is_first else None
@@ -299,11 +344,11 @@ def lockstep(world: World, *, folder: str, values: dict[str, Any], dtype: str, s
             assert sums[1:].tolist() == expected[1:].tolist(), "hits or rows"
             errors["loss"] = abs(sums[0] - expected[0]) / abs(expected[0])
             errors["gradient"] = error(gradient(t), gradient(serial))
-            serial.optimizer.update(step)
-        t.optimizer.update(step)
+            serial.update(step)
+        t.update(step)
         if serial:
             errors |= {kind: error(found, whole(serial)[kind]) for kind, found in whole(t).items()}
-            worst = {kind: max(value, errors[kind]) for kind, value in worst.items()}
+            worst = {kind: max(value, errors.get(kind, 0.0)) for kind, value in worst.items()}  # frozen kinds end
     return worst if world.is_first else None
 
 
@@ -315,7 +360,7 @@ def losses(
     found = []
     for step, batch in zip(range(steps), batches(t)):
         sums = sums_of(t, exchanged(batch, exchange) if exchange else batch)
-        t.optimizer.update(step)
+        t.update(step)
         found.append(float(sums[0] / sums[2]))
     return found
 
@@ -323,20 +368,22 @@ def losses(
 def scored_rows(
     world: World, *, folder: str, values: dict[str, Any], checkpoint: str, parts: list[list[Any]], threads: int = 1
 ) -> list | None:
-    """Evaluation rows from a checkpoint's weights: of each [split, rows of a batch] in `parts`."""
+    """Evaluation rows from a checkpoint's weights: of each [split, rows of a batch, views] in `parts`."""
     t = training(world, folder, values)
     t.restore(state.load(Path(checkpoint), world=world)[0])
-    before = digest(t.tensors())
+    before, modes = digest(t.tensors()), [module.training for module in t.model.modules()]
     torch.set_num_threads(threads)
     try:
-        with strictly():
+        with strictly(), t.averaged():
             found = [
-                evaluate.outputs(t.step, t.task, t.samples[split], t.cutting, world, batch=batch, workers=1)
-                for split, batch in parts
+                evaluate.outputs(
+                    t.step, t.task, t.samples[split], t.cutting, world, batch=batch, workers=1, views=views
+                )
+                for split, batch, views in parts
             ]
     finally:
         torch.set_num_threads(1)
-    assert digest(t.tensors()) == before and t.step.parts[0].training
+    assert digest(t.tensors()) == before and [module.training for module in t.model.modules()] == modes
     return [None if rows is None else rows.tolist() for rows in found]
 
 
@@ -351,13 +398,14 @@ def train_on(
     done = 0
     if start:
         tensors, document = state.load(Path(start), world=world)
+        t.enter(document["step"] // t.steps_per_epoch)
         t.restore(tensors)
         t.optimizer.restore_scalars(document)
         done = document["step"]
     found, samples = [], []
     for step, batch in zip(range(done, to), batches(t, done=done)):
         sums = sums_of(t, batch)
-        t.optimizer.update(step)
+        t.update(step)
         found.append(float(sums[0] / sums[2]))
         samples.append([rows.samples.tolist() for rows in batch.parts])
         if step + 1 == save_at:
@@ -374,6 +422,43 @@ def unsettled() -> Iterator[None]:
         yield
     finally:
         Replicated.settle = settle  # type: ignore[method-assign]
+
+
+def compiled_gradients(world: World, *, folder: str, values: dict[str, Any], backend: str) -> dict[str, Any]:
+    """The first step's gradient, compiled and not; what `prove` says and leaves behind."""
+    compiled.BACKEND = backend
+    try:
+        t = training(world, folder, {**values, "execution.compile": True})
+        before = digest(t.tensors())
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            batch = next(batches(t))
+            plain_sums = sums_of(t, batch)
+            plain = gradient(t)
+            t.step.parts[0].zero_grad(set_to_none=True)
+        t = training(world, folder, {**values, "execution.compile": True})
+        verdict = compiling.prove(t, steps=10)
+        same = digest(t.tensors()) == before
+        sums = sums_of(t, batch)
+        with t.step.evaluating():
+            rests = all(part._compiled_call_impl is None for part in t.step.compiled.parts)
+        works = all(part._compiled_call_impl is not None for part in t.step.compiled.parts)
+    finally:
+        compiled.BACKEND = "inductor"
+    return {
+        "error": error(gradient(t), plain), "loss error": abs(sums[0] - plain_sums[0]) / abs(plain_sums[0]),
+        "verdict": verdict is not None and verdict.document(), "same state": same, "rests": rests, "works": works,
+        "keys": sorted(t.tensors()),
+    }  # fmt: skip
+
+
+def feature_table(world: World, *, folder: str, values: dict[str, Any], dtype: str) -> list[Any]:
+    """A hash of all features in the manifest's order, and where they lie."""
+    t = training(world, folder, values, dtype=dtype)
+    found = t.samples["train"].features
+    assert found is not None and all(t.samples[split].features.table is not None for split in t.samples)
+    kept = [str(path.relative_to(folder)) for path in sorted(Path(os.environ["FANLIGHT_CACHE"]).rglob("*.*"))]
+    return [list(found.table.shape), hashlib.sha256(found.table.tobytes()).hexdigest(), kept]
 
 
 # Replication, ledger, checkpoints
@@ -413,16 +498,21 @@ def equal_on_ranks(model: nn.Module, world: World) -> bool:
 
 
 def keep_ledger(
-    world: World, *, sums: list[list[list[float]]], stop: dict[str, int], save: dict[str, int]
-) -> dict[str, Any]:
-    """`sums[step][rank]`; `stop` and `save`: at which step a rank (a string, for JSON) wishes it."""
+    world: World, *, sums: list[list[list[float]]], stop: dict[str, int], save: dict[str, int],
+    over: dict[str, int] | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """`sums[step][rank]`: loss, hits, rows and norm, each row of weight 1/2; `stop`, `save`, `over`: at which step a rank
+    (a string, for JSON) wishes it."""
     ledger, decisions = Ledger(world), []
     for step, by_rank in enumerate(sums, 1):
-        ledger.add(torch.tensor(by_rank[world.rank], dtype=torch.float64))
+        *own, norm = torch.tensor(by_rank[world.rank], dtype=torch.float64)
+        weight = sum(numbers[2] for numbers in by_rank) / 2
+        ledger.add(torch.stack(own), denominator=weight, norm=norm.float())
         assert ledger.is_due
         me = str(world.rank)
         try:
-            decisions.append(ledger.exchange(step=step, stop=stop.get(me) == step, save=save.get(me) == step))
+            wishes = {"stop": stop.get(me) == step, "save": save.get(me) == step, "over": (over or {}).get(me) == step}
+            decisions.append(ledger.exchange(step=step, **wishes))
         except FanlightError as raised:
             return {"decisions": decisions, "raised": [type(raised).__name__, str(raised)]}
     return {"decisions": decisions, "epoch": ledger.close_epoch(), "after": ledger.epoch_sums.tolist()}

@@ -309,3 +309,22 @@ def test_ranks_that_torchrun_started_join(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert sorted(done.stdout.splitlines()) == [f"{rank} of 2, threads 1, [2.0, 1.0]" for rank in (0, 1)]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "range_"),
+    [
+        ("RANK", "x", "from 0 to 1"), ("RANK", "2", "from 0 to 1"), ("LOCAL_RANK", "", "from 0 to 1"),
+        ("WORLD_SIZE", "0", "from 1 to more"), ("LOCAL_WORLD_SIZE", "3", "from 1 to 2"), ("MASTER_PORT", None, "from 0 to"),
+    ],
+)  # fmt: skip
+def test_wrong_variables_of_torchrun_are_named(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str | None, range_: str
+) -> None:
+    right = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+    for key, text in (right | {name: value}).items():
+        monkeypatch.setenv(key, text) if text is not None else monkeypatch.delenv(key, raising=False)
+    with pytest.raises(
+        errors.ConfigError, match=f"the environment variable {name} is '{value or ''}'; torchrun sets it {range_}"
+    ):
+        launch.from_environment("cpu")

@@ -6,6 +6,7 @@ Tolerances of points 2 and 3 are the contract's; what was measured stands beside
 import functools
 import itertools
 import json
+import shutil
 from typing import Any
 
 import cv2
@@ -29,8 +30,30 @@ SGD = {"optim.name": "sgd", "optim.lr": 0.05, "optim.clip_norm": 1.0, "optim.lab
 ADAMW = {"optim.name": "adamw", "optim.lr": 2e-3, "optim.clip_norm": None, "optim.label_smoothing": 0.0}
 RESNET = {"model.name": "small-resnet", "data.image_px": 8, **SGD}
 DROPPING = {"model.name": "drop-net", **ADAMW, "train.microbatches": 2}  # keyed dropout, norms of images and vectors
+# Classes drawn as often as each other and weighed, weights averaged: everything that a rank could get wrong by itself.
+DRAWN = DROPPING | {
+    "data.sampling": "balanced", "optim.class_weights": "class0=3,class1=0.5", "optim.label_smoothing": 0.1,
+    "train.ema": 0.9,
+}  # fmt: skip
 PLAIN = {"model.name": "lenet5", **SGD, "train.microbatches": 3}
-NETS = {"resnet": RESNET, "dropping": DROPPING, "resnet-bf16": RESNET | {"train.precision": "bf16"}}
+# 7 pairs of images, which divide over no number of ranks here either.
+MIXED = {"augment.mixup": 0.4, "augment.cutmix": 1.0, "train.batch_size": 14}
+CHANGED = {"augment.policy": "rand", "augment.jitter": [0.4, 0.4, 0.4, 0.1], "augment.erase": 0.5}
+AUGMENTED = {
+    "mixed": MIXED, "changed": CHANGED | {"augment.engine": "cpu"}, "on-device": CHANGED | {"augment.engine": "device"},
+    "all": MIXED | CHANGED | {"augment.policy": "trivial", "augment.engine": "cpu"},
+}  # fmt: skip
+CACHED = DROPPING | {"model.freeze": True, "augment.off": True, "execution.cache_features": True}
+PHASED = DROPPING | {"model.freeze_epochs": 1, "optim.unfrozen_lr_scale": 0.5, "train.ema": 0.9}  # 3 steps, then all
+PHASED_CACHED = PHASED | {"augment.off": True, "execution.cache_features": True}
+GROWING = RESNET | {"data.image_px_start": 16, "data.image_px": 48, "train.epochs": 3}  # 16, 32, 48 px, 3 steps each
+BLOCKS = DROPPING | {"model.name": "drop-blocks"}
+RECOMPUTED = BLOCKS | {"execution.recompute": True}
+NETS = {
+    "resnet": RESNET, "dropping": DROPPING, "drawn": DRAWN, "resnet-bf16": RESNET | {"train.precision": "bf16"},
+    "augmented": DROPPING | AUGMENTED["all"], "cached": CACHED, "phased": PHASED,
+    "phased-cached": PHASED_CACHED, "growing": GROWING,
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -82,15 +105,31 @@ def test_every_rank_begins_with_the_serial_bits(call, ranks):
 
 
 @pytest.mark.parametrize("microbatches", [1, 3])
+@pytest.mark.parametrize("net", ["plain", "drawn"])
 @pytest.mark.parametrize("ranks", RANKS)
-def test_every_number_of_ranks_sees_the_same_batches(call, ranks, microbatches):
-    arguments = {"values": PLAIN | {"train.microbatches": microbatches}, "steps": 7}  # 3 steps are an epoch
+def test_every_number_of_ranks_sees_the_same_batches(call, ranks, net, microbatches):
+    values = PLAIN if net == "plain" else DRAWN
+    arguments = {"values": values | {"train.microbatches": microbatches}, "steps": 7}  # 3 steps are an epoch
     serial, found = (call(n, "batch_hashes", **arguments)[0] for n in (1, ranks))
     assert found == serial
     assert [position for position, _, _ in serial] == [[0, 0], [0, 1], [0, 2], [1, 0], [1, 1], [1, 2], [2, 0]]
     assert all(len(parts) == microbatches and sum(len(part[0]) for part in parts) == 13 for _, _, parts in serial)
     hashes = [part[1] for _, _, parts in serial for part in parts]
     assert len(set(hashes)) == len(hashes)
+
+
+@pytest.mark.parametrize("kind", AUGMENTED)
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_augmentation_does_not_know_the_ranks(call, ranks, kind):
+    arguments = {"values": DROPPING | AUGMENTED[kind], "steps": 4}
+    serial, found, plain = (
+        call(n, "batch_hashes", **{**arguments, "values": values})[0]
+        for n, values in ((1, arguments["values"]), (ranks, arguments["values"]), (1, DROPPING))
+    )
+    assert found == serial
+    assert not {part[1] for _, _, parts in serial for part in parts} & {
+        part[1] for _, _, parts in plain for part in parts
+    }
 
 
 def test_a_resumed_epoch_goes_on_with_the_next_batch(call):
@@ -103,7 +142,7 @@ def test_a_resumed_epoch_goes_on_with_the_next_batch(call):
 
 def in_lockstep(call, ranks: int, values: dict[str, Any], dtype: str) -> dict[str, float]:
     found = call(ranks, "lockstep", values=values, dtype=dtype, steps=STEPS)[0]
-    most = {"loss": LOSS_RTOL, "gradient": GRADIENT_RTOL, "weights": WEIGHTS_RTOL}
+    most = {"loss": LOSS_RTOL, "gradient": GRADIENT_RTOL, "weights": WEIGHTS_RTOL, "averaged weights": WEIGHTS_RTOL}
     beyond = {kind: value for kind, value in found.items() if value > most.get(kind, BUFFERS_RTOL)[dtype]}
     assert beyond == {}
     assert found.get("num_batches_tracked", 0) == 0
@@ -119,9 +158,26 @@ def test_norms_and_keyed_dropout_step_as_serial_does(call, ranks, values, dtype)
     assert found["gradient"] > 0  # else it was not another sum that was compared
 
 
+@pytest.mark.parametrize("dtype", ["fp64", "fp32"])
+@pytest.mark.parametrize("mixed", [{}, MIXED | {"train.microbatches": 1}], ids=["plain", "mixed"])
+@pytest.mark.parametrize("ranks", RANKS)
+def test_drawn_and_weighed_samples_step_as_serial_does(call, ranks, mixed, dtype):
+    found = in_lockstep(call, ranks, DRAWN | mixed, dtype)
+    assert 0 < found["averaged weights"] <= WEIGHTS_RTOL[dtype]
+
+
 @pytest.mark.parametrize(("ranks", "dtype"), [(3, "fp64"), (2, "fp32")])
 def test_a_residual_network_steps_as_serial_does(call, ranks, dtype):
     in_lockstep(call, ranks, RESNET, dtype)
+
+
+@pytest.mark.parametrize(
+    ("ranks", "dtype", "kind", "microbatches"),
+    [(3, "fp64", "mixed", 1), (2, "fp32", "mixed", 2), (3, "fp64", "changed", 2), (3, "fp64", "on-device", 1),
+     (3, "fp64", "all", 2)],
+)  # fmt: skip
+def test_augmented_images_step_as_serial_does(call, ranks, dtype, kind, microbatches):
+    in_lockstep(call, ranks, DROPPING | AUGMENTED[kind] | {"train.microbatches": microbatches}, dtype)
 
 
 @pytest.mark.parametrize("dtype", ["fp64", "fp32"])
@@ -130,16 +186,69 @@ def test_norms_with_activations_step_as_serial_does(call, dtype):
     in_lockstep(call, 2, SGD | timm, dtype)
 
 
+def test_images_that_grow_step_as_serial_does(call):
+    in_lockstep(call, 2, GROWING, "fp64")
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_recomputed_blocks_step_as_serial_does(call, ranks):
+    assert in_lockstep(call, ranks, RECOMPUTED, "fp64")["running_mean"] > 0
+
+
+@pytest.mark.parametrize("values", [BLOCKS, RESNET], ids=["blocks", "resnet"])
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_recomputing_changes_no_bit(call, tmp_path, ranks, values):
+    plain, again = (
+        call(ranks, "train_on", values=values | more, checkpoints=str(tmp_path), to=4)
+        for more in ({}, {"execution.recompute": True})
+    )
+    assert again == plain
+
+
 def test_a_frozen_network_steps_as_serial_does(call):
     found = in_lockstep(call, 2, RESNET | {"model.freeze": True}, "fp64")
     assert found["running_mean"] == found["running_var"] == 0  # as they were, on both
+
+
+@pytest.mark.parametrize(("ranks", "dtype"), [(2, "fp64"), (3, "fp64"), (2, "fp32")])
+def test_a_last_layer_on_features_steps_as_serial_does(call, ranks, dtype):
+    found = in_lockstep(call, ranks, CACHED, dtype)
+    assert found["gradient"] > 0
+    assert found["running_mean"] == found["running_var"] == 0
+
+
+@pytest.mark.parametrize(("ranks", "dtype"), [(2, "fp64"), (3, "fp32")])
+@pytest.mark.parametrize("values", [PHASED, PHASED_CACHED], ids=["looking", "cached"])
+def test_the_last_layer_and_then_everything_steps_as_serial_does(call, ranks, values, dtype):
+    found = in_lockstep(call, ranks, values, dtype)
+    assert found["running_mean"] > 0  # statistics move in the second phase
+
+
+@pytest.mark.parametrize("net", ["phased", "phased-cached"])
+@pytest.mark.parametrize("save_at", [2, 3, 4])  # before the whole network trains, at that moment, and after
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_a_run_resumed_in_any_phase_ends_with_the_same_bits(call, tmp_path, ranks, save_at, net):
+    arguments = {"values": NETS[net], "checkpoints": str(tmp_path), "to": 6}
+    whole = call(ranks, "train_on", **arguments, save_at=save_at)
+    rest = call(ranks, "train_on", **arguments, start=str(tmp_path / f"step-{save_at:08}"))
+    assert [answer["digest"] for answer in rest] == [answer["digest"] for answer in whole]
+    assert [answer["losses"] for answer in rest] == [answer["losses"][save_at:] for answer in whole]
+    assert len({answer["digest"] for answer in whole}) == 1
+
+
+@pytest.mark.parametrize("ranks", RANKS)
+def test_features_are_the_same_bits_on_any_number_of_ranks(call, ranks):
+    serial, *found = (answer for n in (1, ranks) for answer in call(n, "feature_table", values=CACHED, dtype="fp32"))
+    assert serial[0] == [58, 24]
+    assert [answer[:2] for answer in found] == [serial[:2]] * ranks
+    assert serial[2] and not any(".part" in path for answer in (serial, *found) for path in answer[2])
 
 
 # 3. Run
 
 
 @pytest.mark.parametrize("dtype", ["fp64", "fp32"])
-@pytest.mark.parametrize("net", ["resnet", "dropping"])
+@pytest.mark.parametrize("net", ["resnet", "dropping", "drawn"])
 def test_free_running_losses_stay_near_the_noise_floor(call, net, dtype):
     arguments = {"values": NETS[net], "dtype": dtype, "steps": 6}
     serial = np.array(call(1, "losses", **arguments)[0])
@@ -170,14 +279,14 @@ def trained(call, folder) -> dict[str, str]:
 @pytest.mark.parametrize("ranks", RANKS)
 def test_evaluation_gives_the_same_bits_on_any_number_of_ranks(call, trained, ranks, net):
     """Over uneven parts, a padded last batch, ranks without a batch, and with two threads where the ranks have one."""
-    parts = [["val", 4], ["train", 7], ["val", 64]]
+    parts = [["val", 4, 1], ["train", 7, 1], ["val", 64, 1], ["val", 7, 4]]
     arguments = {"values": NETS[net], "checkpoint": trained[net], "parts": parts}
     one, two, found = (
         call(n, "scored_rows", **arguments, threads=threads) for n, threads in ((1, 1), (1, 2), (ranks, 1))
     )
-    assert [np.array(rows).shape for rows in one[0]] == [(18, 3), (40, 3), (18, 3)]
+    assert [np.array(rows).shape for rows in one[0]] == [(18, 3), (40, 3), (18, 3), (18, 3)]
     assert all(np.ptp(np.array(rows)) > 0.1 for rows in one[0])
-    assert found == [one[0], *[[None] * 3] * (ranks - 1)]
+    assert found == [one[0], *[[None] * 4] * (ranks - 1)]
     assert two == one
 
 
@@ -185,7 +294,12 @@ def test_evaluation_gives_the_same_bits_on_any_number_of_ranks(call, trained, ra
 
 
 @pytest.mark.parametrize(
-    ("ranks", "net"), [*itertools.product([1, *RANKS], ["resnet", "dropping"]), (3, "resnet-bf16")]
+    ("ranks", "net"),
+    [
+        *itertools.product([1, *RANKS], ["resnet", "dropping", "drawn"]),
+        (3, "resnet-bf16"),
+        *itertools.product([1, 3], ["augmented", "cached", "growing"]),
+    ],
 )
 def test_a_resumed_run_ends_with_the_same_bits(call, tmp_path, ranks, net):
     arguments = {"values": NETS[net], "checkpoints": str(tmp_path), "to": 6}
@@ -210,9 +324,16 @@ def together(answers: list[dict[str, Any]]) -> list[list[list[int]]]:
     return [[list(itertools.chain(*parts)) for parts in zip(*by_rank)] for by_rank in steps]
 
 
-@pytest.mark.parametrize(("before", "after"), [(1, 2), (1, 3), (1, 4), (2, 1), (3, 1), (4, 3)])
-def test_any_number_of_ranks_continues_anothers_checkpoint(call, tmp_path, before, after):
-    arguments = {"values": DROPPING, "checkpoints": str(tmp_path), "dtype": "fp64"}
+@pytest.mark.parametrize(
+    ("before", "after", "net"),
+    [
+        *((*each, "dropping") for each in ((1, 2), (1, 3), (1, 4), (2, 1), (3, 1), (4, 3))),
+        (1, 2, "drawn"),
+        (3, 1, "drawn"),
+    ],
+)
+def test_any_number_of_ranks_continues_anothers_checkpoint(call, tmp_path, before, after, net):
+    arguments = {"values": NETS[net], "checkpoints": str(tmp_path), "dtype": "fp64"}
     whole = call(before, "train_on", **arguments, to=6, save_at=4)
     rest = call(after, "train_on", **arguments, to=6, start=str(tmp_path / "step-00000004"))
     assert together(rest) == together(whole)[4:]
@@ -229,3 +350,23 @@ def test_bf16_losses_stay_as_near_to_serial_as_its_own_rounding(call, ranks):
     assert call(ranks, "losses", **arguments)[0] == pytest.approx(
         call(1, "losses", **arguments)[0], rel=SHORT_FORMAT_RTOL
     )
+
+
+@pytest.mark.parametrize("net", ["resnet", "dropping"])
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_traced_step_is_the_plain_one(call, ranks, net):
+    """torch.compile in place, without its compiler: names, state, evaluation and numbers stay."""
+    for answer in call(ranks, "compiled_gradients", values=NETS[net], backend="eager"):
+        assert answer["verdict"]["n"] > 0
+        assert answer["same state"] and answer["rests"] and answer["works"]
+        assert answer["error"] == 0 and answer["loss error"] == 0
+        assert not any("_orig_mod" in key for key in answer["keys"])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no g++: nothing can be compiled for a CPU")
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_compiled_step_agrees_with_the_plain_one(call, ranks):
+    for answer in call(ranks, "compiled_gradients", values=RESNET, backend="inductor"):
+        assert answer["verdict"]["n"] > 0 and answer["same state"]
+        assert answer["error"] < GRADIENT_RTOL["fp32"] and answer["loss error"] < LOSS_RTOL["fp32"]

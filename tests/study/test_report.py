@@ -215,6 +215,44 @@ def test_input_wait_gets_advice(run):
     assert "Training waits for images" in text_of(run)
 
 
+def with_logits(run, *, sure=1.0):
+    """The run's predictions with logits of their labels; the higher `sure`, the surer of them."""
+    path = run / "predictions.parquet"
+    table = pq.read_table(path)
+    k = len(CLASSES)
+    draws = np.random.default_rng(3)
+    logits = draws.normal(size=(len(table), k)).astype(np.float32)
+    logits[np.arange(len(table)), table["predicted"].to_numpy()] += 5
+    column = pa.FixedSizeListArray.from_arrays(pa.array((logits * np.float32(sure)).reshape(-1)), k)
+    pq.write_table(table.append_column("logits", column), path)
+    return run
+
+
+def test_probabilities_have_a_section(tmp_path):
+    text = text_of(with_logits(make_run(tmp_path, per_class=100, right=(0.8, 0.75)), sure=2.0))
+    assert "<h2>Probabilities</h2>" in text and "Predictions divide the logits by " in text
+    assert re.search(
+        r"Calibration error of val \.\d{3}, \.\d{3} with temperature .* \(cross-fitted in two halves", text
+    )
+    assert re.search(r"Calibration error of test \.\d{3}, \.\d{3} with temperature [\d.]+ \(n = 80", text)
+    drawn = (tmp_path / "run" / "figures" / "reliability.svg").read_text()
+    assert "as the network gives it" in drawn and "calibrated" in drawn and "exact" in drawn
+
+
+def test_probabilities_of_val_alone_and_without_a_temperature(tmp_path):
+    run = with_logits(make_run(tmp_path, per_class=100, right=(1.0, 1.0)))
+    table = pq.read_table(run / "predictions.parquet")
+    pq.write_table(table.filter(np.array(table["split"].to_pylist()) == "val"), run / "predictions.parquet")
+    text = text_of(run)
+    assert "No temperature: every validation image is right" in text and "Reliability, val" in text
+    drawn = (run / "figures" / "reliability.svg").read_text()
+    assert "as the network gives it" in drawn and "calibrated" not in drawn
+
+
+def test_without_logits_there_is_nothing_to_say_of_probabilities(run):
+    assert "Probabilities" not in text_of(run) and not (run / "figures" / "reliability.svg").exists()
+
+
 def test_refuses_what_is_no_run(tmp_path):
     with pytest.raises(RunError, match=r"is not a run folder: run.json: No such file.*`fanlight runs FOLDER`"):
         report.write(tmp_path)

@@ -11,6 +11,7 @@ from PIL import Image
 from fanlight import cli, console
 from fanlight.recipes import assemble
 from fanlight.train import finish
+from fanlight.train.optim import Optimizer
 
 CLASSES = ("blue", "green", "red")
 # Few small steps of a small network: a run takes well under a second.
@@ -50,7 +51,7 @@ def train(data: Path | str, *, out: Path | None = None, resume: Path | str | Non
     config = assemble(str(data), recipe=None, config=None, flags=keys, values=[])
     with console.quiet():
         summary = finish.train(
-            config, out=out, resume=str(resume) if resume else None, command="test", entered=0.0,
+            config, out=out, resume=None if resume is None else str(resume), command="test", entered=0.0,
             report=cli.write_report,
         )  # fmt: skip
     return Path(summary["run"])
@@ -72,3 +73,16 @@ def resolved(run: Path) -> dict[str, Any]:
 def weights(run: Path) -> bytes:
     """The last weights' file: equal bytes are equal bits, names and description."""
     return (run / "weights" / "last.safetensors").read_bytes()
+
+
+def before_update(monkeypatch, step: int, act) -> None:
+    """Calls `act` before the optimizer's step number `step` (from 1) of this process."""
+    inner, calls = Optimizer.update, []
+
+    def update(self, number):
+        calls.append(number)
+        if len(calls) == step:
+            act()
+        return inner(self, number)
+
+    monkeypatch.setattr(Optimizer, "update", update)

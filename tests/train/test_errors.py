@@ -3,11 +3,13 @@
 import errno
 import os
 import re
+import subprocess
+import sys
 
 import pytest
 
 from fanlight.data import pack
-from fanlight.train import build, resolve
+from fanlight.train import build, devices, prepare
 from train import colours as tiny
 
 pytest_plugins = ["train.fixtures"]
@@ -94,6 +96,13 @@ def test_a_single_image_of_a_class(refused, own_place):
     refused(3, r"class red has a single image to train on, none is left to validate; .*", "data")
 
 
+def test_weights_that_the_data_does_not_give(refused, colours):
+    message = (
+        r".*colours, class folders: no column 'weight', which --sampling weighted draws by\. Add it to a list file .*"
+    )
+    refused(3, message, colours, *tiny.QUICK, "--sampling", "weighted")
+
+
 def test_an_unknown_model(refused, colours):
     message = r"model 'resnet81' is unknown. Near names: .*resnet18.*"
     refused(2, message, colours, *tiny.QUICK, "--model", "resnet81")
@@ -127,7 +136,30 @@ def test_one_image_has_no_statistics(refused, colours):
         (["--device", "cuda"], "execution.device is 'cuda', and torch sees no GPU here; use --device cpu"),
         (["--epochs", 0], "train.epochs is 0; it must be above 0"),
         (["--limit", 2], "limit 2 is less than one image for each of 3 classes; try limit=30"),
+        (["--folds", 10**20], r"data.folds is 10{20}; it can be at most 1000"),
+        (["--image-size", 10**20], r"data.image_px is 10{20}; it can be at most 65536"),
+        (["--folds", 0], "data.folds is 0; there must be at least 2, such as --folds 5"),
+        (["--threads", 100_000], "execution.threads is 100000; it can be at most 1024"),
+        (["--workers", 100_000], "execution.workers is 100000; it can be at most 1024"),
+        (["--lr", "1e300"], r"optim.lr is 1e\+300; it can be at most 1e\+30"),
+        (["--set", "execution.eval_batch=99999999999999999999"], "execution.eval_batch is 9{20}; it can be at most 65536"),
+        (["--set", "execution.checkpoint_every_s=-1"], "execution.checkpoint_every_s is -1.0; it must be 0 or more"),
+        (["--set", "augment.crop_ratio=1,inf"], r"augment.crop_ratio is \(1.0, inf\); it must be two ratios, lowest first"),
+        (["--set", "augment.std=inf,1,1"], r"augment.std is \(inf, 1.0, 1.0\); each can be at most 1e\+06"),
+        (["--set", "augment.mean=0,0,inf"], r"augment.mean is \(0.0, 0.0, inf\); each can be at most 1e\+06"),
+        (["--pack-dir", os.fsdecode(b"\xff")], r"execution.pack_dir '\\udcff' is not UTF-8; rename it, or set .*"),
+        (["--recipe", ""], "--recipe '' does not exist; there are .*"),
         (["--folds", 3, "--fold", 3], "data.fold is 3 of 3 folds; use 0 … 2"),
+        (["--sampling", "even"], "data.sampling is 'even'; use one of epoch, balanced, weighted"),
+        (["--class-weights", "even"], "optim.class_weights: 'even' is no name=weight; use balanced, effective, or .*"),
+        (["--class-weights", "rde=2"], "optim.class_weights: there is no class 'rde'. Near names: red."),
+        (["--ema", 1], "train.ema is 1.0; it is a decay per step above 0 and below 1, such as 0.999"),
+        (["--ema", 0], "train.ema is 0.0; it is a decay per step .*"),
+        (["--patience", 0], "train.patience is 0; it must be above 0"),
+        (["--schedule", "wsd", "--set", "optim.decay_share=1"],
+         "optim.warmup_share 0.1 and optim.decay_share 1.0 add up to more than 1; use optim.decay_share 0.9 or less"),
+        (["--set", "optim.step_shares=0.5,0.25"], "optim.step_shares is .*; they must be shares between 0 and 1, lowest first"),
+        (["--set", "optim.step_shares="], r"optim.step_shares should be tuple\[float, ...\], got ''"),
         (["--set", "train.epoch=3"], r"config key 'train.epoch' is unknown. Near names: train.epochs.*"),
         (["--set", "epochs=3"], r"config key 'epochs' is unknown. Near names: .*train.epochs.*"),
         (["--set", "train.epochs=many"], "train.epochs should be int, got 'many'"),
@@ -138,6 +170,7 @@ def test_one_image_has_no_statistics(refused, colours):
         (["--set", "train.microbatches=none"], "train.microbatches .*'none'"),
         (["--set", "train.epochs"],
          "--set 'train.epochs' should read section.field=value, such as optim.momentum=0.8"),
+        (["--freeze"], "model.freeze would keep random weights; give --weights FILE or --pretrained, or --no-freeze"),
         (["--pretrained", "--weights", "w.pt"],
          "model.pretrained and model.weights both name the weights to start from; use one of them"),
         (["--weights", "w.pt"], r"model.weights=w.pt is no file; give a .safetensors or .pt file"),
@@ -147,8 +180,7 @@ def test_one_image_has_no_statistics(refused, colours):
     ],
 )  # fmt: skip
 def test_wrong_settings(monkeypatch, refused, colours, words, message):
-    monkeypatch.setattr(resolve.torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(resolve.torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(devices, "gpus_visible", lambda: 0)
     refused(2, message, colours, "--model", "scratch-cnn", "--precision", "fp32", *words)
 
 
@@ -198,6 +230,54 @@ def test_out_that_is_not_empty(refused, colours, own_place):
     message = "--out run exists and is not empty; name another, or continue it with --resume run"
     refused(1, message, colours, *tiny.QUICK, folder_stays=True)
     assert (own_place / "run" / "thesis.tex").exists()
+
+
+def test_out_is_looked_at_before_anything_is_packed(monkeypatch, refused, colours, own_place):
+    (own_place / "run").touch()
+    monkeypatch.setattr(pack, "make", lambda *_, **__: pytest.fail("packed"))
+    refused(1, "--out run exists and is not empty; .*", colours, *tiny.QUICK, folder_stays=True)
+
+
+def test_a_full_disk_while_the_run_is_written_down(monkeypatch, refused, colours):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(prepare.folder, "write_summary", full)
+    refused(
+        1, "cannot write the run folder run: No space left on device; name another with --out", colours, *tiny.QUICK
+    )
+
+
+def test_a_report_that_cannot_be_written(monkeypatch, fanlight, finished):
+    def full(_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "run/report.html")
+
+    monkeypatch.setattr("fanlight.study.report.write", full)
+    answer = fanlight("report", finished)
+    assert answer.code == 1
+    assert re.fullmatch(
+        r"Error: the report of .*finished cannot be written: run/report\.html: No space left on device; what the run itself "
+        r"wrote is whole\. Write it again with: fanlight report .*finished\n", answer.err
+    )  # fmt: skip
+
+
+def test_ctrl_c_before_there_is_a_run(monkeypatch, fanlight, colours, own_place):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pack, "make", interrupted)
+    answer = fanlight("train", colours, *tiny.QUICK, "--out", "run")
+    assert (answer.code, answer.err) == (130, "Interrupted\n")
+    assert not (own_place / "run").exists()
+
+
+def test_names_that_the_terminal_cannot_show(own_place):
+    os.makedirs(os.fsdecode(b"caf\xe9"))
+    words = [sys.executable, "-m", "fanlight", "check", b"caf\xe9"]
+    for encoding in ("utf-8", "ascii"):
+        answer = subprocess.run(words, env={**os.environ, "PYTHONIOENCODING": encoding}, capture_output=True)
+        assert answer.returncode == 3, answer
+        assert answer.stderr.startswith(b"Error: ") and b"a folder's name is not UTF-8" in answer.stderr
 
 
 def test_a_full_disk_while_packing_is_a_warning_and_the_files_are_used(monkeypatch, fanlight, colours, own_place):

@@ -9,6 +9,7 @@ import torch
 
 from fanlight.data.loader import Cutting, Samples
 from fanlight.parallel.comm import alone
+from fanlight.tasks.calibration import probabilities
 from fanlight.tasks.classify import Classify
 from fanlight.train import evaluate
 from fanlight.types import Rows
@@ -45,7 +46,9 @@ class Seeing:
         )
 
 
-def score(count: int, *, batch: int, rank: int = 0, ranks: int = 1, workers: int = 1) -> tuple[np.ndarray, Seeing]:
+def score(
+    count: int, *, batch: int, rank: int = 0, ranks: int = 1, workers: int = 1, views: int = 1
+) -> tuple[np.ndarray, Seeing]:
     sizes = np.full(200, 6)
     chosen = np.arange(count) * 3 + 1  # manifest rows
     samples = Samples(Numbered(sizes, sizes), chosen, np.zeros(count, np.int64), np.ones(count))
@@ -54,7 +57,8 @@ def score(count: int, *, batch: int, rank: int = 0, ranks: int = 1, workers: int
         crop_ratio=(1, 1), eval_share=1.0,
     )  # fmt: skip
     step = Seeing()
-    rows = evaluate.outputs(step, Classify(("a", "b")), samples, cutting, alone(), batch=batch, workers=workers)
+    task = Classify(("a", "b"))
+    rows = evaluate.outputs(step, task, samples, cutting, alone(), batch=batch, workers=workers, views=views)
     assert rows is not None
     return rows, step
 
@@ -66,6 +70,23 @@ def test_every_sample_is_scored_once_in_batches_of_one_size(count, batch, worker
     assert rows.dtype == np.float32
     assert rows[:, 0].tolist() == [3 * sample + 1 for sample in range(count)]
     assert step.sizes == [batch] * -(-count // batch)
+
+
+def test_views_are_forwards_of_the_same_size_and_are_averaged():
+    rows, step = score(9, batch=4, views=3)
+    assert step.sizes == [4] * 9
+    assert rows[:, 0].tolist() == [3 * sample + 1 for sample in range(9)]  # of three equal views
+    parts = [np.array([[0.0, 9.0]], np.float32), np.array([[3.0, 0.0]], np.float32), np.array([[0.0, 0.0]], np.float32)]
+    mean = evaluate.mean_of_views(parts)
+    assert mean.dtype == np.float32 and mean.tolist() == [[1.0, 3.0]]
+    assert evaluate.mean_of_views(parts[:1]) is parts[0]
+
+
+def test_the_mean_of_logits_is_the_geometric_mean_of_probabilities():
+    logits = np.random.default_rng(0).normal(size=(3, 5, 4)) * 3
+    pool = np.exp(np.log(probabilities(logits.reshape(15, 4)).reshape(3, 5, 4)).mean(0))
+    pool /= pool.sum(1, keepdims=True)
+    np.testing.assert_allclose(probabilities(evaluate.mean_of_views(list(logits))), pool, rtol=1e-12)
 
 
 def test_samples_that_no_rank_scored_are_noticed():

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from fanlight.errors import RunError
 from fanlight.models import zoo
 from fanlight.train import export, folder
+from train import colours as tiny
 
 pytest_plugins = ["train.fixtures"]
 pytestmark = pytest.mark.usefixtures("own_place")
@@ -21,7 +22,7 @@ def test_weights_come_back_with_what_they_need(finished):
     assert about == {
         "version": 1, "task": "classify", "model": "scratch-cnn", "classes": ["blue", "green", "red"], "image_px": 16,
         "canvas_px": config.data.canvas_px, "eval_share": 1.0, "mean": list(config.augment.mean),
-        "std": list(config.augment.std),
+        "std": list(config.augment.std), "flip": True, "temperature": tiny.summary(finished)["calibration"]["temperature"],
     }  # fmt: skip
     model = zoo.create("scratch-cnn", classes=3, image_px=16, seed=1).model
     assert tensors.keys() == model.state_dict().keys()

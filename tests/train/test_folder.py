@@ -1,7 +1,10 @@
 """Run folders: made, found, and refused."""
 
+import errno
 import json
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -36,7 +39,60 @@ def test_a_folder_that_cannot_be_made(own_place):
         folder.create("d", "m", out=own_place / "file" / "run")
 
 
-@pytest.mark.parametrize("text", [None, "", "{", "no"])
+def test_links_into_nowhere_are_said(own_place):
+    (own_place / "lost").symlink_to("nowhere")
+    with pytest.raises(
+        RunError, match=r"cannot make the run folder .*lost: .*lost is in the way; name another with --out"
+    ):
+        folder.create("d", "m", out=own_place / "lost")
+    (own_place / "runs").symlink_to("nowhere")  # and the next free number is not looked for in it
+    with pytest.raises(RunError, match=r"runs is in the way"):
+        folder.create("d", "m", out=None)
+
+
+def test_a_path_that_is_not_utf8(own_place):
+    with pytest.raises(RunError, match=r"caf\\udce9' is not UTF-8; name another with --out"):
+        folder.create("d", "m", out=own_place / os.fsdecode(b"caf\xe9"))
+
+
+def test_a_run_is_trained_by_one_process(own_place):
+    with folder.locked(own_place):
+        said = rf"is being trained by process {os.getpid()} on .+; wait for it to end, or stop it first"
+        with pytest.raises(RunError, match=said), folder.locked(own_place):
+            pytest.fail("two have the lock")
+    with folder.locked(own_place):  # the file stays, the lock does not
+        pass
+
+
+def test_a_lock_ends_with_its_process(own_place):
+    script = (
+        "import pathlib, time; from fanlight.train import folder\n"
+        "with folder.locked(pathlib.Path('.')): print('held', flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None and other.stdout.readline() == b"held\n"
+        with pytest.raises(RunError, match=f"process {other.pid} "), folder.locked(own_place):
+            pytest.fail("two have the lock")
+        other.kill()
+        other.wait()
+        with folder.locked(own_place):
+            pass
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
+def test_a_half_written_run_does_not_stay(own_place, error):
+    run = folder.create("d", "m", out=own_place / "run")
+    (run / "config.yaml").touch()
+    with pytest.raises((RunError, KeyboardInterrupt)) as raised, folder.whole_or_gone(run):
+        raise error
+    assert not run.exists()
+    if isinstance(error, OSError):
+        assert (
+            str(raised.value) == f"cannot write the run folder {run}: No space left on device; name another with --out"
+        )
+
+
+@pytest.mark.parametrize("text", [None, "", "{", "no", "[]", "3"])
 def test_what_is_no_run(own_place, text):
     if text is not None:
         (own_place / "run.json").write_text(text)
@@ -100,7 +156,7 @@ def test_a_refused_start_leaves_nothing(own_place):
 
 def test_unchanged_data_is_read_by_size_and_time_first(finished, monkeypatch, own_place):
     manifest = folder.read_manifest(finished)
-    monkeypatch.setattr(folder.Path, "read_bytes", lambda self: pytest.fail(f"{self} was read"))
+    monkeypatch.setattr(folder.manifests, "read_file", lambda path: pytest.fail(f"{path} was read"))
     folder.check_unchanged(finished, manifest)
 
 

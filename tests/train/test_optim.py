@@ -8,7 +8,7 @@ from torch import nn
 
 from fanlight import config as configuration
 from fanlight.errors import ConfigError
-from fanlight.train.optim import SCALE_START, Optimizer
+from fanlight.train.optim import SCALE_LEAST, SCALE_START, Optimizer
 
 STEPS = 10
 SGD = configuration.Optim(
@@ -142,14 +142,44 @@ def test_the_loss_scale_doubles_after_good_steps_in_a_row(monkeypatch):
     assert scales == [1, 1, 2, 2, 1, 1, 1, 2, 2]  # the overflow begins the count again
 
 
-def test_an_unscaled_run_does_not_look_for_overflow():
+@pytest.mark.parametrize("clip", [None, 0.5])
+@pytest.mark.parametrize("scaled", [False, True])
+def test_an_update_tells_the_norm_before_clipping(clip, scaled):
     model = network()
-    optimizer = Optimizer([model], SGD, steps=STEPS, scaled=False)
+    optimizer = Optimizer([model], replace(SGD, clip_norm=clip), steps=STEPS, scaled=scaled)
     fill(model, step=0)
-    model[0].weight.grad[0, 0, 0, 0] = float("inf")
-    optimizer.update(0)
-    assert not torch.isfinite(model[0].weight).all()  # the ledger reports it by the next loss
+    expected = torch.cat([p.grad.flatten() for p in model.parameters()]).norm()
+    fill(model, step=0, scale=optimizer.loss_scale)
+    assert float(optimizer.update(0)) == pytest.approx(float(expected), rel=1e-12)
+
+
+@pytest.mark.parametrize("clip", [None, 0.5])
+@pytest.mark.parametrize("config", [SGD, ADAMW], ids=["sgd", "adamw"])
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+def test_an_unscaled_overflow_moves_nothing_and_is_told_for_the_ledger_to_end_the_run(value, config, clip):
+    model = network()
+    optimizer = Optimizer([model], replace(config, clip_norm=clip), steps=STEPS, scaled=False)
+    run(model, optimizer, range(2))
+    before, state = weights(model), {name: tensor.clone() for name, tensor in optimizer.tensors().items()}
+    fill(model, step=2)
+    model[0].weight.grad[0, 0, 0, 0] = value
+    assert not torch.isfinite(optimizer.update(2))
+    assert all(torch.equal(a, b) for a, b in zip(weights(model), before))  # nothing moved
+    assert all(torch.equal(tensor, state[name]) for name, tensor in optimizer.tensors().items())
     assert optimizer.loss_scale == 1
+
+
+def test_gradients_that_overflow_at_any_loss_scale_are_told():
+    """Skipped steps are norm 0 and no news, until no scale is left to try."""
+    model = network()
+    optimizer = Optimizer([model], SGD, steps=STEPS, scaled=True)
+    before, told = weights(model), []
+    while not told or told[-1] == 0:
+        fill(model, step=len(told))
+        model[3].bias.grad[0] = float("nan")
+        told.append(float(optimizer.update(len(told))))
+    assert len(told) == 29 and optimizer.loss_scale == SCALE_LEAST / 2
+    assert all(torch.equal(a, b) for a, b in zip(weights(model), before))
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda")
     ("name", "device"), [("fp32", CPU), ("bf16", CPU), ("fp32", GPU), ("bf16", GPU), ("fp16", GPU)]
 )
 def test_formats_that_a_device_trains_in(name, device):
-    precision.check(name, device)
+    precision.check(name, device.type)
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,7 @@ def test_formats_that_a_device_trains_in(name, device):
 )
 def test_formats_that_are_refused(name, device, message):
     with pytest.raises(ConfigError, match=message):
-        precision.check(name, device)
+        precision.check(name, device.type)
 
 
 @pytest.mark.parametrize(("name", "expected"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])

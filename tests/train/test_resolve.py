@@ -1,17 +1,17 @@
 """Automatic choices and their reasons; values that cannot work."""
 
 import dataclasses
+import math
 import shutil
 
 import numpy as np
 import pytest
-import torch
 
 from fanlight.config import Config, keys
 from fanlight.data import manifest as manifests
 from fanlight.data.manifest import Manifest
 from fanlight.errors import ConfigError, DataError
-from fanlight.train import optim, prepare, resolve
+from fanlight.train import checks, devices, optim, prepare, resolve
 from train import colours as tiny
 
 pytest_plugins = ["train.fixtures"]
@@ -19,24 +19,28 @@ pytestmark = pytest.mark.usefixtures("own_place")
 
 OPEN_BY_DESIGN = {  # None means none of it, not to be decided
     "data.folds", "data.limit",  # and the order of the data, until there is a pack to measure
-    "data.order", "model.weights", "execution.pack_dir", "execution.checkpoint_steps", "optim.clip_norm"
+    "data.order", "model.weights", "execution.pack_dir", "execution.checkpoint_steps", "optim.clip_norm",
+    "optim.class_weights", "train.ema", "train.patience",
+    "train.time_limit_s", "execution.autotune",
+    "data.image_px_start", "execution.cache_features", "optim.unfrozen_lr_scale",  # of networks that are frozen
 }  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
 def no_gpu(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(devices, "gpus_visible", lambda: 0)
 
 
 def manifest(
-    count: int = 400, *, px: int = 300, classes: tuple[str, ...] = ("cat", "dog"), train: float = 0.8
-) -> Manifest:
+    count: int = 400, *, px: int = 300, classes: tuple[str, ...] = ("cat", "dog"), train: float = 0.8,
+    weights: list[str] | None = None,
+) -> Manifest:  # fmt: skip
     names = [classes[row % len(classes)] for row in range(count)]
     texts = [f"{row:05d}" for row in range(count)]
     split = ["train" if row < train * count else "val" for row in range(count)]
     columns = {
-        "path": texts, "label": names, "split": split, "group": texts, "width": np.full(count, px + 40),
+        "path": texts, "label": names, "split": split, "group": texts, "weight": weights or [""] * count,
+        "width": np.full(count, px + 40),
         "height": np.full(count, px), "format": ["png"] * count, "bytes": np.ones(count), "mtime_ns": np.ones(count),
         "sha256": texts, "status": ["ok"] * count, "reason": [""] * count, "decoded": np.ones(count, bool),
     }  # fmt: skip
@@ -45,7 +49,7 @@ def manifest(
 
 def choose(values: dict[str, object] | None = None, **about) -> resolve.Choices:
     config = Config().with_values({"train.precision": "fp32", **(values or {})})
-    resolve.check(config)
+    checks.check(config)
     choices = resolve.Choices(config)
     described = manifest(**about)
     resolve.order(choices, None)
@@ -139,8 +143,7 @@ def test_layout_and_ranks_follow_from_each_other(monkeypatch):
 
 
 def test_all_gpus_are_used_unless_told_otherwise(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(devices, "gpus_visible", lambda: 4)
     e = choose().config.execution
     assert (e.device, e.layout, e.ranks) == ("cuda", "ddp", 4)
     assert choose({"execution.layout": "serial"}).config.execution.ranks == 1
@@ -184,13 +187,28 @@ def test_more_ranks_than_cores_is_said(monkeypatch, capsys):
         ({"augment.crop_ratio": "0 1"}, "augment.crop_ratio is (0.0, 1.0); it must be two ratios, lowest first"),
         ({"augment.std": "0.2 0 0.2"}, "augment.std is (0.2, 0.0, 0.2); pixels are divided by it, so each must be above 0"),
         ({"optim.name": "adam"}, "optim.name is 'adam'; use one of sgd, adamw"),
-        ({"optim.schedule": "linear"}, "optim.schedule is 'linear'; use one of cosine, onecycle, constant"),
+        ({"optim.schedule": "linear"}, "optim.schedule is 'linear'; use one of cosine, onecycle, step, wsd, constant"),
         ({"execution.device": "gpu"}, "execution.device is 'gpu'; use cpu or cuda"),
         ({"execution.device": "cuda"}, "execution.device is 'cuda', and torch sees no GPU here; use --device cpu"),
         ({"data.order": "sorted"}, "data.order is 'sorted'; use random or blocks"),
         ({"train.precision": "fp64"}, "train.precision is 'fp64'; use one of fp32, bf16, fp16"),
         ({"train.precision": "fp16"},
          "train.precision is 'fp16', which CPUs do not train in; use bf16 or fp32, or --device cuda"),
+        ({"augment.policy": "random"}, "augment.policy is 'random'; use one of none, trivial, rand"),
+        ({"augment.engine": "gpu"}, "augment.engine is 'gpu'; use one of cpu, device"),
+        ({"augment.rand_ops": 0}, "augment.rand_ops is 0; it must be 1 or more, or use --policy none"),
+        ({"augment.rand_magnitude": 31}, "augment.rand_magnitude is 31; it must be from 0 to 30"),
+        ({"augment.jitter": "0.4 0.4 0.4 0.6"}, "augment.jitter is (0.4, 0.4, 0.4, 0.6); brightness, contrast and "
+         "saturation must be from 0 to 1, hue from 0 to 0.5"),
+        ({"augment.erase": 1.5}, "augment.erase is 1.5; it must be a probability, from 0 to 1"),
+        ({"augment.mix_probability": -0.1}, "augment.mix_probability is -0.1; it must be a probability, from 0 to 1"),
+        ({"augment.mixup": -1}, "augment.mixup is -1.0; it must be an alpha of 0 (off) or more, such as 0.2 or 1"),
+        ({"augment.cutmix": float("inf")},
+         "augment.cutmix is inf; it must be an alpha of 0 (off) or more, such as 0.2 or 1"),
+        ({"augment.off": True, "augment.mixup": 0.2},
+         "augment.off (--no-augment) and augment.mixup contradict each other; leave one out"),
+        ({"augment.off": True, "augment.jitter": "0.4 0 0 0"},
+         "augment.off (--no-augment) and augment.jitter contradict each other; leave one out"),
         ({"train.seed": 1 << 64}, f"train.seed is {1 << 64}; it must fit in 64 bits"),
         ({"model.pretrained": True, "model.weights": "w.pt"},
          "model.pretrained and model.weights both name the weights to start from; use one of them"),
@@ -202,7 +220,7 @@ def test_more_ranks_than_cores_is_said(monkeypatch, capsys):
 )  # fmt: skip
 def test_values_that_cannot_work(asked, message):
     with pytest.raises(ConfigError) as raised:
-        resolve.check(Config().with_values(asked))
+        checks.check(Config().with_values(asked))
     assert str(raised.value) == message
 
 
@@ -210,12 +228,12 @@ def test_an_unknown_layout_is_refused_before_anything_is_read():
     with pytest.raises(
         ConfigError, match=r"layout 'dpp' does not exist; layouts that exist: serial, ddp.* Near names: ddp"
     ):
-        resolve.check(Config().with_value("execution.layout", "dpp"))
+        checks.check(Config().with_value("execution.layout", "dpp"))
 
 
 def test_names_that_are_checked_are_those_that_exist():
     for name in optim.NAMES:
-        resolve.check(Config().with_value("optim.name", name))
+        checks.check(Config().with_value("optim.name", name))
 
 
 def test_a_batch_must_be_had_and_shared():
@@ -233,6 +251,37 @@ def test_a_batch_must_be_had_and_shared():
         choose(train=0)
 
 
+def test_mixed_batches_are_pairs_on_every_rank():
+    assert choose({"augment.mixup": 0.2}, count=85, train=1.0).config.train.batch_size == 20  # 85 // 4, less one
+    assert choose({"augment.mixup": 0.2}, count=3, train=1.0).config.train.batch_size == 2
+    with pytest.raises(ConfigError, match=r"train.batch_size is 13, and mixup and cutmix .* use --batch-size 12$"):
+        choose({"augment.cutmix": 1, "train.batch_size": 13})
+    with pytest.raises(ConfigError, match=r"is 1, and mixup and cutmix mix pairs of images; use --batch-size 2$"):
+        choose({"augment.cutmix": 1, "train.batch_size": 1})
+    asked = {"augment.cutmix": 1, "train.microbatches": 2, "execution.ranks": 3}
+    with pytest.raises(ConfigError, match=r"leaves a rank without a pair of images .* use --batch-size 12 or more"):
+        choose({**asked, "train.batch_size": 10})
+    assert choose({**asked, "train.batch_size": 12}).config.train.batch_size == 12
+
+
+def test_where_pixels_are_changed(monkeypatch):
+    plain, changed = choose(), choose({"augment.policy": "trivial"})
+    assert plain.config.augment.engine == changed.config.augment.engine == "cpu"
+    assert plain.reasons["augment.engine"] != changed.reasons["augment.engine"]
+    monkeypatch.setattr(devices, "gpus_visible", lambda: 1)
+    assert choose({"augment.erase": 0.25}).config.augment.engine == "device"
+    assert choose({"augment.erase": 0.25, "augment.engine": "cpu"}).config.augment.engine == "cpu"
+    assert choose({"augment.mixup": 0.2}).config.augment.engine == "cpu"  # mixing is the device's anyway
+
+
+def test_no_augmentation_is_the_evaluations_crop():
+    choices = choose({"augment.off": True})
+    a, d = choices.config.augment, choices.config.data
+    assert (a.crop_share, a.flip, a.changes_pixels, a.mixes) == ((1.0, 1.0), False, False, False)
+    assert d.canvas_px == math.ceil(d.image_px / a.eval_share)  # no detail is lost, and no byte stored that nobody sees
+    assert "no augmentation" in choices.reasons["augment.flip"]
+
+
 def test_more_microbatches_are_written_with_the_reason(finished, own_place):
     run = own_place / "run"
     shutil.copytree(finished, run)
@@ -244,3 +293,28 @@ def test_more_microbatches_are_written_with_the_reason(finished, own_place):
     assert reasons["train.microbatches"] == "memory ran out with 1; the global batch stays"
     assert reasons["optim.lr"] == tiny.resolved(finished)["reasons"]["optim.lr"]
     assert tiny.summary(run)["microbatches"] == 2
+
+
+def test_patience_needs_a_score_to_wait_for():
+    with pytest.raises(
+        ConfigError, match=r"train.patience is 3 and there is no val split whose score could be waited for"
+    ):
+        choose({"train.patience": 3}, train=1.0)
+    assert choose({"train.patience": 3}).config.train.patience == 3
+
+
+def test_rare_classes_made_up_for_twice_are_warned_of(capsys):
+    choose({"data.sampling": "balanced", "optim.class_weights": "balanced"})
+    assert (
+        "Warning: --sampling balanced with --class-weights balanced. Both make up for rare" in capsys.readouterr().err
+    )
+    choose({"data.sampling": "balanced", "optim.class_weights": "cat=2"})
+    choose({"optim.class_weights": "balanced"})
+    assert "Warning: --sampling" not in capsys.readouterr().err
+
+
+def test_weights_that_cannot_be_drawn_by_are_refused_before_training():
+    weights = ["1"] * 399 + ["heavy"]  # of val, which nobody draws
+    assert choose({"data.sampling": "weighted"}, weights=weights).config.data.sampling == "weighted"
+    with pytest.raises(DataError, match="row of 00007: weight is 'heavy'"):
+        choose({"data.sampling": "weighted"}, weights=["1"] * 7 + ["heavy"] + ["1"] * 392)

@@ -14,11 +14,11 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+import fanlight as package
 from fanlight import cli
 from fanlight.config import Config
 from fanlight.errors import ConfigError, DataError, RunError, Stopped
 from fanlight.train import evaluate, folder, job, prepare, resolve, state
-from fanlight.train.optim import Optimizer
 from train import colours as tiny
 
 pytest_plugins = ["train.fixtures"]
@@ -54,19 +54,6 @@ def long_runs(tmp_path_factory, colours) -> Callable[[int], Path]:
     return of
 
 
-def before_update(monkeypatch, step: int, act) -> None:
-    """Calls `act` before the optimizer's step number `step` (from 1) of this process."""
-    inner, calls = Optimizer.update, []
-
-    def update(self, number):
-        calls.append(number)
-        if len(calls) == step:
-            act()
-        inner(self, number)
-
-    monkeypatch.setattr(Optimizer, "update", update)
-
-
 def raise_crash() -> None:
     raise Crash
 
@@ -77,7 +64,7 @@ def ask_to_stop() -> None:
 
 def stopped_run(colours: Path, out: Path, *, step: int = 8, **options) -> Path:
     with pytest.MonkeyPatch.context() as patch:
-        before_update(patch, step, ask_to_stop)
+        tiny.before_update(patch, step, ask_to_stop)
         with pytest.raises(Stopped):
             tiny.train(colours, out=out, **(OPTIONS | options))
     return out
@@ -96,7 +83,7 @@ def same_story(run: Path, other: Path) -> None:
 @pytest.mark.parametrize("step", [1, 3, 6, 7, 10, 11, 12])
 def test_a_crash_changes_nothing(monkeypatch, colours, undisturbed, own_place, step):
     with monkeypatch.context() as patch:
-        before_update(patch, step, raise_crash)
+        tiny.before_update(patch, step, raise_crash)
         with pytest.raises(Crash):
             tiny.train(colours, out=own_place / "run", **OPTIONS)
     assert tiny.summary(own_place / "run")["status"] == "failed"
@@ -105,6 +92,59 @@ def test_a_crash_changes_nothing(monkeypatch, colours, undisturbed, own_place, s
     same_story(run, undisturbed)
     assert [row["step"] for row in pq.read_table(run / "steps-rank0.parquet").to_pylist()] == list(range(1, 13))
     assert tiny.summary(run)["status"] == "finished"
+
+
+def test_a_crash_changes_no_augmentation(monkeypatch, colours, own_place):
+    options = OPTIONS | {"policy": "rand", "erase": 0.5, "mixup": 0.4, "cutmix": 1.0}
+    whole = tiny.train(colours, out=own_place / "whole", **options)
+    with monkeypatch.context() as patch:
+        tiny.before_update(patch, 8, raise_crash)
+        with pytest.raises(Crash):
+            tiny.train(colours, out=own_place / "run", **options)
+    run = tiny.train(colours, resume=own_place / "run")
+    assert tiny.weights(run) == tiny.weights(whole)
+    same_story(run, whole)
+
+
+# What has state of its own: averaged weights, the count of evaluations without a better one, draws of an epoch.
+KEEPING = {
+    "sampling": "balanced", "class_weights": "effective", "ema": 0.9, "epochs": 9, "optim__lr": 1e-9, "patience": 3,
+    "execution__checkpoint_steps": 4,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def impatient(tmp_path_factory, cache_folder, colours) -> Path:
+    """Nothing is learned, so no evaluation is better than the first: it ends after 4 of 9 epochs of 6 steps."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FANLIGHT_CACHE", str(cache_folder))
+        run = tiny.train(colours, out=tmp_path_factory.mktemp("runs") / "impatient", **(OPTIONS | KEEPING))
+    assert [record["epoch"] for record in tiny.metrics(run, "train")] == [1, 2, 3, 4]
+    return run
+
+
+@pytest.mark.parametrize("step", [2, 7, 14, 23, 24])
+def test_a_crash_changes_no_draw_average_or_patience(monkeypatch, colours, impatient, own_place, step):
+    with monkeypatch.context() as patch:
+        tiny.before_update(patch, step, raise_crash)
+        with pytest.raises(Crash):
+            tiny.train(colours, out=own_place / "run", **(OPTIONS | KEEPING))
+    run = tiny.train(colours, resume=own_place / "run")
+    assert tiny.weights(run) == tiny.weights(impatient)
+    same_story(run, impatient)
+    for kept in ("best", "metrics", "steps", "epochs"):
+        assert tiny.summary(run)[kept] == tiny.summary(impatient)[kept]
+
+
+def test_a_crash_after_the_last_patient_epoch_trains_no_further(monkeypatch, colours, impatient, own_place):
+    with monkeypatch.context() as patch:
+        patch.setattr(job, "_finish", lambda *_, **__: raise_crash())
+        with pytest.raises(Crash):
+            tiny.train(colours, out=own_place / "run", **(OPTIONS | KEEPING))
+    tiny.before_update(monkeypatch, 1, raise_crash)
+    run = tiny.train(colours, resume=own_place / "run")
+    assert tiny.weights(run) == tiny.weights(impatient)
+    same_story(run, impatient)
 
 
 def test_a_crash_in_the_last_evaluation_scores_once(monkeypatch, own_place):
@@ -134,7 +174,7 @@ def test_crashes_one_after_the_other(monkeypatch, colours, undisturbed, own_plac
     resume = {"out": own_place / "run", **OPTIONS}
     for step in (7, 4, 4):  # of each start; it begins after 0, 5 and 5 steps, and ends in 6, 8 and 8
         with monkeypatch.context() as patch:
-            before_update(patch, step, raise_crash)
+            tiny.before_update(patch, step, raise_crash)
             with pytest.raises(Crash):
                 tiny.train(colours, **resume)
         resume = {"resume": own_place / "run"}
@@ -145,7 +185,7 @@ def test_crashes_one_after_the_other(monkeypatch, colours, undisturbed, own_plac
 
 def test_a_stop_saves_inside_the_epoch_and_names_the_command(monkeypatch, fanlight, colours, undisturbed, own_place):
     with monkeypatch.context() as patch:
-        before_update(patch, 8, ask_to_stop)
+        tiny.before_update(patch, 8, ask_to_stop)
         words = [*tiny.QUICK, "--model", "small-resnet", "--set", "execution.checkpoint_steps=5"]
         answer = fanlight("train", colours, "--out", own_place / "my run", *words)
     assert answer.code == 75
@@ -164,7 +204,7 @@ def test_time_adds_up_over_starts(monkeypatch, colours, own_place):
     keys = {cli.FLAGS[name]: value for name, value in tiny.OPTIONS.items()} | {"data.path": str(colours)}
     prepare.prepare(Config().with_values(keys), out=run, command="test")
     with monkeypatch.context() as patch:
-        before_update(patch, 8, ask_to_stop)
+        tiny.before_update(patch, 8, ask_to_stop)
         with pytest.raises(Stopped):
             job.execute(run, entered=time.time() - 100)
     first = tiny.summary(run)
@@ -176,7 +216,7 @@ def test_time_adds_up_over_starts(monkeypatch, colours, own_place):
 
 
 def test_a_stop_after_the_last_step_is_no_stop(monkeypatch, colours, undisturbed, own_place):
-    before_update(monkeypatch, 12, ask_to_stop)
+    tiny.before_update(monkeypatch, 12, ask_to_stop)
     assert tiny.weights(tiny.train(colours, out=own_place / "run", **OPTIONS)) == tiny.weights(undisturbed)
 
 
@@ -433,6 +473,101 @@ def test_a_run_that_has_only_its_last_evaluation_left(monkeypatch, fanlight, col
     document = json.loads(answer.out)
     assert document["images_per_s"] is None and document["input_wait_share"] is None
     assert document["metrics"] == tiny.summary(undisturbed)["metrics"]
+
+
+def test_a_run_that_is_being_trained_is_not_continued(fanlight, colours, own_place):
+    run = stopped_run(colours, own_place / "run")
+    before = (run / "resolved.yaml").read_bytes()
+    with folder.locked(run):
+        answer = fanlight("train", "--resume", run, "--threads", 2)
+        assert answer.code == 1
+        assert re.fullmatch(r"Error: .*run is being trained by process \d+ on .*; wait for it to end, .*\n", answer.err)
+        assert (run / "resolved.yaml").read_bytes() == before
+
+
+def test_empty_and_contradictory_words(fanlight, colours, own_place):
+    answer = fanlight("train", colours, "--resume", "")
+    assert (answer.code, answer.err) == (
+        2, "Error: --resume is empty; name the run folder, or leave it out to start a new run\n"
+    )  # fmt: skip
+    with pytest.raises(ConfigError, match="--resume is empty"):
+        package.train(colours, resume="")
+    run = stopped_run(colours, own_place / "run")
+    answer = fanlight("train", "--resume", run, "--out", "other")
+    assert answer.code == 2 and "continues in its own folder, and --out names other; leave one" in answer.err
+
+
+def test_a_run_of_a_gpu_on_a_machine_without(monkeypatch, fanlight, colours, undisturbed, own_place):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    run = stopped_run(colours, own_place / "run")
+    path = run / "resolved.yaml"
+    path.write_text(path.read_text().replace("device: cpu", "device: cuda"))
+    answer = fanlight("train", "--resume", run)
+    assert answer.code == 2, answer
+    assert answer.err == "Error: execution.device is 'cuda', and torch sees no GPU here; use --device cpu\n"
+    assert fanlight("train", "--resume", run, "--device", "cpu", "--threads", 1).code == 0
+    assert tiny.weights(run) == tiny.weights(undisturbed)
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        (
+            "resolved.yaml",
+            lambda _: "",
+            r"resolved\.yaml lacks model\.name, which every run has; put the file back, or",
+        ),
+        (
+            "resolved.yaml",
+            lambda text: text.replace("\n  epochs: ", "\n  epochs: null #"),
+            r"resolved\.yaml lacks train\.epochs",
+        ),
+        (
+            "manifest.parquet",
+            lambda _: "PAR1",
+            r"manifest\.parquet is not a manifest of Fanlight; put the file back, or",
+        ),
+        ("run.json", lambda _: '{"version": 1}', r"run\.json lacks status, which every run has; put the file back, or"),
+    ],
+)
+def test_edited_and_damaged_run_files(fanlight, colours, own_place, file, change, message):
+    run = stopped_run(colours, own_place / "run")
+    path = run / file
+    path.write_text(change(path.read_text(errors="replace")))
+    answer = fanlight("train", "--resume", run)
+    assert answer.code == 1 and re.search(message, answer.err), answer
+    assert len(answer.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["step", "epoch", "best", "config"])
+def test_a_checkpoint_without_a_fact_names_it(fanlight, colours, own_place, name):
+    run = stopped_run(colours, own_place / "run")
+    path = state.whole(run / "checkpoints")[-1] / "state.json"
+    document = json.loads(path.read_text())
+    del document[name]
+    path.write_text(json.dumps(document))
+    answer = fanlight("train", "--resume", run)
+    assert answer.code == 1
+    assert re.fullmatch(f"Error: .*step-00000008 lacks '{name}'; delete it to use the one before\n", answer.err)
+
+
+def test_records_that_a_power_cut_spoilt(fanlight, colours, undisturbed, own_place):
+    run = stopped_run(colours, own_place / "run")
+    (run / "steps-rank0.parquet").write_bytes(b"")
+    with open(run / "metrics.jsonl", "ab") as file:
+        file.write(b"[1]\n{}\n\xff\0\n")
+    answer = fanlight("train", "--resume", run)
+    assert answer.code == 0, answer
+    assert "Warning: step times of earlier starts are lost" in answer.err
+    assert tiny.weights(run) == tiny.weights(undisturbed)
+    assert tiny.metrics(run, "train")
+
+
+def test_an_edited_run_is_passed_over_by_auto(fanlight, colours, own_place):
+    (own_place / "runs" / "edited").mkdir(parents=True)
+    (own_place / "runs" / "edited" / "run.json").write_text('{"version": 1}')
+    answer = fanlight("train", colours, "--resume", "auto", *tiny.QUICK)
+    assert answer.code == 0 and "no unfinished run" in answer.out
 
 
 def test_data_that_vanished_is_refused_before_training(own_place):

@@ -1,6 +1,7 @@
 """Checkpoints: exact, whole or absent, and refused where they would hold one rank's opinion."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -144,3 +145,35 @@ def test_the_order_of_values_is_part_of_what_ranks_compare():
     assert state._checksum(a) != state._checksum(b)
     assert state._checksum(a) == state._checksum(a.clone())
     assert state._checksum(torch.zeros(2)) != state._checksum(-torch.zeros(2))
+
+
+def test_what_is_written_is_what_was_when_saving_began(tmp_path):
+    tensors = {"model.a": torch.ones(3), "model.b": torch.zeros(2, 3, 4, 4).to(memory_format=torch.channels_last)}
+    final, write = state.begin(tmp_path, tensors=tensors, document={"step": 1}, world=alone(), keep=1)
+    assert not final.exists()
+    for tensor in tensors.values():
+        tensor.add_(1)
+    write()
+    kept = state.load(final, world=alone())[0]
+    assert torch.equal(kept["model.a"], torch.ones(3)) and torch.equal(kept["model.b"], torch.zeros(2, 3, 4, 4))
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 7])
+@pytest.mark.parametrize("sizes", [[1], [5, 0, 3], [100, 1, 1, 1], [1] * 20, [0, 0]])
+def test_ranks_write_every_tensor_once(ranks, sizes):
+    tensors = {str(index): torch.zeros(size) for index, size in enumerate(sizes)}
+    worlds = [replace(alone(), rank=rank, ranks=ranks) for rank in range(ranks)]
+    written = [key for world in worlds for key in state._share(tensors, world)]
+    assert sorted(written) == sorted(tensors)
+
+
+def test_a_background_error_surfaces_once_where_it_is_waited_for():
+    background = state.Background()
+    background.start(lambda: 1 / 0)  # type: ignore[arg-type,return-value]
+    with pytest.raises(ZeroDivisionError):
+        background.start(lambda: None)
+    done: list[int] = []
+    background.start(lambda: done.append(1))
+    background.wait()
+    background.wait()
+    assert done == [1]

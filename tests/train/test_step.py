@@ -2,6 +2,7 @@
 
 import contextlib
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,11 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from fanlight.data import policy
 from fanlight.models import keyed
 from fanlight.tasks.classify import Classify
 from fanlight.train.clock import StepClock
 from fanlight.train.step import Normalise, WholeStep
-from fanlight.types import Batch, Position, Rows
+from fanlight.types import Batch, Changes, Mix, Position, Rows
 
 CPU = torch.device("cpu")
 MEAN, STD = (0.5, 0.25, 0.0), (0.5, 0.25, 1.0)
@@ -62,6 +64,46 @@ def stepped(
     gradients = [p.grad.clone() for p in model.parameters() if p.grad is not None]
     model.zero_grad(set_to_none=True)
     return sums.tolist(), gradients
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("cut", [[8], [2, 6], [4, 2, 2]])
+def test_mixed_rows_count_by_their_shares(cut, smoothing):
+    """λ·CE(y) + (1−λ)·CE(y of the partner), over the denominator without mixing; hits by the larger share."""
+    shares = torch.tensor([0.3, 0.3, 0.9, 0.9, 0.5, 0.5, 1.0, 1.0], dtype=torch.float64)
+    box = torch.zeros((8, 4), dtype=torch.int64)
+    box[4:6] = torch.tensor([0, 0, 2, 4])  # the left half
+    given = batch(cut, denominator=8.0)
+    parts, first = [], 0
+    for rows in given.parts:
+        end = first + len(rows.samples)
+        mixed = Mix(shares[first:end], box[first:end])
+        parts.append(Rows(rows.samples, rows.images, rows.targets, mix=mixed))
+        first = end
+    model = network()
+    sums, gradients = stepped(model, replace(given, parts=tuple(parts)), smoothing=smoothing)
+    x, partner = normalise()(PIXELS[:8]), torch.arange(8) ^ 1
+    weight = shares.view(-1, 1, 1, 1).expand(8, 1, 4, 4).clone()
+    weight[4:6, :, :, :2], weight[4:6, :, :, 2:] = 0, 1
+    logits = model(weight * x + (1 - weight) * x[partner])
+    labels = F.one_hot(TARGETS[:8], 3).double()
+    soft = shares[:, None] * labels + (1 - shares[:, None]) * labels[partner]
+    loss = F.cross_entropy(logits, soft, label_smoothing=smoothing)
+    loss.backward()
+    torch.testing.assert_close(gradients, [p.grad for p in model.parameters()], rtol=FP64_RTOL, atol=1e-15)
+    main = torch.where(shares >= 0.5, TARGETS[:8], TARGETS[:8][partner])
+    assert sums == [pytest.approx(8 * loss.item(), rel=FP64_RTOL), float((logits.argmax(1) == main).sum()), 8]
+
+
+def test_what_is_left_to_the_device_happens_before_the_network():
+    names = [op.name for op in policy.OPS]
+    changes = Changes(np.full((9, 1), names.index("solarize")), np.full((9, 1), 100.0), np.zeros((9, 4), int))
+    given = batch([9])
+    part = replace(given.parts[0], changes=changes)
+    done = torch.where(PIXELS >= 156, 255 - PIXELS, PIXELS)
+    sums, _ = stepped(network(), replace(given, parts=(part,)))
+    expected, _ = stepped(network(), replace(given, parts=(replace(given.parts[0], images=done),)))
+    assert sums == expected != stepped(network(), given)[0]
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
@@ -116,6 +158,17 @@ def test_keyed_dropout_drops_by_sample_epoch_and_seed(cut):
     torch.testing.assert_close(gradients_in_parts, gradients, rtol=FP64_RTOL, atol=1e-15)
     other_epoch, _ = stepped(model, batch([9], epoch=1), keys=keys)
     assert other_epoch[0] != pytest.approx(sums[0], rel=1e-3)
+
+
+def test_a_sample_that_is_drawn_again_drops_other_things():
+    model = network(dropout=0.4)
+    keys = keyed.install(model)
+    rows = batch([9]).parts[0]
+    sums = []
+    for hashed_by in (None, rows.samples, rows.samples + (1 << 40)):
+        given = Batch(Position(0, 0), (Rows(rows.samples, rows.images, rows.targets, keys=hashed_by),), 9.0, 0.0)
+        sums.append(stepped(model, given, keys=keys)[0][0])
+    assert sums[0] == sums[1] != pytest.approx(sums[2], rel=1e-3)
 
 
 def test_bf16_computes_the_network_in_bf16_and_the_loss_in_fp32():

@@ -1,4 +1,5 @@
-"""The folder of things that can be made again: packs, manifests, built-in data. Listed and cleared by `fanlight cache`."""
+"""The folder of things that can be made again: packs, features, manifests, built-in data. Listed and cleared by
+`fanlight cache`."""
 
 import hashlib
 import json
@@ -7,18 +8,21 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+FOLDERS = ("packs", "features", "manifests", "builtin")
+
 
 def folder() -> Path:
     """$FANLIGHT_CACHE, else $XDG_CACHE_HOME/fanlight, else ~/.cache/fanlight."""
     if own := os.environ.get("FANLIGHT_CACHE"):
-        return Path(own).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "fanlight"
+        return Path(os.path.expanduser(own))
+    return Path(os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache")) / "fanlight"
 
 
 def manifest_path(data: str) -> Path:
     """Where the manifest of the data at `data` (a path, or a built-in name) is kept."""
-    place = str(Path(data).expanduser().resolve()) if Path(data).expanduser().exists() else data
-    return folder() / "manifests" / f"{hashlib.sha256(place.encode()).hexdigest()[:24]}.parquet"
+    path = Path(os.path.expanduser(data))  # Path's own raises where there is no such user
+    place = str(path.resolve()) if os.path.exists(path) else data
+    return folder() / "manifests" / f"{hashlib.sha256(os.fsencode(place)).hexdigest()[:24]}.parquet"
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,7 @@ class Entry:
     """One thing in the cache."""
 
     path: Path
-    kind: str  # pack, manifest, built-in
+    kind: str  # pack, features, manifest, built-in
     bytes: int
     text: str  # what it holds, in words
 
@@ -34,15 +38,16 @@ class Entry:
 def entries() -> list[Entry]:
     """Everything in the cache, largest first."""
     found = [_pack(path) for path in _children("packs")]
+    found += [_features(path) for path in _children("features")]
     found += [Entry(path, "manifest", path.stat().st_size, "") for path in _children("manifests")]
     found += [Entry(path, "built-in", _bytes(path), path.name) for path in _children("builtin")]
     return sorted(found, key=lambda entry: -entry.bytes)
 
 
 def clear() -> int:
-    """Deletes the cache's own three folders, nothing beside them; returns the bytes freed."""
+    """Deletes the cache's own folders, nothing beside them; returns the bytes freed."""
     before = sum(entry.bytes for entry in entries())
-    for name in ("packs", "manifests", "builtin"):
+    for name in FOLDERS:
         shutil.rmtree(folder() / name, ignore_errors=True)
     return before - sum(entry.bytes for entry in entries())  # what could not be deleted is not freed
 
@@ -59,6 +64,15 @@ def _pack(path: Path) -> Entry:
     except (OSError, ValueError, KeyError):
         text = "unfinished"
     return Entry(path, "pack", _bytes(path), text)
+
+
+def _features(path: Path) -> Entry:
+    try:
+        about = json.loads((path / "about.json").read_text())
+        text = f"{about['images']} images at {about['image_px']} px, as the frozen {about['model']} sees them"
+    except (OSError, ValueError, KeyError):
+        text = "unfinished"
+    return Entry(path, "features", _bytes(path), text)
 
 
 def _bytes(path: Path) -> int:

@@ -43,6 +43,8 @@ def check(path: str, *, workers: int | None, out: Path | None) -> dict[str, Any]
     kept = cache.manifest_path(path)
     if out is not None:
         kept = out / "manifest.parquet" if out.is_dir() else out
+        if kept.exists() and not kept.is_file():  # it would be replaced, and a device is not for that
+            raise ConfigError(f"--out {kept} is no regular file; use another path")
         try:
             manifest.save(kept)
         except OSError as error:
@@ -59,7 +61,7 @@ def check(path: str, *, workers: int | None, out: Path | None) -> dict[str, Any]
         "splits": dict(Counter(name or "none given" for name in splits.tolist())),
         "quarantined": quarantined,
         **{key: audit[key] for key in ("exact_copies", "copy_groups", "label_conflicts", "leaks")},
-        "manifest": str(kept),
+        "manifest": str(kept) if kept.is_file() else None,
     }
     _print(document, manifest, imbalance=audit["imbalance"])
     return document
@@ -75,7 +77,7 @@ def _print(document: dict[str, Any], manifest: Manifest, *, imbalance: float) ->
     say(f"Exact copies of another image: {document['exact_copies']}")
     _print_some("copies under several labels", [" = ".join(item["paths"]) for item in document["label_conflicts"]])
     _print_some("copies in several splits", [" = ".join(item["paths"]) for item in document["leaks"]])
-    say(f"Manifest: {document['manifest']}")
+    say(f"Manifest: {document['manifest'] or 'not kept'}")
 
 
 def _print_some(what: str, lines: list[str]) -> None:

@@ -7,13 +7,15 @@ bytes decide later whether they are images.
 import csv
 import io
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+import unicodedata
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NoReturn
 
 from fanlight import console
 from fanlight.data import builtin
+from fanlight.data.manifest import read_file
 from fanlight.errors import DataError, near
 
 SPLITS = {
@@ -27,6 +29,7 @@ COLUMNS = {
     "label": ("label", "class", "category", "target", "class_name"),
     "split": ("split", "subset", "set"),
     "group": ("group", "group_id", "patient", "patient_id"),
+    "weight": ("weight", "sample_weight"),
 }
 NOT_DATA = ("thumbs.db", "desktop.ini", "__macosx")
 WAYS = "Fanlight reads a folder with one folder of images per class, or a CSV file with the columns path and label"
@@ -42,22 +45,34 @@ class Listing:
     labels: list[str]
     splits: list[str]  # train, val, test, or empty where the data gives none
     groups: list[str]  # empty where the data gives none
+    weights: list[str] = field(default_factory=list)  # as a list file says them; no element where it has no such column
 
 
 def recognise(path: str, *, cache: Path) -> Listing:
     """The listing of a folder, a list file or a built-in name (which is written below `cache` first).
 
     An existing path wins over a built-in name. DataError where nothing can be learned from it."""
-    place = Path(path).expanduser()
-    if place.exists():
+    if not path:
+        raise DataError(f"no data is named, only an empty text. {WAYS}")
+    place = Path(os.path.expanduser(path))
+    if os.path.exists(place):  # where Path's own raises, on a name too long, there is none
         if path in builtin.NAMES:
             console.say(
                 f"{path}: the {'folder' if place.is_dir() else 'file'} here, not the built-in data of that name"
             )
         place = Path(os.path.abspath(place))  # links stay as they are: a list's paths are relative to where it is seen
+        if not _is_text(str(place)):
+            raise DataError(f"{str(place)!r}: a folder's name is not UTF-8 and cannot be kept in a table; rename it")
         listing = _class_folders(place) if place.is_dir() else _list_file(place)
     elif path in builtin.NAMES:
-        listing = replace(_class_folders(builtin.write(path, cache=cache)), source=f"built-in {path}")
+        try:
+            written = builtin.write(path, cache=cache)
+        except OSError as error:
+            raise DataError(
+                f"built-in {path} cannot be written below {cache}: {error.strerror or error}; set FANLIGHT_CACHE to a "
+                "folder that can be written"
+            ) from None
+        listing = replace(_class_folders(written), source=f"built-in {path}")
     else:
         close = near(place.name, [*_names(place.parent), *builtin.NAMES])
         raise DataError(f"{path} does not exist.{close} {WAYS}; built in: {', '.join(builtin.NAMES)}")
@@ -156,7 +171,7 @@ def _children(folder: Path) -> tuple[list[str], list[str]]:
         with os.scandir(folder) as entries:
             for entry in entries:
                 if _is_data(entry.name):
-                    (folders if entry.is_dir() else files).append(entry.name)
+                    (folders if _is_folder(entry) else files).append(entry.name)
     except OSError as error:
         raise DataError(f"cannot read folder {folder}: {error.strerror}") from None
     return sorted(folders), sorted(files)
@@ -175,10 +190,17 @@ def _files(root: Path, folder: str, *, above: tuple[tuple[int, int], ...] = ()) 
     except OSError as error:
         raise DataError(f"cannot read folder {place}: {error.strerror}") from None
     for entry in found:
-        if entry.is_dir():
+        if _is_folder(entry):
             yield from _files(root, f"{folder}/{entry.name}", above=(*above, here))
-        elif entry.is_file() or entry.is_symlink():  # a link into nowhere is quarantined later, with its name
+        elif entry.is_symlink() or entry.is_file():  # a link into nowhere is quarantined later, with its name
             yield f"{folder}/{entry.name}"
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
 
 
 def _split_order(name: str) -> int:
@@ -191,12 +213,16 @@ def _is_data(name: str) -> bool:
 
 def _is_utf8(path: str) -> bool:
     """Whether a name can be written down; the others are left out with a warning."""
-    if path.isascii() or not any("\udc80" <= letter <= "\udcff" for letter in path):
+    if _is_text(path):
         return True
     console.warn(
         f"{path!r} is not used", why="Its name is not UTF-8 and cannot be kept in a table", do="Rename the file"
     )
     return False
+
+
+def _is_text(path: str) -> bool:
+    return path.isascii() or not any("\udc80" <= letter <= "\udcff" for letter in path)
 
 
 def _names(folder: Path) -> list[str]:
@@ -213,7 +239,7 @@ def _refuse_flat(folder: Path, files: list[str]) -> NoReturn:
 
 
 def _list_file(path: Path) -> Listing:
-    """CSV, TSV or Parquet with the columns path and label, and split and group where they are given."""
+    """CSV, TSV or Parquet with the columns path and label, and split, group and weight where they are given."""
     table = _table(path)
     columns: dict[str, list[str]] = {}
     for wanted, synonyms in COLUMNS.items():
@@ -245,19 +271,22 @@ def _list_file(path: Path) -> Listing:
         labels=columns["label"],
         splits=[SPLIT_OF.get(word.lower(), "") for word in columns["split"]] or [""] * count,
         groups=columns["group"] or [""] * count,
+        weights=columns["weight"],
     )
 
 
 def _table(path: Path) -> dict[str, list[str]]:
     """Column, in lower case -> its values as stripped text; empty where there is none."""
     try:
-        data = path.read_bytes()
+        data = read_file(path)
         if data.startswith(b"PAR1"):
             import pyarrow.parquet as pq
 
             columns = pq.ParquetFile(path).read().to_pydict()
             return {
-                str(name).strip().lower(): ["" if value is None else str(value).strip() for value in values]
+                str(name).strip().lower(): [
+                    "" if value is None or value != value else str(value).strip() for value in values
+                ]
                 for name, values in columns.items()
             }
         text = data.decode("utf-8-sig")
@@ -268,13 +297,15 @@ def _table(path: Path) -> dict[str, list[str]]:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from None
     except (ValueError, csv.Error) as error:  # also UnicodeDecodeError and Arrow's
         raise DataError(f"{path} is not a list file ({error}). {WAYS}") from None
-    head = rows.pop(0) if rows else []
+    head = [name.strip().lower() for name in rows.pop(0)] if rows else []
+    if twice := [name for name in head if name and head.count(name) > 1]:
+        raise DataError(f"{path} has several columns {twice[0]!r}; keep one of them")
     for number, row in enumerate(rows, 1):
         if len(row) != len(head):
             raise DataError(
                 f"{path}, entry {number}: {len(row)} fields where the first line has {len(head)}: {row[:4]}"
             )
-    return {name.strip().lower(): [row[column].strip() for row in rows] for column, name in enumerate(head)}
+    return {name: [row[column].strip() for row in rows] for column, name in enumerate(head)}
 
 
 def _check_classes(listing: Listing) -> None:
@@ -286,6 +317,12 @@ def _check_classes(listing: Listing) -> None:
     if len(classes) < 2:
         only = ", ".join(classes)
         raise DataError(f"{listing.root} has only one class, {only}; a classifier needs at least two. {WAYS}")
+    for names in _alike(classes):
+        console.warn(
+            f"classes {' and '.join(map(repr, names))} differ only in case or in how accents are written",
+            why="They are trained as different classes",
+            do="If they are one class, give them one name",
+        )
     for split in ("val", "test"):
         if unknown := sorted(of_split.get(split, classes) - classes):
             close = near(unknown[0], sorted(classes))
@@ -299,3 +336,11 @@ def _check_classes(listing: Listing) -> None:
                 why="These classes cannot be scored there",
                 do="Add some",
             )
+
+
+def _alike(names: Iterable[str]) -> list[list[str]]:
+    """Names that a careless eye, or another file system, takes for one."""
+    found: dict[str, list[str]] = {}
+    for name in sorted(names):
+        found.setdefault(unicodedata.normalize("NFC", name).casefold(), []).append(name)
+    return [alike for alike in found.values() if len(alike) > 1]

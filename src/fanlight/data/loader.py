@@ -8,17 +8,30 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
 import torch
 
-from fanlight.data import augment, order
+from fanlight.config import Augment
+from fanlight.data import augment, mix, order, policy
 from fanlight.data.source import Source
 from fanlight.types import Batch, Position, Rows
+
+
+@dataclass(frozen=True)
+class Features:
+    """What the last layer sees of each sample, computed before. M rows, F numbers of one (or a shape)."""
+
+    table: np.ndarray  # float32 [M, F], memory-mapped
+    places: np.ndarray  # int64 [N], the row of sample i
+
+    def of(self, chosen: np.ndarray) -> torch.Tensor:
+        """float32 [b, F] of the samples `chosen`."""
+        return torch.from_numpy(self.table[self.places[chosen]])
 
 
 @dataclass(frozen=True)
@@ -30,6 +43,8 @@ class Samples:
     targets: np.ndarray  # [N, …], as the task made them
     weights: np.ndarray  # float64 [N], what a sample adds to the loss's denominator
     blocks: np.ndarray | None = None  # int64 [N], for the `blocks` order
+    draws: order.Draws | None = None  # how an epoch draws with replacement; None: every sample once
+    features: Features | None = None  # what a batch holds in place of pixels
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -49,14 +64,27 @@ class Cutting:
     crop_share: tuple[float, float]
     crop_ratio: tuple[float, float]
     eval_share: float
+    start_px: int | None = None  # side of the first epoch's training images; None: image_px
+    epochs: int = 1  # of the run, over which sides grow
+    augment: Augment = field(default_factory=Augment)  # what else happens to training images, or that nothing does
+
+    def side_px(self, epoch: int) -> int:
+        """Side of the training images in `epoch`."""
+        if self.start_px is None:
+            return self.image_px
+        return augment.side_px(epoch, epochs=self.epochs, start_px=self.start_px, full_px=self.image_px)
 
 
-def images(samples: Samples, chosen: np.ndarray, boxes: augment.Boxes, *, image_px: int, pin: bool) -> torch.Tensor:
-    """uint8 [b, P, P, 3] of the samples `chosen`, cut by `boxes`."""
-    pixels = torch.empty((len(chosen), image_px, image_px, 3), dtype=torch.uint8, pin_memory=pin)
-    view = pixels.numpy()
+def images(
+    samples: Samples, chosen: np.ndarray, views: Sequence[augment.Boxes], *, image_px: int, pin: bool
+) -> list[torch.Tensor]:
+    """For each of `views`, uint8 [b, P, P, 3] of the samples `chosen`, cut by its boxes. Each sample is read once."""
+    pixels = [torch.empty((len(chosen), image_px, image_px, 3), dtype=torch.uint8, pin_memory=pin) for _ in views]
+    outs = [each.numpy() for each in pixels]
     for place, sample in enumerate(chosen.tolist()):
-        augment.cut(samples.source.read(int(samples.rows[sample])), boxes, place, out=view[place])
+        canvas = samples.source.read(int(samples.rows[sample]))
+        for boxes, out in zip(views, outs):
+            augment.cut(canvas, boxes, place, out=out[place])
     return pixels
 
 
@@ -67,13 +95,14 @@ def train_batches(
     steps = order.steps_per_epoch(len(samples), cutting.batch)
     orders: dict[int, np.ndarray] = {}
 
-    def make(position: Position, chosen_B: np.ndarray) -> Batch:
+    def make(position: Position, keys_B: np.ndarray) -> Batch:
         begin = time.perf_counter()
         slices = order.rank_slices(
-            cutting.batch, microbatches=cutting.microbatches, rank=cutting.rank, ranks=cutting.ranks
-        )
-        parts = tuple(_train_rows(samples, chosen_B[part], position.epoch, cutting, pin) for part in slices)
-        denominator = float(samples.weights[chosen_B].sum())
+            cutting.batch, microbatches=cutting.microbatches, rank=cutting.rank, ranks=cutting.ranks,
+            unit=cutting.augment.row_unit,
+        )  # fmt: skip
+        parts = tuple(_train_rows(samples, keys_B[part], position.epoch, cutting, pin) for part in slices)
+        denominator = float(samples.weights[order.samples_of(keys_B)].sum())
         return Batch(position, parts, denominator, time.perf_counter() - begin)
 
     def tasks() -> Iterator[tuple[Position, np.ndarray]]:
@@ -84,13 +113,14 @@ def train_batches(
             first = position.step * cutting.batch
             yield position, orders[position.epoch][first : first + cutting.batch]
 
-    yield from _ahead(make, tasks(), workers)
+    yield from _ahead(make, tasks(), workers if samples.features is None else 0)
 
 
 def evaluation_batches(
-    samples: Samples, cutting: Cutting, *, batch: int, workers: int, pin: bool = False
+    samples: Samples, cutting: Cutting, *, batch: int, workers: int, views: int = 1, pin: bool = False
 ) -> Generator[Batch, None, None]:
-    """This rank's batches of an evaluation: centre crops, every sample once, the last batch padded with its last image.
+    """This rank's batches of an evaluation: every sample once, the last batch padded with its last image. A batch's parts
+    are its `views`: the same samples seen in other squares (augment.view_boxes), the centre first.
 
     `samples` of a padded batch is shorter than `images`: rows beyond it are not counted.
     """
@@ -99,36 +129,68 @@ def evaluation_batches(
         begin = time.perf_counter()
         padded = np.concatenate([chosen, np.repeat(chosen[-1:], batch - len(chosen))])
         rows = samples.rows[padded]
-        boxes = augment.centre_boxes(
-            samples.source.heights[rows], samples.source.widths[rows], share=cutting.eval_share
-        )
-        pixels = images(samples, padded, boxes, image_px=cutting.image_px, pin=pin)
-        part = Rows(chosen, pixels, torch.from_numpy(samples.targets[chosen]))
-        return Batch(position, (part,), float(samples.weights[chosen].sum()), time.perf_counter() - begin)
+        targets = torch.from_numpy(samples.targets[chosen])
+        if samples.features is not None:  # of the first view
+            seen = [samples.features.of(padded)]
+        else:
+            boxes = augment.view_boxes(
+                samples.source.heights[rows], samples.source.widths[rows], share=cutting.eval_share, views=views,
+                flip=cutting.flip,
+            )  # fmt: skip
+            seen = images(samples, padded, boxes, image_px=cutting.image_px, pin=pin)
+        parts = tuple(Rows(chosen, pixels, targets) for pixels in seen)
+        return Batch(position, parts, float(samples.weights[chosen].sum()), time.perf_counter() - begin)
 
     slices = order.evaluation_slices(len(samples), batch=batch, rank=cutting.rank, ranks=cutting.ranks)
     every = np.arange(len(samples))
-    yield from _ahead(make, ((Position(0, step), every[part]) for step, part in enumerate(slices)), workers)
+    tasks = ((Position(0, step), every[part]) for step, part in enumerate(slices))
+    yield from _ahead(make, tasks, workers if samples.features is None else 0)
 
 
-def _train_rows(samples: Samples, chosen: np.ndarray, epoch: int, cutting: Cutting, pin: bool) -> Rows:
+def _train_rows(samples: Samples, keys: np.ndarray, epoch: int, cutting: Cutting, pin: bool) -> Rows:
+    chosen = order.samples_of(keys)
+    targets = torch.from_numpy(samples.targets[chosen])
+    if samples.features is not None:
+        return Rows(chosen, samples.features.of(chosen), targets, keys=keys)
     rows = samples.rows[chosen]
-    boxes = augment.random_boxes(
-        chosen, samples.source.heights[rows], samples.source.widths[rows], seed=cutting.seed, epoch=epoch,
-        flip=cutting.flip, share=cutting.crop_share, ratio=cutting.crop_ratio,
-    )  # fmt: skip
-    pixels = images(samples, chosen, boxes, image_px=cutting.image_px, pin=pin)
-    return Rows(chosen, pixels, torch.from_numpy(samples.targets[chosen]))
+    heights, widths = samples.source.heights[rows], samples.source.widths[rows]
+    key = {"seed": cutting.seed, "epoch": epoch}
+    if cutting.augment.off:
+        boxes = augment.centre_boxes(heights, widths, share=cutting.eval_share)
+    else:
+        boxes = augment.random_boxes(
+            keys, heights, widths, flip=cutting.flip, share=cutting.crop_share, ratio=cutting.crop_ratio, **key
+        )
+    px = cutting.side_px(epoch)
+    (pixels,) = images(samples, chosen, [boxes], image_px=px, pin=pin)
+    changes = policy.draw(keys, cutting.augment, image_px=px, **key)
+    if changes is not None and cutting.augment.engine == "cpu":
+        for place, image in enumerate(pixels.numpy()):
+            policy.change(image, changes, place)
+        changes = None
+    mixing = mix.draw(keys, cutting.augment, image_px=px, **key)
+    return Rows(chosen, pixels, targets, changes, mixing, keys)
 
 
 def _order(samples: Samples, seed: int, epoch: int) -> np.ndarray:
+    """Keys of the epoch's samples, in the order of training. Where samples are drawn, blocks are those of the drawn."""
+    if samples.draws is None:
+        if samples.blocks is not None:
+            return order.block_order(samples.blocks, seed=seed, epoch=epoch)
+        return order.epoch_order(len(samples), seed=seed, epoch=epoch)
+    chosen = order.drawn(samples.draws, seed=seed, epoch=epoch)
     if samples.blocks is not None:
-        return order.block_order(samples.blocks, seed=seed, epoch=epoch)
-    return order.epoch_order(len(samples), seed=seed, epoch=epoch)
+        places = order.block_order(samples.blocks[chosen], seed=seed, epoch=epoch)
+    else:
+        places = order.epoch_order(len(samples), seed=seed, epoch=epoch)
+    return order.occurrence_keys(chosen[places])
 
 
 def _ahead(make, tasks: Iterator[tuple[Position, np.ndarray]], workers: int) -> Iterator[Batch]:
-    """Runs `make` on threads, in order, at most `workers` + 1 results ahead of the consumer."""
+    """Runs `make` on threads, in order, at most `workers` + 1 results ahead of the consumer; without any, when asked."""
+    if workers == 0:  # gathering rows takes less time than handing them over
+        yield from (make(*task) for task in tasks)
+        return
     cv2.setNumThreads(0)  # our threads are the parallelism; OpenCV's own would fight the compute threads
     waiting: deque[Future[Batch]] = deque()
     threads = ThreadPoolExecutor(max(1, workers), thread_name_prefix="input")

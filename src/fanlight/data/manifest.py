@@ -3,9 +3,11 @@
 A Manifest is a frozen value over one Arrow table, so that 87,000 rows are a few arrays and not a million objects.
 """
 
+import errno
 import hashlib
 import json
 import os
+import stat
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -18,13 +20,15 @@ import pyarrow as pa
 
 from fanlight.errors import DataError, RunError
 
-VERSION = 1  # of the columns below; files of another version are refused
+SPLITS = ("train", "val", "test")
+VERSION = 2  # of the columns below; files of another version are refused
 SCHEMA = pa.schema(
     [
         ("path", pa.string()),  # relative to the root, with forward slashes
         ("label", pa.string()),
         ("split", pa.string()),  # train, val, test, or empty where the data gives none
         ("group", pa.string()),  # rows of one group stay in one split; the file's hash where the data gives none
+        ("weight", pa.string()),  # as a list file says it, read when sampling asks; empty where the data gives none
         ("width", pa.int32()),  # pixels after EXIF orientation; 0 where unreadable
         ("height", pa.int32()),
         ("format", pa.string()),  # by the bytes, not by the name
@@ -72,8 +76,11 @@ class Manifest:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Names the data set: sha256 over path, label, split and sha256 of the usable rows, in their order."""
-        names = ("path", "label", "split", "sha256")
+        """Names the data set: sha256 over path, label, split and sha256 of the usable rows, in their order, and over their
+        weights where the data gives any."""
+        names = ["path", "label", "split", "sha256"]
+        if (self.column("weight") != "").any():
+            names.append("weight")
         columns = [self.column(name)[self.ok] for name in names]
         return hashlib.sha256("\n".join("\t".join(row) for row in zip(*columns)).encode()).hexdigest()
 
@@ -92,7 +99,7 @@ class Manifest:
         """The file's bytes, or a DataError that names it."""
         path = self.path(row)
         try:
-            return path.read_bytes()
+            return read_file(path)
         except OSError as error:
             raise DataError(
                 f"cannot read {path}: {error.strerror}. It changed since it was checked; run `fanlight check` again"
@@ -176,11 +183,20 @@ def _dtype(kind: pa.DataType) -> Any:
     return object if pa.types.is_string(kind) else bool if pa.types.is_boolean(kind) else np.dtype(str(kind))
 
 
+def read_file(path: Path | str) -> bytes:
+    """The bytes of a regular file. OSError for everything else: a pipe would be waited for, a device has no end."""
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    with open(handle, "rb") as file:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        return file.read()
+
+
 def file_state(path: Path | str) -> tuple[int, int]:
     """(bytes, mtime_ns) of a file now; (0, 0) where there is none."""
     try:
         state = os.stat(path)
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a name with a zero byte
         return (0, 0)
     return (state.st_size, state.st_mtime_ns)
 

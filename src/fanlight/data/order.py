@@ -5,6 +5,7 @@ of ranks. Randomness is a counter hash of (seed, epoch, sample, draw): any rank 
 """
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,6 +13,8 @@ from fanlight.types import Position
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # splitmix64's increment (Steele, Lea, Flood 2014)
 _ORDER_DRAW = 1 << 40  # draws from here on are the epoch's order, below it augmentation
+_LINE_DRAW, _OFFSET_DRAW = _ORDER_DRAW + 1, _ORDER_DRAW + 2  # of draws with replacement
+_OCCURRENCE = 1 << 40  # a key is sample + occurrence · 2^40: more samples than that there are not
 BLOCK_BYTES = 8 << 20  # a block of the `blocks` order: large enough that a disk streams it
 BLOCK_WINDOW = 16  # blocks whose samples are shuffled together
 
@@ -55,6 +58,46 @@ def block_order(blocks: np.ndarray, *, seed: int, epoch: int, window: int = BLOC
     return np.lexsort((keys, place[block_of] // window))
 
 
+class Draws(NamedTuple):
+    """How an epoch draws its samples with replacement. N samples."""
+
+    chances: np.ndarray  # float64 [N], at least 0 and not all 0: how likely each sample is, relative to the others
+    strata: np.ndarray  # int64 [N]: each stratum, such as a class, gets its share of an epoch to within one draw
+
+
+def drawn(draws: Draws, *, seed: int, epoch: int) -> np.ndarray:
+    """int64 [N]: N samples drawn with replacement, sorted by stratum; sample i is drawn N·chances[i]/Σchances times.
+
+    Systematic sampling (Madow and Madow 1944) by the inverse of the cumulative chances: not N independent uniforms but N
+    equidistant points with one keyed offset, over samples in keyed order within their strata. Every sample is drawn as
+    often as it should on average, and in each epoch that number rounded down or up, where independent draws would
+    scatter like a Poisson count: an epoch's mix varies less, so do its gradients. Chances of 0 are never drawn.
+    """
+    count = len(draws.chances)
+    keys = bits(np.arange(count), seed=seed, epoch=epoch, draws=1, first_draw=_LINE_DRAW)[:, 0]
+    line = np.lexsort((keys, draws.strata))
+    ends = np.cumsum(draws.chances[line])
+    offset = uniforms(np.zeros(1, np.int64), seed=seed, epoch=epoch, draws=1, first_draw=_OFFSET_DRAW)[0, 0]
+    points = (np.arange(count) + offset) / count * ends[-1]
+    last = np.searchsorted(ends, ends[-1])  # rounding must not carry a point past the last sample that has a chance
+    return line[np.minimum(np.searchsorted(ends, points, side="right"), last)]
+
+
+def occurrence_keys(samples: np.ndarray) -> np.ndarray:
+    """int64 [N]: what the random numbers of an epoch's samples are hashed by, in the epoch's order: the sample the first
+    time, another number at each further time, so that a sample drawn twice is not augmented twice alike."""
+    places = np.argsort(samples, kind="stable")
+    ordered = samples[places]
+    keys = np.empty(len(samples), np.int64)
+    keys[places] = ordered + (np.arange(len(samples)) - np.searchsorted(ordered, ordered)) * _OCCURRENCE
+    return keys
+
+
+def samples_of(keys: np.ndarray) -> np.ndarray:
+    """int64 [N]: the samples that `occurrence_keys` made keys of."""
+    return keys % _OCCURRENCE
+
+
 def _order_keys(samples: np.ndarray, *, seed: int, epoch: int) -> np.ndarray:
     return bits(samples, seed=seed, epoch=epoch, draws=1, first_draw=_ORDER_DRAW)[:, 0]
 
@@ -76,16 +119,20 @@ def part_rows(count: int, *, part: int, parts: int) -> slice:
     return slice(part * count // parts, (part + 1) * count // parts)
 
 
-def rank_slices(batch: int, *, microbatches: int, rank: int, ranks: int) -> list[slice]:
+def rank_slices(batch: int, *, microbatches: int, rank: int, ranks: int, unit: int = 1) -> list[slice]:
     """Rows of the global batch that `rank` takes, one slice per microbatch.
 
     Microbatch first, then rank: for every microbatch the union over ranks is the microbatch, for any number of ranks.
+    `unit` neighbouring rows stay together: every microbatch and every part begins and ends at a multiple of it.
+    ValueError where the batch is no multiple itself.
     """
+    if batch % unit:
+        raise ValueError(f"a batch of {batch} rows does not divide into units of {unit}")
     slices = []
     for index in range(microbatches):
-        whole = part_rows(batch, part=index, parts=microbatches)
+        whole = part_rows(batch // unit, part=index, parts=microbatches)
         mine = part_rows(whole.stop - whole.start, part=rank, parts=ranks)
-        slices.append(slice(whole.start + mine.start, whole.start + mine.stop))
+        slices.append(slice((whole.start + mine.start) * unit, (whole.start + mine.stop) * unit))
     return slices
 
 

@@ -22,8 +22,8 @@ import pyarrow.parquet as pq
 
 from fanlight import machine
 from fanlight.console import Progress, bytes_text, say
-from fanlight.data import canvas
-from fanlight.data.manifest import Manifest
+from fanlight.data import cache, canvas
+from fanlight.data.manifest import Manifest, arrow
 from fanlight.errors import DataError
 
 SHARD_BYTES = 512 << 20  # what an interruption can lose, and small enough that every file system takes it
@@ -135,6 +135,11 @@ class Pack:
         )
 
 
+def parent(pack_dir: str | None) -> Path:
+    """The folder that holds packs: the one given, else the user's cache."""
+    return Path(os.path.expanduser(pack_dir)) if pack_dir else cache.folder() / "packs"
+
+
 def shard_path(folder: Path, shard: int) -> Path:
     return folder / f"pixels-{shard:05d}.npy"
 
@@ -143,12 +148,13 @@ def load(folder: Path) -> Pack | None:
     """The pack in `folder`, or None where there is none that is whole."""
     try:
         about = json.loads((folder / "pack.json").read_text())
-        table = pq.read_table(folder / "index.parquet")
-        arrays = {name: table[name].to_numpy() for name in ("height", "width", "shard", "offset")}
-        pack = Pack(
-            folder, about["canvas_px"], table["sha256"].to_numpy().astype(str), arrays["height"], arrays["width"],
-            arrays["shard"], arrays["offset"], about["failed"],
-        )  # fmt: skip
+        # Not `to_numpy`, nor `pa.table` in `_finish`: both import pandas, to ask whether something is a Series.
+        columns = pq.ParquetFile(folder / "index.parquet").read().to_pydict()
+        heights, widths, shards_N, offsets = (
+            np.array(columns[name], np.int64) for name in ("height", "width", "shard", "offset")
+        )
+        hashes = np.array(columns["sha256"], str)
+        pack = Pack(folder, about["canvas_px"], hashes, heights, widths, shards_N, offsets, about["failed"])
         lengths = np.zeros(len(pack.shard_paths), np.int64)
         np.maximum.at(lengths, pack.shards, pack.offsets + pack.heights * pack.widths * 3)
         shards = [np.load(path, mmap_mode="r") for path in pack.shard_paths]
@@ -247,11 +253,10 @@ def _write_shard(
 
 
 def _finish(layout: Plan, folder: Path, failed: dict[str, str]) -> Pack:
-    columns = {
-        "sha256": layout.sha256, "shard": layout.shards, "offset": layout.offsets, "height": layout.heights,
-        "width": layout.widths,
-    }  # fmt: skip
-    pq.write_table(pa.table(columns), folder / "index.parquet")
+    numbers = {"shard": layout.shards, "offset": layout.offsets, "height": layout.heights, "width": layout.widths}
+    columns = {"sha256": arrow(layout.sha256, kind=pa.string())}
+    columns |= {name: arrow(values, kind=pa.int64()) for name, values in numbers.items()}
+    pq.write_table(pa.Table.from_pydict(columns), folder / "index.parquet")
     about = {
         "images": len(layout.sha256), "bytes": layout.bytes, "canvas_px": layout.canvas_px,
         "decoder": canvas.decoder_version(), "failed": failed,

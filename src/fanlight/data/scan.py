@@ -14,7 +14,7 @@ from fanlight import machine
 from fanlight.console import Progress
 from fanlight.data.canvas import Unreadable, header, to_canvas
 from fanlight.data.formats import Listing
-from fanlight.data.manifest import Manifest, file_state, table_of
+from fanlight.data.manifest import Manifest, file_state, read_file, table_of
 from fanlight.errors import DataError
 
 CHUNK_FILES = 64  # files per task of a thread
@@ -82,8 +82,8 @@ def _examine(root: Path, path: str, before: dict[str, Any] | None, *, decode: bo
     if before and is_same and (before["decoded"] or before["status"] != "ok" or not decode):
         return before
     try:
-        data = (root / path).read_bytes()
-    except FileNotFoundError:
+        data = read_file(root / path)
+    except (FileNotFoundError, ValueError):  # ValueError: a name with a zero byte
         return NOTHING | {"reason": "file not found"}
     except OSError as error:
         return NOTHING | {"reason": f"cannot be read: {error.strerror}", "bytes": size, "mtime_ns": mtime_ns}
@@ -111,6 +111,7 @@ def _manifest(listing: Listing, facts: list[dict[str, Any]]) -> Manifest:
         "label": listing.labels,
         "split": listing.splits,
         "group": groups,
+        "weight": listing.weights or [""] * len(listing.paths),
     }
     columns |= {name: [found[name] for found in facts] for name in FACTS}
     return Manifest.of(table_of(columns), root=listing.root, source=listing.source)

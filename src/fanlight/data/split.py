@@ -134,6 +134,7 @@ def _carve(manifest: Manifest, families: Families, *, val_fraction: float) -> np
         if count == 1:
             raise DataError(
                 f"class {name} has a single image to train on, none is left to validate; add images or remove it"
+                " (or raise --limit, where that left one)"
             )
         own = np.flatnonzero(families.label_G == label)
         if own.size < 2:
@@ -172,7 +173,7 @@ def _deal(manifest: Manifest, families: Families, *, folds: int) -> np.ndarray:
         if own.size < folds and size_GC[:, label].any():
             raise ConfigError(
                 f"class {name} has {own.size} groups of images, fewer than folds={folds}; "
-                f"try folds={max(2, own.size)}, or add images"
+                + (f"try folds={own.size}, or add images" if own.size > 1 else "add images or remove it")
             )
         heap = [(int(count_FC[fold, label]), int(total_F[fold]), fold) for fold in range(folds)]
         heapq.heapify(heap)

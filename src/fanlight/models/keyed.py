@@ -21,30 +21,27 @@ class Keys:
     """Which samples the next forward sees. One per model, shared by its keyed modules; set before every forward."""
 
     def __init__(self) -> None:
-        self._keys_B: Tensor | None = None
+        self.now: Tensor | None = None  # int64 [B]; what a forward that is computed again puts back
 
     def set(self, *, seed: int, epoch: int, samples: Tensor) -> None:
-        """`samples`: int64 [B], the numbers of the batch's samples in the dataset, on the model's device.
-
-        A forward that is recomputed in the backward pass needs the keys that it had: set them again before it.
-        """
+        """`samples`: int64 [B], the numbers of the batch's samples in the dataset, on the model's device."""
         if samples.dtype != torch.int64 or samples.ndim != 1:
             raise ValueError(f"samples should be int64 [B], got {samples.dtype} {list(samples.shape)}")
         keys_B = torch.full_like(samples, _DOMAIN)
         for word in (seed, epoch, samples):
             keys_B = _mix(keys_B + _GOLDEN + word)
-        self._keys_B = keys_B
+        self.now = keys_B
 
     def uniforms(self, draw: int, *, rows: int, count: int) -> Tensor:
         """float32 [B, count] in [0, 1): row b depends on (seed, epoch, sample b, draw) alone. `rows` must be B."""
-        if self._keys_B is None:
+        if self.now is None:
             raise RuntimeError("a keyed dropout ran before its keys were set: call Keys.set before the forward")
-        if len(self._keys_B) != rows:
+        if len(self.now) != rows:
             raise ValueError(
-                f"a keyed dropout got {rows} rows, its keys are of {len(self._keys_B)} samples: set the keys of this "
+                f"a keyed dropout got {rows} rows, its keys are of {len(self.now)} samples: set the keys of this "
                 "very batch; a layer that folds other dimensions into the batch cannot be keyed"
             )
-        keys_B = _mix(self._keys_B + _GOLDEN + draw)
+        keys_B = _mix(self.now + _GOLDEN + draw)
         index_N = torch.arange(1, count + 1, device=keys_B.device)
         return (
             _mix(keys_B[:, None] + index_N * _GOLDEN).bitwise_right_shift(40).bitwise_and(0xFFFFFF).float() * 2.0**-24
@@ -100,6 +97,11 @@ def install(model: nn.Module) -> Keys:
             setattr(model.get_submodule(parent), child, keyed)
             draw += 1
     return keys
+
+
+def holds(model: nn.Module) -> bool:
+    """Whether a forward of `model` asks for keys."""
+    return any(isinstance(module, (KeyedDropout, KeyedDropPath)) for module in model.modules())
 
 
 def unkeyed(model: nn.Module) -> list[str]:

@@ -5,6 +5,7 @@ Weights are made whole, on the CPU, in fp32, from a seed; the global random stat
 
 import contextlib
 import functools
+import pickle
 import socket
 import urllib.error
 import urllib.request
@@ -190,6 +191,15 @@ def _checked(name: str, build: _Build, *, classes: int, image_px: int) -> nn.Mod
     return model
 
 
+def refusal(model: nn.Module, image_px: int, *, classes: int) -> str:
+    """Why this very network, made for images of another side perhaps, takes none of `image_px`; empty where it does."""
+    try:
+        shape = _output_shape(model, image_px, device="cpu")
+    except _WRONG_SIZE as error:
+        return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return "" if shape == [1, classes] else f"it gives {shape} for one image"
+
+
 def _output_shape(model: nn.Module, image_px: int, *, device: str) -> list[int] | str:
     image = torch.zeros(1, 3, image_px, image_px, dtype=torch.float32, device=device)
     model.eval()
@@ -251,8 +261,17 @@ def _load(model: nn.Module, path: Path) -> list[str]:
     state = {key.removeprefix("module."): value for key, value in _read(path).items()}
     own = model.state_dict()
     different = [key for key in state if key in own and state[key].shape != own[key].shape]
+    integers = [key for key in state if key in own and own[key].is_floating_point() > state[key].is_floating_point()]
+    if integers:  # torch would take them for fractions
+        raise ConfigError(
+            f"{path}: {_few(integers)} are {state[integers[0]].dtype}, as if quantised; give floating ones"
+        )
     notes = []
-    if different and all(key.rpartition(".")[0] == head(model) for key in different):
+    if (
+        different
+        and all(state[key].ndim for key in different)
+        and all(key.rpartition(".")[0] == head(model) for key in different)
+    ):
         count = len(state[different[0]])
         notes.append(f"{path.name} has a last layer of {count} classes: left out, {head(model)} starts from the seed")
         for key in [key for key in state if key.rpartition(".")[0] == head(model)]:
@@ -281,12 +300,22 @@ def _read(path: Path) -> dict[str, Tensor]:
 
             return safetensors.torch.load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:  # of `weights_only`; torch's text would tell the user to go without it
+        raise ConfigError(
+            f"{path} is damaged, or holds Python objects beside weights, which can run code and are not read; "
+            "save `model.state_dict()` instead, best as .safetensors"
+        ) from None
     except Exception as error:  # each format has errors of its own
-        raise ConfigError(f"{path} cannot be read as {path.suffix}: {' '.join(str(error).split())[:200]}") from error
+        why = " ".join(str(error).split())[:200] or type(error).__name__
+        raise ConfigError(f"{path} cannot be read as {path.suffix}: {why}") from error
     for key in ("state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
-    if not isinstance(content, dict) or not content or not all(isinstance(value, Tensor) for value in content.values()):
+    if (
+        not isinstance(content, dict)
+        or not content
+        or not all(isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items())
+    ):
         raise ConfigError(
             f"{path} holds no weights: expected names and tensors, or those under `state_dict` or `model`"
         )

@@ -23,7 +23,8 @@ class World:
     """Who this rank is and through which groups it speaks. Groups are None in a world of one.
 
     `group` carries gradients on the compute device; `norm` the small exchanges of synchronised norms, apart so that
-    they never queue behind a gradient bucket; `host` (gloo) carries CPU arrays and decisions.
+    they never queue behind a gradient bucket; `host` (gloo) carries CPU arrays and decisions; `saving` (gloo) is used by the
+    thread that writes checkpoints, beside all of them.
     """
 
     rank: int
@@ -34,6 +35,7 @@ class World:
     group: dist.ProcessGroup | None = None
     norm: dist.ProcessGroup | None = None
     host: dist.ProcessGroup | None = None
+    saving: dist.ProcessGroup | None = None
 
     @property
     def is_first(self) -> bool:
@@ -79,6 +81,11 @@ class World:
         if self.host is not None:
             dist.barrier(group=self.host)
 
+    def barrier_saving(self) -> None:
+        """Waits for the other ranks' writing threads; nothing else may use their group."""
+        if self.saving is not None:
+            dist.barrier(group=self.saving)
+
 
 def alone(device: str = "cpu") -> World:
     """The World of a serial run."""
@@ -107,9 +114,10 @@ def join(*, rank: int, ranks: int, local_rank: int, local_ranks: int, device: st
     everyone = list(range(ranks))
     norm: Any = dist.new_group(everyone, backend=backend, timeout=TIMEOUT)
     host: Any = dist.new_group(everyone, backend="gloo", timeout=HOST_TIMEOUT)
+    saving: Any = dist.new_group(everyone, backend="gloo", timeout=HOST_TIMEOUT)
     return World(
         rank=rank, ranks=ranks, local_rank=local_rank, local_ranks=local_ranks, device=place,
-        group=dist.group.WORLD, norm=norm, host=host,
+        group=dist.group.WORLD, norm=norm, host=host, saving=saving,
     )  # fmt: skip
 
 

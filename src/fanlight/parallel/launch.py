@@ -236,13 +236,29 @@ def from_environment(device: str, *, threads: int | None = None) -> World:
 
     from fanlight.parallel import comm
 
-    rank, ranks, local_rank = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
-    local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", ranks))
+    ranks = _from_torchrun("WORLD_SIZE", least=1)
+    local_ranks = _from_torchrun("LOCAL_WORLD_SIZE", least=1, below=ranks + 1, default=ranks)
+    rank = _from_torchrun("RANK", below=ranks)
+    local_rank = _from_torchrun("LOCAL_RANK", below=local_ranks)
+    if ranks > 1:
+        _from_torchrun("MASTER_PORT", below=1 << 16)
     torch.set_num_threads(threads or max(1, machine.cores_usable() // local_ranks))
     if ranks == 1:
         return comm.alone(device)
     return comm.join(
         rank=rank, ranks=ranks, local_rank=local_rank, local_ranks=local_ranks, device=device, init_method="env://"
+    )
+
+
+def _from_torchrun(name: str, *, least: int = 0, below: int | None = None, default: int | None = None) -> int:
+    """A variable that torchrun sets. ConfigError where it is no number of the range: joining would wait for ever."""
+    text = os.environ.get(name, "" if default is None else str(default))
+    if text.strip().isdecimal() and least <= int(text) and (below is None or int(text) < below):
+        return int(text)
+    most = "more" if below is None else str(below - 1)
+    raise errors.ConfigError(
+        f"the environment variable {name} is {text!r}; torchrun sets it from {least} to {most}. Start the ranks with "
+        "torchrun, or unset RANK, WORLD_SIZE, LOCAL_RANK and MASTER_ADDR and use --ranks"
     )
 
 

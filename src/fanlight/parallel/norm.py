@@ -121,6 +121,13 @@ def _synchronised_kind(kind: type) -> type:
     return type(f"Synchronised{kind.__name__}", (kind,), {"forward": forward, "__doc__": kind.__doc__})
 
 
+def stay_out_of_graphs() -> None:
+    """torch.compile steps over synchronised norms from now on: their exchange between ranks is no part of a graph."""
+    global _forward
+    if not getattr(_forward, "_torchdynamo_disable", False):  # it stays so for the process, and once is enough
+        _forward = torch.compiler.disable(_forward)
+
+
 _synchronised: dict[type, type] = {}
 
 

@@ -16,14 +16,27 @@ def parallelize(model: nn.Module, layout: Layout, world: World, *, channels_last
 
     The optimizer is made after this, from what the rank holds then.
     """
+    place(model, layout, world, channels_last=channels_last)
+    return replicate(model, layout, world)
+
+
+def place(model: nn.Module, layout: Layout, world: World, *, channels_last: bool) -> None:
+    """All that is done to the `model` itself, once; what of it is replicated may change while it trains."""
     # The device first: everything after it holds references to the parameters in place.
     model.to(world.device)
     # Memory format before replication: gradient buckets are views with the parameters' strides.
     if channels_last:
         model.to(memory_format=torch.channels_last)
-    if layout.dp_replicate == 1 or world.ranks == 1:
-        return None
     # Norms before replication: DDP must see the modules whose parameters it reduces.
-    assert world.norm is not None
-    synchronise(model, world.norm)
-    return Replicated(model, world)
+    if not _is_alone(layout, world):
+        assert world.norm is not None
+        synchronise(model, world.norm)
+
+
+def replicate(module: nn.Module, layout: Layout, world: World) -> Replicated | None:
+    """Gradients of what asks for them in `module`, now, are summed over the ranks; None when this rank is alone."""
+    return None if _is_alone(layout, world) else Replicated(module, world)
+
+
+def _is_alone(layout: Layout, world: World) -> bool:
+    return layout.dp_replicate == 1 or world.ranks == 1

@@ -47,6 +47,11 @@ class Replicated:
         with self.wrapped.no_sync() if more else contextlib.nullcontext():
             yield
 
+    def dissolve(self) -> None:
+        """Lets go of the parameters, so that another set of them can be replicated: a reducer knows those that it was
+        made with, and would wait for the others forever."""
+        self.wrapped._remove_autograd_hooks()
+
     def settle(self, example: torch.Tensor) -> None:
         """Two throw-away passes, buffers put back: DDP regroups its buckets by the order of the first backward.
 

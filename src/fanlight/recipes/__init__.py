@@ -28,11 +28,17 @@ def find(name: str) -> Path:
 def assemble(
     data: str, *, recipe: str | None, config: Path | None, flags: Mapping[str, object], values: Iterable[str]
 ) -> Config:
-    """Defaults < recipe < config file < flags (None: not given) < `section.field=value` texts."""
+    """Defaults < recipe < config file < flags (None: not given) < `section.field=value` texts. A flag that names a file of
+    weights takes the place of published weights that a recipe or file asks for, and the other way round."""
     result = Config()
-    for path in ([find(recipe)] if recipe else []) + ([config] if config else []):
+    for path in ([find(recipe)] if recipe is not None else []) + ([config] if config else []):
         result = configuration.read(path, under=result)
-    result = result.with_values({key: value for key, value in flags.items() if value is not None})
+    given = {key: value for key, value in flags.items() if value is not None}
+    if "model.weights" in given:
+        given = {"model.pretrained": False, **given}
+    elif given.get("model.pretrained"):
+        given = {"model.weights": None, **given}
+    result = result.with_values(given)
     for text in values:
         key, sign, value = text.partition("=")
         if not sign:

@@ -29,6 +29,7 @@ COUNTS_UP_TO = 32  # classes; more and a confusion matrix has no room for number
 NAMES_UP_TO = 60  # classes; more and every second, third … name is written
 BARS_UP_TO = 40  # classes in a bar chart; of more, the first ones
 RANKS_UP_TO = 16  # ranks in the throughput bars
+CONFIDENCE_BARS = 20  # in the histogram below the reliability diagram
 RATE_POINTS = 120  # groups of neighbouring steps in the throughput line
 
 
@@ -128,6 +129,30 @@ def f1_bars(per_class: list[dict[str, Any]], *, raster: bool = False) -> str | b
     _clean(ax, _title("F1, precision, recall", len(rows), len(scored), "weakest"), grid="x")
     _names(ax, [f"{_short(row['class'])} ({row['count']})" for row in rows])
     _legend_above(figure, columns=3)
+    return _drawn(figure, raster=raster)
+
+
+def reliability(series: dict[str, tuple[list[dict[str, Any]], np.ndarray]], *, raster: bool = False) -> str | bytes:
+    """`series[name]` is what calibration.bins gives, and the confidences themselves. Above: how often images are right
+    against how sure the network says it is, with 95 % intervals and the number of images; below: how many are how sure."""
+    figure = Figure(figsize=(6.4, 6.4), layout="constrained")
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    above.plot((0, 1), (0, 1), color="#9A9A9A", lw=1, ls="--", label="exact")
+    for (name, (bins, confidence_N)), colour in zip(series.items(), (OTHER_COLOUR, SPLIT_COLOURS["train"])):
+        x, y = ([row[key] for row in bins] for key in ("confidence", "accuracy"))
+        reach = np.abs(np.array([row["interval"] for row in bins]).reshape(-1, 2).T - np.array(y)).clip(0)
+        above.errorbar(x, y, reach, label=name, color=colour, marker="o", ms=4, lw=1.4, elinewidth=0.8, alpha=0.85)
+        below.hist(confidence_N, bins=CONFIDENCE_BARS, range=(0, 1), histtype="step", color=colour, lw=1.6)
+    for row in bins:  # of the last series: every bin's number of images, where there is room
+        above.annotate(str(row["count"]), (row["confidence"], row["interval"][0]), (0, -3), textcoords="offset points",
+                       ha="center", va="top", fontsize=7, color=INK)  # fmt: skip
+    above.set_xlim(0, 1.01)
+    above.set_ylim(-0.06, 1.03)
+    _clean(above, "Right, against the probability that was told")
+    _clean(below, "Images")
+    below.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=4))
+    below.set_xlabel("probability of the named class", color=INK)
+    above.legend(frameon=False, labelcolor=INK, fontsize=9, loc="lower right")
     return _drawn(figure, raster=raster)
 
 

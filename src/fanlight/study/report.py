@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fanlight.console import bytes_text, seconds_text
+from fanlight.study import reliability
 from fanlight.study.runs import PARTS, RunFolder, headline_split, read, steady, step_shares
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ def write(run: Path) -> Path:
     folder = read(run)
     scores = _scores(folder)
     counts = _class_counts(folder.manifest)
+    calibrated = reliability.section(folder.predictions, scores)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -52,7 +54,8 @@ def write(run: Path) -> Path:
         metrics=folder.summary.get("metrics") or {},
         verdict=verdict(folder, scores),
         counts=counts,
-        figures=_figures(folder, scores, counts),
+        calibration=calibrated,
+        figures=_figures(folder, scores, counts, calibrated),
         worst=_worst(folder, scores),
         steps=[_step_row(rank, table) for rank, table in folder.steps.items()],
         parts=(*PARTS, "rest"),
@@ -179,7 +182,9 @@ def _split_order(split: str) -> tuple[int, str]:
     return SPLITS.index(split) if split in SPLITS else len(SPLITS), split
 
 
-def _figures(folder: RunFolder, scores: dict[str, Any], counts: dict[str, dict[str, int]]) -> dict[str, str]:
+def _figures(
+    folder: RunFolder, scores: dict[str, Any], counts: dict[str, dict[str, int]], calibrated: dict[str, Any]
+) -> dict[str, str]:
     """name -> data URI of every figure that the folder has numbers for; each is saved in figures/ too."""
     from fanlight.study import figures
 
@@ -193,6 +198,8 @@ def _figures(folder: RunFolder, scores: dict[str, Any], counts: dict[str, dict[s
         per_class = scores[split]["per_class"]
         drawings["confusion"] = figures.confusion(scores[split]["confusion"], [row["class"] for row in per_class])
         drawings["f1"] = figures.f1_bars(per_class)
+    if calibrated:
+        drawings["reliability"] = reliability.figure(calibrated)
     if folder.steps:
         drawings["throughput"] = figures.throughput(folder.steps)
     for name, drawing in drawings.items():

@@ -7,7 +7,7 @@ for the table that every metric is computed from.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from fanlight.data.manifest import Manifest
-from fanlight.tasks import classify_scores
+from fanlight.tasks import calibration, class_weights, classify_scores
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,19 @@ class Classify:
 
     classes: tuple[str, ...]
     label_smoothing: float = 0.0  # Szegedy et al. 2015, in training only
+    class_weights: tuple[float, ...] | None = None  # [K], of the training loss; None: all equal
+    _placed: dict[Any, torch.Tensor] = field(
+        default_factory=dict, init=False, compare=False, repr=False
+    )  # the same, on a device
 
     name = "classify"
     headline = "accuracy"
+
+    @property
+    def notes(self) -> list[str]:
+        if self.class_weights is None:
+            return []
+        return [f"weights of the classes in the training loss: {class_weights.words(self.class_weights, self.classes)}"]
 
     def targets(self, manifest: Manifest, rows: np.ndarray) -> np.ndarray:
         """int64 [N], the class index of each manifest row."""
@@ -35,12 +45,31 @@ class Classify:
 
     def weights(self, targets: np.ndarray) -> np.ndarray:
         """float64 [N], what each sample adds to the denominator of the loss."""
-        return np.ones(len(targets))
+        return np.ones(len(targets)) if self.class_weights is None else np.array(self.class_weights)[targets]
 
-    def loss_sum(self, logits_BK: torch.Tensor, targets_B: torch.Tensor) -> torch.Tensor:
-        """Cross-entropy, summed over rows, in at least fp32 whatever the precision of the network."""
+    def loss_sum(
+        self, logits_BK: torch.Tensor, targets_B: torch.Tensor, *, share: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Cross-entropy, summed over rows, in at least fp32 whatever the precision of the network.
+
+        A row counts as much as its class weighs, its smoothed part included (torch's own `weight` would weigh that part
+        by the other classes), so that divided by the summed weights it is a mean. `share` [B] is how much of each row's
+        loss counts, where images are mixed.
+        """
         logits_BK = logits_BK.float() if logits_BK.dtype in (torch.bfloat16, torch.float16) else logits_BK
-        return F.cross_entropy(logits_BK, targets_B, reduction="sum", label_smoothing=self.label_smoothing)
+        if share is None and self.class_weights is None:
+            return F.cross_entropy(logits_BK, targets_B, reduction="sum", label_smoothing=self.label_smoothing)
+        losses_B = F.cross_entropy(logits_BK, targets_B, reduction="none", label_smoothing=self.label_smoothing)
+        if self.class_weights is not None:
+            losses_B = losses_B * self._weights_on(logits_BK)[targets_B]
+        return (losses_B if share is None else losses_B * share.to(losses_B.dtype)).sum()
+
+    def _weights_on(self, like: torch.Tensor) -> torch.Tensor:
+        """[K], kept where it was needed before: sending it at every step would wait for a GPU."""
+        place = (like.device, like.dtype)
+        if place not in self._placed:
+            self._placed[place] = torch.tensor(self.class_weights, dtype=like.dtype, device=like.device)
+        return self._placed[place]
 
     def hits(self, logits_BK: torch.Tensor, targets_B: torch.Tensor) -> torch.Tensor:
         """How many rows are right: a number that training logs as it goes."""
@@ -75,3 +104,7 @@ class Classify:
     def score(self, table: pa.Table, *, split: str) -> dict[str, Any]:
         """Every metric of one split, from the table alone."""
         return classify_scores.score(table, classes=self.classes, split=split)
+
+    def temperature(self, table: pa.Table) -> tuple[float, str]:
+        """What calibrates the probabilities (Guo et al. 2017), fitted on the table's validation rows, and why."""
+        return calibration.fit(calibration.outputs(table, split="val"))

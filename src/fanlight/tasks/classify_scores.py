@@ -27,7 +27,7 @@ def score(table: pa.Table, *, classes: Sequence[str], split: str) -> dict[str, A
     mean of the rows' losses, None where it is not finite. RunError where a row holds no such class.
     """
     rows = _rows(table, split)
-    label, predicted = (_class_ids(rows[name], classes, name) for name in ("label", "predicted"))
+    label, predicted = (class_ids(rows[name], classes, name) for name in ("label", "predicted"))
     k = len(classes)
     confusion = np.bincount(label * k + predicted, minlength=k * k).reshape(k, k)
     per_class = [_class_score(name, confusion, index) for index, name in enumerate(classes)]
@@ -53,7 +53,7 @@ def worst(table: pa.Table, *, split: str, n: int) -> list[dict[str, Any]]:
     """The `n` mistakes of `split` with the highest loss, highest first; class names instead of numbers."""
     classes = classes_of(table)
     rows = _rows(table, split)
-    label, predicted = (_class_ids(rows[name], classes, name) for name in ("label", "predicted"))
+    label, predicted = (class_ids(rows[name], classes, name) for name in ("label", "predicted"))
     loss = np.nan_to_num(rows["loss"].to_numpy().astype(np.float64), nan=np.inf)
     wrong = np.flatnonzero(label != predicted)
     order = wrong[np.lexsort((rows["sample"].to_numpy()[wrong], -loss[wrong]))][:n]
@@ -131,7 +131,7 @@ def _rows(table: pa.Table, split: str) -> pa.Table:
     return table.filter(pc.equal(table["split"].cast(pa.string()), split))
 
 
-def _class_ids(column: pa.ChunkedArray, classes: Sequence[str], name: str) -> np.ndarray:
+def class_ids(column: pa.ChunkedArray, classes: Sequence[str], name: str) -> np.ndarray:
     """Class numbers of a column that holds numbers, or names."""
     if pa.types.is_integer(column.type):
         ids = column.to_numpy().astype(np.int64)

@@ -14,6 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from fanlight.console import warn
+
 PARTS = ("input", "copy", "forward", "backward", "communication", "optimizer")
 COLUMNS = (*(f"{part}_s" for part in PARTS), "total_s")
 
@@ -103,7 +105,10 @@ class StepClock:
         """Writes the rows, after those of steps below `before` that the file already holds from an earlier start."""
         rows = self.finish()
         if path.exists():
-            rows = [row for row in pq.read_table(path).to_pylist() if row["step"] < before] + rows
+            try:
+                rows = [row for row in pq.read_table(path).to_pylist() if row["step"] < before] + rows
+            except pa.ArrowInvalid as error:  # cut short, as by a power cut: times are worth less than the run
+                warn(f"step times of earlier starts are lost: {path}", why=str(error), do="Nothing else is touched")
         part = path.with_suffix(".part")
         kinds = {name: pa.float64() if name in COLUMNS else pa.int64() for name in (rows[0] if rows else ())}
         pq.write_table(pa.Table.from_pylist(rows, schema=pa.schema(kinds)), part)

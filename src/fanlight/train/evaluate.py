@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
@@ -20,22 +20,26 @@ Scored = tuple[np.ndarray, np.ndarray]  # samples and their rows
 
 
 def outputs(
-    step: Step, task: Task, samples: Samples, cutting: Cutting, world: World, *, batch: int, workers: int
-) -> np.ndarray | None:
+    step: Step, task: Task, samples: Samples, cutting: Cutting, world: World, *, batch: int, workers: int,
+    views: int = 1,
+) -> np.ndarray | None:  # fmt: skip
     """The task's rows of every sample, [N, …] in sample order, on rank 0; None elsewhere. All ranks call it.
 
-    Raises when a sample was scored twice or not at all.
+    Of several `views` of a sample the rows are averaged. Of logits, that is the mean of log-probabilities up to a
+    constant: the normalised geometric mean of the views' probabilities (the logarithmic pool, Genest and Zidek 1986),
+    in which one temperature divides the pool as it divides each view. Raises when a sample was scored twice or not at all.
     """
     chosen, rows = [np.empty(0, np.int64)], []
 
-    def score(part: Rows) -> tuple[np.ndarray, np.ndarray] | None:
-        result = step.forward(part)
-        return None if result is None else (part.samples, task.rows(result)[: len(part.samples)])
+    def score(parts: tuple[Rows, ...]) -> Scored | None:
+        results = [step.forward(part) for part in parts]
+        found = [task.rows(result) for result in results if result is not None]
+        return (parts[0].samples, mean_of_views(found)[: len(parts[0].samples)]) if found else None
 
-    batches = evaluation_batches(samples, cutting, batch=batch, workers=workers)
+    batches = evaluation_batches(samples, cutting, batch=batch, workers=workers, views=views)
     with contextlib.closing(batches), step.evaluating():
         threads = torch.get_num_threads() if world.device.type == "cpu" else 1
-        for found in _in_threads(score, (part.parts[0] for part in batches), threads=threads):
+        for found in in_threads(score, (each.parts for each in batches), threads=threads):
             if found is not None:
                 chosen.append(found[0])
                 rows.append(found[1])
@@ -49,8 +53,13 @@ def outputs(
     return all_rows[order]
 
 
-def _in_threads(
-    score: Callable[[Rows], Scored | None], batches: Iterable[Rows], *, threads: int
+def mean_of_views(rows: Sequence[np.ndarray]) -> np.ndarray:
+    """The mean of arrays of one shape, summed in float64 in their order; a single one as it is."""
+    return rows[0] if len(rows) == 1 else np.mean(np.stack(rows).astype(np.float64), 0).astype(rows[0].dtype)
+
+
+def in_threads(
+    score: Callable[[tuple[Rows, ...]], Scored | None], batches: Iterable[tuple[Rows, ...]], *, threads: int
 ) -> Iterator[Scored | None]:
     """`score` of every batch, in order. On several cores a batch is computed by one thread, several batches at once.
 

@@ -11,8 +11,9 @@ from typing import Any
 from fanlight import console
 from fanlight.config import Config
 from fanlight.errors import ConfigError
-from fanlight.tasks import classify_scores
-from fanlight.train import build, folder, job, prepare
+from fanlight.parallel import launch
+from fanlight.tasks import calibration, classify_scores
+from fanlight.train import ahead, folder, prepare
 
 KEYS = (
     "run", "task", "model", "layout", "ranks", "precision", "epochs", "steps", "batch_size", "microbatches", "metrics",
@@ -25,9 +26,13 @@ def train(
     report: Callable[[Path], Path],
 ) -> dict[str, Any]:  # fmt: skip
     """Trains, prints the result, writes the `report` of the run folder; the JSON object of `train --json`."""
+    if resume == "":  # of an unset variable
+        raise ConfigError("--resume is empty; name the run folder, or leave it out to start a new run")
+    if resume is None:
+        folder.check_out(out)  # now, not after minutes of packing
     if dry_run:
-        return _dry_run(config, out=out, resume=resume, command=command)
-    run, summary = job.train(config, out=out, command=command, entered=entered, resume=resume)
+        return _dry_run(config, out=out, resume=resume, command=command, entered=entered)
+    run, summary = _train(config, out=out, resume=resume, command=command, entered=entered)
     if not summary:  # a rank that is not the first, under torchrun
         return {}
     _say(summary, run)
@@ -40,11 +45,22 @@ def train(
     return {**{key: summary[key] for key in KEYS}, "run": str(run)}
 
 
-def _dry_run(config: Config, *, out: Path | None, resume: str | None, command: str) -> dict[str, Any]:
+def _train(
+    config: Config, *, out: Path | None, resume: str | None, command: str, entered: float
+) -> tuple[Path, dict[str, Any]]:
+    gathered = ahead.gather(config) if resume is None and not launch.under_torchrun() else None
+    from fanlight.train import job
+
+    return job.train(config, out=out, command=command, entered=entered, resume=resume, gathered=gathered)
+
+
+def _dry_run(config: Config, *, out: Path | None, resume: str | None, command: str, entered: float) -> dict[str, Any]:
     if resume:
         raise ConfigError(f"--dry-run prepares a new run, and --resume {resume} continues one; use one of them")
-    run = prepare.prepare(config, out=out, command=command)
+    run = prepare.prepare(config, out=out, command=command, entered=entered)
     with folder.discarded_when_refused(run):
+        from fanlight.train import build
+
         build.create_model(folder.read_config(run), folder.read_manifest(run))
     summary = folder.update_summary(run, status="prepared")
     console.say(f"--dry-run: nothing was trained. Train it with: fanlight train --resume {shlex.quote(str(run))}")
@@ -61,6 +77,12 @@ def _say(summary: dict[str, Any], run: Path) -> None:
         )
     if {"val", "test"} <= summary["metrics"].keys():
         console.say(classify_scores.gap_words(summary["metrics"]["val"], summary["metrics"]["test"]))
+    found = summary["calibration"]
+    for split, measured in found["splits"].items():
+        if measured:
+            console.say(f"Probabilities: {calibration.words(measured, split=split)}")
+    if found["temperature"] == 1.0:
+        console.say(f"Probabilities stay as the network gives them: {found['reason']}")
     rates = ""
     if summary["images_per_s"] is not None:  # none where a resumed run had no step left
         rates = f" {summary['images_per_s']:.0f} img/s steady, input wait {summary['input_wait_share']:.1%},"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import platform
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,14 +19,18 @@ from fanlight.data.manifest import Manifest
 from fanlight.errors import ConfigError, RunError
 
 VERSION = 1  # of run.json
+DECIDED = (
+    "model.name", "data.image_px", "data.canvas_px", "augment.crop_share", "augment.eval_share", "train.epochs",
+    "train.batch_size", "train.precision", "execution.layout",
+)  # fmt: skip
+LOCK = ".lock"  # held by who trains the run
 RUNS = Path("runs")  # where runs go when nothing else is said
 
 
 def create(data: str, model: str, *, out: Path | None, parent: Path = RUNS) -> Path:
     """An empty run folder: `out`, or the next free `runs/<data>-<model>-<n>`."""
     if out is not None:
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise RunError(f"--out {out} exists and is not empty; name another, or continue it with --resume {out}")
+        check_out(out)
         make(out)
         return out
     stem = "".join(c if c.isalnum() or c in "-_." else "-" for c in Path(data).resolve().name or "data")
@@ -38,12 +44,25 @@ def create(data: str, model: str, *, out: Path | None, parent: Path = RUNS) -> P
     raise AssertionError("unreachable")
 
 
+def check_out(out: Path | None) -> None:
+    """RunError where `out` cannot be a new run's folder, because something is there."""
+    if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise RunError(f"--out {out} exists and is not empty; name another, or continue it with --resume {out}")
+
+
 def make(folder: Path, *, exist_ok: bool = True) -> None:
-    """Makes the folder or says why it cannot be."""
+    """Makes the folder or says why it cannot be. FileExistsError where it is there and may not be."""
     try:
+        str(folder.absolute()).encode()
         folder.mkdir(parents=True, exist_ok=exist_ok)
-    except FileExistsError:
-        raise
+    except UnicodeEncodeError:
+        raise RunError(f"the run folder's path {str(folder)!r} is not UTF-8; name another with --out") from None
+    except FileExistsError as error:
+        if folder.exists() and not exist_ok:
+            raise
+        raise RunError(
+            f"cannot make the run folder {folder}: {error.filename} is in the way; name another with --out"
+        ) from None
     except OSError as error:
         raise RunError(f"cannot make the run folder {folder}: {error.strerror}; name another with --out") from None
 
@@ -52,6 +71,8 @@ def read_summary(run: Path) -> dict[str, Any]:
     """`run.json`. RunError where `run` is no run folder, or one of another version."""
     try:
         summary = json.loads((run / "run.json").read_text())
+        if not isinstance(summary, dict):
+            raise ValueError
     except (OSError, ValueError):
         raise RunError(f"{run} is not a run folder: it has no readable run.json; `fanlight runs` lists them") from None
     if summary.get("version") != VERSION:
@@ -65,7 +86,10 @@ def read_summary(run: Path) -> dict[str, Any]:
 def write_summary(run: Path, summary: Mapping[str, Any]) -> None:
     """`run.json`, whole or not at all."""
     part = run / "run.json.part"
-    part.write_text(json.dumps(summary, indent=1))
+    with open(part, "w") as file:
+        file.write(json.dumps(summary, indent=1))
+        file.flush()
+        os.fsync(file.fileno())  # or a power cut could leave an empty file under the new name
     part.rename(run / "run.json")
 
 
@@ -76,12 +100,23 @@ def update_summary(run: Path, **facts: Any) -> dict[str, Any]:
 
 
 def read_config(run: Path) -> Config:
-    """The config with every choice made."""
-    return configuration.read(run / "resolved.yaml")
+    """The config with every choice made. RunError where it is not whole."""
+    config = configuration.read(run / "resolved.yaml")
+    for key in DECIDED:
+        section, name = key.split(".")
+        if getattr(getattr(config, section), name) is None:
+            raise RunError(
+                f"{run / 'resolved.yaml'} lacks {key}, which every run has; put the file back, or train anew"
+            )
+    return config
 
 
 def read_manifest(run: Path) -> Manifest:
-    return manifests.load(run / "manifest.parquet")
+    """The manifest with every split assigned. RunError where it cannot be read."""
+    try:
+        return manifests.load(run / "manifest.parquet")
+    except RunError as error:  # its way out is for a cache's manifest, and would lose the splits
+        raise RunError(f"{str(error).rpartition(';')[0]}; put the file back, or train anew") from None
 
 
 def check_unchanged(run: Path, manifest: Manifest) -> None:
@@ -98,7 +133,9 @@ def check_unchanged(run: Path, manifest: Manifest) -> None:
         if not manifest.ok[row]:
             continue
         file = manifest.root / path
-        same = file.exists() and hashlib.sha256(file.read_bytes()).hexdigest() == manifest.column("sha256")[row]
+        same = (
+            file.is_file() and hashlib.sha256(manifests.read_file(file)).hexdigest() == manifest.column("sha256")[row]
+        )
         if not same:
             differing.append(path)
     if differing:
@@ -116,16 +153,57 @@ def latest_unfinished(data: str, *, out: Path | None = None, parent: Path = RUNS
     for summary_path in parent.glob("*/run.json"):
         try:
             summary = read_summary(summary_path.parent)
-        except RunError:
+            if summary["status"] != "finished" and same_data(summary["data"]["path"], data):
+                found.append((summary["started"], summary_path.parent))
+        except (RunError, KeyError, TypeError):  # of another version, or edited
             continue
-        if summary["status"] != "finished" and same_data(summary["data"]["path"], data):
-            found.append((summary["started"], summary_path.parent))
     return max(found)[1] if found else None
 
 
 def same_data(one: str, other: str) -> bool:
     """Whether two `data.path` name the same place or the same built-in set."""
-    return one == other or Path(one).expanduser().resolve() == Path(other).expanduser().resolve()
+    return one == other or os.path.realpath(os.path.expanduser(one)) == os.path.realpath(os.path.expanduser(other))
+
+
+@contextlib.contextmanager
+def locked(run: Path) -> Iterator[None]:
+    """Inside, no other process trains this run. RunError where one does.
+
+    The lock is the system's and ends with the process that holds it, however that ends: the file `.lock` may stay."""
+    try:
+        file = open(run / LOCK, "a+")  # noqa: SIM115 - closed by the `with` below
+    except OSError as error:
+        raise RunError(f"cannot write in the run folder {run}: {error.strerror}") from None
+    with file:
+        try:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise RunError(
+                f"{run} is being trained by {file.read(200) or 'another process'}; wait for it to end, or stop it first"
+            ) from None
+        except (ImportError, OSError):  # a system or a network disk without such locks
+            pass
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}")
+        file.flush()
+        yield
+
+
+@contextlib.contextmanager
+def whole_or_gone(run: Path) -> Iterator[None]:
+    """Around writing a new run's description: what could be neither resumed nor used again as `--out` does not stay."""
+    try:
+        yield
+    except BaseException as error:
+        shutil.rmtree(run, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise RunError(
+                f"cannot write the run folder {run}: {error.strerror or error}; name another with --out"
+            ) from None
+        raise
 
 
 @contextlib.contextmanager

@@ -10,21 +10,37 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from fanlight import console
+from fanlight import console, machine
 from fanlight.config import Config
 from fanlight.errors import ConfigError, FanlightError, RunError, Stopped, TrainingError
 from fanlight.models import zoo
 from fanlight.parallel import comm, launch
 from fanlight.parallel.comm import World
-from fanlight.train import build, export, folder, memory, precision, prepare, state, stop
+from fanlight.tasks import calibration
+from fanlight.train import (
+    build,
+    checks,
+    compiling,
+    export,
+    folder,
+    ledger,
+    memory,
+    phases,
+    precision,
+    prepare,
+    state,
+    stop,
+)  # fmt: skip
 from fanlight.train import clock as clocks
 from fanlight.train.journal import Journal
 from fanlight.train.loop import Progress
 from fanlight.train.loop import run as loop_run
+from fanlight.train.timelimit import Deadline
 
 JOB = "fanlight.train.job:rank_main"
 GRACE_S = 600.0  # ranks may be in the middle of an evaluation when they are asked to stop
@@ -38,33 +54,53 @@ def rank_main(world: World, *, run: str, entered: float, wall_before_s: float = 
     path = Path(run)
     config, manifest = folder.read_config(path), folder.read_manifest(path)
     torch.set_num_threads(config.execution.threads or 1)
+    if world.device.type == "cpu":
+        machine.keep_freed_memory()
     precision.set_up(config.train.precision or "fp32", world.device, deterministic=config.train.deterministic)
     begin = time.perf_counter()
     resumed = bool(state.whole(path / "checkpoints"))
     t = build.build(config, manifest, world, resumed=resumed)
     progress = _resume(path, t)
-    build_s = time.perf_counter() - begin
+    steps = t.steps_per_epoch * (config.train.epochs or 0)
+    verdict = compiling.prove(t, steps=steps - progress.step) if config.execution.compile else None
+    phases_s = {"model_s": time.perf_counter() - begin, "start_s": time.time() - entered}  # start: from Enter to steps
+    estimate = folder.read_summary(path).get("time_limit", {})
+    looks_every = ledger.GPU_STEPS if world.device.type == "cuda" else 1
+    deadline = Deadline.of(
+        config.train.time_limit_s, estimate, entered=entered, before_s=wall_before_s, looks_every=looks_every
+    )
     if world.is_first:
         for note in t.notes:
             console.say(f"  {note}")
+        if verdict is not None:
+            console.say(f"  {verdict.words()}")
         console.say(f"{config.model.name}: {zoo.parameters_text(t.step.parts[0])}")
     e = config.execution
+    is_late = progress.step > 0 and deadline is not None and deadline.is_over()
     with Journal(
-        path, rank=world.rank, first_step=progress.step, is_trained=progress.position.epoch == config.train.epochs,
+        path, rank=world.rank, first_step=progress.step,
+        is_trained=progress.is_trained(config.train) or is_late,
         save_every_s=e.checkpoint_every_s, save_every_steps=e.checkpoint_steps,
     ) as journal, stop.listening() as wish:  # fmt: skip
-        progress = loop_run(t, progress, journal, wish)
+        progress = loop_run(t, progress, journal, wish, deadline=deadline)
+        if deadline is not None and deadline.was_reached and progress.step < steps:
+            share = t.optimizer.lr(progress.step) / (config.optim.lr or 1.0)
+            t.notes.append(deadline.words(step=progress.step, steps=steps, lr_share=share))
         journal.save(t, progress)
+        t.notes.extend(_early_words(progress, t))
         scores: dict[str, dict[str, Any] | None] = {
             split: journal.evaluate(t, split, epoch=progress.position.epoch, step=progress.step)
             for split in ("val", "test")
             if split in t.samples
         }
-    wall_s = wall_before_s + time.time() - entered
+        wall_s = wall_before_s + time.time() - entered
+        if val := scores.get("val"):
+            journal.keep_best(t, progress, val)
+            journal.write_best(t)
     peak = memory.peak_over_ranks(world)
     if not world.is_first:
         return None
-    return _finish(path, t, progress, journal, scores, wall_s=wall_s, peak=peak, build_s=build_s)
+    return _finish(path, t, progress, scores, wall_s=wall_s, peak=peak, phases_s=phases_s, verdict=verdict)
 
 
 def _resume(path: Path, t: build.Training) -> Progress:
@@ -73,19 +109,21 @@ def _resume(path: Path, t: build.Training) -> Progress:
     if not checkpoints:
         return Progress()
     tensors, document = state.load(checkpoints[-1], world=t.world)
-    if document["config"] not in _hashes(t.config):
-        raise RunError(
-            f"{path / 'resolved.yaml'} was changed after {checkpoints[-1].name} was saved: continued, it would be another "
-            "run; change it back, or train anew"
-        )
     try:
+        if document["config"] not in _hashes(t.config):
+            raise RunError(
+                f"{path / 'resolved.yaml'} was changed after {checkpoints[-1].name} was saved: continued, it would be "
+                "another run; change it back, or train anew"
+            )
+        t.enter(document["epoch"])
         t.restore(tensors)
-    except KeyError as error:  # a rank's file is gone
+        t.optimizer.restore_scalars(document)
+        progress = Progress.of(document)
+    except KeyError as error:  # a rank's file is gone, or state.json was edited
         raise RunError(f"{checkpoints[-1]} lacks {error}; delete it to use the one before") from None
-    t.optimizer.restore_scalars(document)
     if t.world.is_first:
-        console.say(f"Continuing after step {document['step']} (epoch {document['epoch'] + 1})")
-    return Progress.of(document)
+        console.say(f"Continuing after step {progress.step} (epoch {progress.position.epoch + 1})")
+    return progress
 
 
 def _hashes(config: Config) -> set[str]:
@@ -98,29 +136,54 @@ def _hashes(config: Config) -> set[str]:
 
 
 def _finish(
-    path: Path, t: build.Training, progress: Progress, journal: Journal, scores: dict[str, dict[str, Any] | None], *,
-    wall_s: float, peak: int, build_s: float,
+    path: Path, t: build.Training, progress: Progress, scores: dict[str, dict[str, Any] | None], *, wall_s: float, peak: int,
+    phases_s: dict[str, float], verdict: compiling.Verdict | None,
 ) -> dict[str, Any]:  # fmt: skip
     """On rank 0: predictions, weights and the summary."""
     tables = [part["table"] for part in scores.values() if part]
+    temperature, why = 1.0, "no validation images"
     if tables:
         pq.write_table(pa.concat_tables(tables), path / "predictions.parquet")
-    export.save_weights(t.step.parts, path / "weights" / "last.safetensors", t.config, t.task.classes)
     if val := scores.get("val"):
-        journal.keep_best(t, progress, val[t.task.headline])
+        temperature, why = t.task.temperature(val["table"])
+    calibrated = calibration.of_run(
+        {split: part["table"] for split, part in scores.items() if part}, temperature=temperature, reason=why
+    )
+    weights = path / "weights" / "last.safetensors"
+    with t.averaged():
+        export.save_weights(t.step.parts, weights, t.config, t.task.classes, temperature=temperature)
     rows = pq.read_table(path / "steps-rank0.parquet").to_pylist()
-    steady = clocks.steady(rows)
+    steady = clocks.steady([row for row in rows if row["epoch"] >= phases.last_kind(t.config)])
     steady_s = sum(row["total_s"] for row in steady)
+    facts: dict[str, Any] = {}
+    if verdict is not None:
+        t.notes.append(verdict.words())
+        facts["compile"] = {**verdict.document(), "steady_step_s": steady_s / len(steady) if steady else None}
     kept = ("count", "correct", "accuracy", "interval", "balanced_accuracy", "loss")
     before = folder.read_summary(path)
     return folder.update_summary(
-        path, status="finished", wall_s=wall_s, train_s=progress.train_s, peak_rss_bytes=peak,
+        path, **facts, status="finished", wall_s=wall_s, train_s=progress.train_s, peak_rss_bytes=peak,
         metrics={split: {name: part[name] for name in kept} for split, part in scores.items() if part},
         images_per_s=len(steady) * t.cutting.batch / steady_s if steady else None,
         input_wait_share=sum(row["input_s"] for row in steady) / steady_s if steady else None,
-        best=progress.best, notes=[*before["notes"], *t.notes],
-        phases={**before["phases"], "model_s": build_s, "train_s": progress.train_s},
+        best=progress.best, calibration=calibrated, notes=[*before["notes"], *t.notes], steps=progress.step,
+        epochs=progress.position.epoch,
+        phases={**before["phases"], **phases_s, "train_s": progress.train_s},
     )  # fmt: skip
+
+
+def _early_words(progress: Progress, t: build.Training) -> list[str]:
+    """Why the run ended before its last epoch; nothing where it did not."""
+    if not progress.is_impatient(t.config.train):
+        return []
+    best = progress.best
+    note = (
+        f"stopped early after epoch {progress.position.epoch} of {t.config.train.epochs}: in {progress.waited} evaluations "
+        f"{t.task.headline} on val did not rise above the {best['accuracy']:.4f} of epoch {best['epoch']:.0f} (--patience)"
+    )
+    if t.world.is_first:
+        console.say(f"  {note}")
+    return [note]
 
 
 def execute(run: Path, *, entered: float) -> dict[str, Any]:
@@ -184,9 +247,11 @@ def _start(run: Path, config: Config, **times: float) -> dict[str, Any]:
 def _halve(run: Path, config: Config, error: BaseException) -> None:
     rows = (config.train.batch_size or 1) // config.train.microbatches // (config.execution.ranks or 1)
     why = (str(error).splitlines() or [type(error).__name__])[0]
-    if rows < 2:
+    unit = config.augment.row_unit
+    if rows < 2 * unit:
         raise TrainingError(
-            f"out of memory with one image per microbatch and rank ({why}); use a smaller --image-size or --model"
+            f"out of memory with {'one image' if unit == 1 else 'one pair of images'} per microbatch and rank ({why}); "
+            "use a smaller --image-size or --model"
         ) from None
     changed = prepare.with_more_microbatches(run, config)
     console.warn(
@@ -196,22 +261,26 @@ def _halve(run: Path, config: Config, error: BaseException) -> None:
 
 
 def train(
-    config: Config, *, out: Path | None = None, command: str, entered: float, resume: str | None = None
-) -> tuple[Path, dict[str, Any]]:
-    """A new run, or the rest of one (`resume`: its folder, or `auto`): its folder and summary."""
+    config: Config, *, out: Path | None = None, command: str, entered: float, resume: str | None = None,
+    gathered: prepare.Gathered | None = None,
+) -> tuple[Path, dict[str, Any]]:  # fmt: skip
+    """A new run, or the rest of one (`resume`: its folder, or `auto`): its folder and summary. `gathered`: the new run's
+    data, where it has been read already."""
     torchrun = launch.under_torchrun()
     if torchrun:
         return _train_under_torchrun(config, out=out, command=command, entered=entered, resume=resume)
     run = _resumed_folder(resume, config, out=out) if resume else None
     if run is not None:
-        return run, execute(run, entered=entered)
-    run = prepare.prepare(config, out=out, command=command)
-    with folder.discarded_when_refused(run):
+        with folder.locked(run):
+            _take_up(run, config)
+            return run, execute(run, entered=entered)
+    run = prepare.prepare(config, out=out, command=command, entered=entered, gathered=gathered)
+    with folder.locked(run), folder.discarded_when_refused(run):
         return run, execute(run, entered=entered)
 
 
-def _resumed_folder(resume: str, config: Config, *, out: Path | None, **given: int) -> Path | None:
-    """The folder to continue; None where `auto` finds nothing unfinished. `given`: ranks that torchrun started."""
+def _resumed_folder(resume: str, config: Config, *, out: Path | None) -> Path | None:
+    """The folder to continue; None where `auto` finds nothing unfinished."""
     if resume == "auto":
         if not config.data.path:
             raise ConfigError("--resume auto needs the data: fanlight train DATA --resume auto")
@@ -222,13 +291,26 @@ def _resumed_folder(resume: str, config: Config, *, out: Path | None, **given: i
             return None
     else:
         run = Path(resume)
+        if out is not None and out.resolve() != run.resolve():
+            raise ConfigError(
+                f"--resume {resume} continues in its own folder, and --out names {out}; leave one of them out"
+            )
+    folder.read_summary(run)
+    return run
+
+
+def _take_up(run: Path, config: Config, **given: int) -> None:
+    """Checks that the run can go on, and takes what is asked anew. `given`: ranks that torchrun started."""
     summary = folder.read_summary(run)
+    for key in ("status", "notes", "phases", "data"):
+        if key not in summary:
+            raise RunError(f"{run / 'run.json'} lacks {key}, which every run has; put the file back, or train anew")
     if summary["status"] == "finished":
         raise RunError(f"{run} has finished; there is nothing to continue. `fanlight evaluate {run}` shows its scores")
     folder.check_unchanged(run, folder.read_manifest(run))
     prepare.take_changes(run, config, **given)
+    checks.check(folder.read_config(run))  # this may be another machine, without a GPU
     console.say(f"Continuing {run}")
-    return run
 
 
 def _train_under_torchrun(
@@ -241,21 +323,31 @@ def _train_under_torchrun(
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     world = launch.from_environment(device)
     told = {"run": "", "error": ""}
-    if world.is_first:
-        try:
-            given = {"ranks": world.ranks, "local_ranks": world.local_ranks}
-            run = _resumed_folder(resume, config, out=out, **given) if resume else None
-            told["run"] = str(run or prepare.prepare(config, out=out, command=command, **given))
-        except FanlightError as error:
-            told["error"] = json.dumps([type(error).__name__, str(error)])
-    told = world.tell(told)
-    if told["error"]:
-        from fanlight import errors
+    room = world.gather(np.array([memory.available(world.device, local_ranks=world.local_ranks)]))
+    with contextlib.ExitStack() as held:
+        if world.is_first:
+            assert room is not None
+            try:
+                given: dict[str, Any] = {"ranks": world.ranks, "local_ranks": world.local_ranks}
+                run = _resumed_folder(resume, config, out=out) if resume else None
+                is_new = run is None
+                run = run or prepare.prepare(
+                    config, out=out, command=command, entered=entered, memory_bytes=int(room.min()), **given
+                )
+                held.enter_context(folder.locked(run))
+                if not is_new:
+                    _take_up(run, config, **given)
+                told["run"] = str(run)
+            except FanlightError as error:
+                told["error"] = json.dumps([type(error).__name__, str(error)])
+        told = world.tell(told)
+        if told["error"]:
+            from fanlight import errors
 
-        name, text = json.loads(told["error"])
-        raise getattr(errors, name)(text)
-    path = Path(told["run"])
-    with _recorded(path, entered=entered) if world.is_first else contextlib.nullcontext(0.0) as before_s:
-        summary = rank_main(world, run=str(path), entered=entered, wall_before_s=before_s)
+            name, text = json.loads(told["error"])
+            raise getattr(errors, name)(text)
+        path = Path(told["run"])
+        with _recorded(path, entered=entered) if world.is_first else contextlib.nullcontext(0.0) as before_s:
+            summary = rank_main(world, run=str(path), entered=entered, wall_before_s=before_s)
     comm.leave()  # after an error it could wait for ranks that never come; the process ends by launch.end_rank
     return path, summary if summary is not None else {}

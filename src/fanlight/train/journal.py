@@ -11,18 +11,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
+import torch
 
 from fanlight import console
 from fanlight.train import clock as clocks
-from fanlight.train import evaluate, export, state, tracking
+from fanlight.train import evaluate, export, phases, state, tracking
 from fanlight.train.build import Training
 from fanlight.train.ledger import Ledger
+from fanlight.train.timelimit import Deadline
 from fanlight.types import Batch
 
 if TYPE_CHECKING:
     from fanlight.train.loop import Progress
 
 RECENT_STEPS = 50  # that the bar's rate is of
+TELL_EVERY_S = 0.1  # the bar moves: asking for rates and memory takes longer than a step of a last layer
 
 
 class Journal:
@@ -36,8 +39,12 @@ class Journal:
         self._save_every_s, self._save_every_steps = save_every_s, save_every_steps
         self._saved_at = self._started = time.monotonic()
         self._bar: console.Progress | None = None
+        self._scored: tuple[tuple[str, int], dict[str, Any] | None] = (("", -1), None)  # split, step: the newest scores
+        self._best: tuple[float, dict[str, torch.Tensor]] | None = None  # temperature and weights, not written yet
+        self._told_at = 0.0  # when the bar moved, or its epoch began
         self._epoch_rows = 0  # of the clock, where the current epoch's begin
         self._clock: clocks.StepClock | None = None
+        self._background = state.Background()
         self._tracker = tracking.Tracker(run, first_step=first_step) if rank == 0 else None
         if rank == 0:
             _cut_after(run / "metrics.jsonl", first_step, scores_too=is_trained)
@@ -48,6 +55,7 @@ class Journal:
     def __exit__(self, *_: object) -> None:
         if self._tracker is not None:
             self._tracker.close()
+        self._background.wait()
 
     @property
     def resume_command(self) -> str:
@@ -75,56 +83,90 @@ class Journal:
         return time.monotonic() - self._saved_at >= self._save_every_s
 
     def save(self, t: Training, progress: Progress) -> None:
-        """A checkpoint. Collective."""
+        """A checkpoint, written while training goes on. Collective."""
+        self.write_best(t)  # the checkpoint's progress names it
         document = {**progress.document(), **t.optimizer.scalars(), "config": t.config.hash(), "ranks": t.world.ranks}
         keep = t.config.execution.keep_checkpoints
-        state.save(self.run / "checkpoints", tensors=t.tensors(), document=document, world=t.world, keep=keep)
+        self._background.wait()  # what the save before has not renamed yet would be taken for a killed one's remains
+        tensors = t.tensors()
+        _, write = state.begin(self.run / "checkpoints", tensors=tensors, document=document, world=t.world, keep=keep)
+        self._background.start(write)
         self._save_steps()  # a killed run then lacks the times of no step that it will not do again
         self._saved_at = time.monotonic()
 
     def stepped(self, t: Training, batch: Batch, ledger: Ledger) -> None:
-        """After each step: the bar moves, or now and then a plain line."""
+        """After a step: the bar moves, or now and then a plain line. An epoch of no time has no bar."""
         if self._rank != 0 or not ledger.recent:
             return
-        if self._bar is None or batch.position.step == 0:
+        now = time.monotonic()
+        if batch.position.step == 0:
+            self._told_at = now
             if self._bar is not None:
                 self._bar.__exit__()
+                self._bar = None
+        if now - self._told_at < TELL_EVERY_S:
+            return
+        self._told_at = now
+        if self._bar is None:
             title = f"epoch {batch.position.epoch + 1}/{t.config.train.epochs}"
             self._bar = console.Progress(title, total=t.steps_per_epoch, unit="steps").__enter__()
-            self._bar.advance(batch.position.step)
         rates = self._rates(t, most=RECENT_STEPS)
         memory = console.bytes_text(psutil.Process().memory_info().rss)
         wait = f"input wait {rates['input_wait_share']:.1%}"
-        self._bar.advance(1, f"loss {ledger.recent[-1]:.3f}  {rates['images_per_s']:.0f} img/s  {wait}  {memory}")
+        more = batch.position.step + 1 - self._bar.done
+        self._bar.advance(more, f"loss {ledger.recent[-1]:.3f}  {rates['images_per_s']:.0f} img/s  {wait}  {memory}")
 
-    def close_epoch(self, t: Training, progress: Progress, sums: dict[str, float]) -> None:
-        """Logs the epoch, evaluates where it is time, keeps the best weights. Collective."""
+    def close_epoch(
+        self, t: Training, progress: Progress, sums: dict[str, float], deadline: Deadline | None = None
+    ) -> None:
+        """Logs the epoch, evaluates where it is time, keeps the best weights; the `deadline` learns what evaluating takes.
+        Collective."""
         epoch, epochs = progress.position.epoch, t.config.train.epochs or 0
         rates = self._rates(t)
         record = {"epoch": epoch, "step": progress.step, **sums, "lr": t.optimizer.lr(progress.step - 1), **rates}
+        grows = t.cutting.start_px is not None
+        if grows:
+            record["image_px"] = t.cutting.side_px(epoch - 1)
         self._log("train", record)
         line = f"epoch {epoch}/{epochs}  loss {sums['loss']:.3f}  accuracy {sums['accuracy']:.3f}"
+        line += f"  {record['image_px']} px" if grows else ""
         every = t.config.train.evaluate_every or 1
         if "val" in t.samples and epoch % every == 0 and epoch < epochs:  # the last is scored with everything else
+            begin = time.perf_counter()
             scores = self.evaluate(t, "val", epoch=epoch, step=progress.step)
+            if deadline is not None:
+                final = sum(len(part) for split, part in t.samples.items() if split != "train")
+                deadline.learn(time.perf_counter() - begin, images=len(t.samples["val"]), final=final)
             if scores is not None:
                 loss = "not finite" if scores["loss"] is None else f"{scores['loss']:.3f}"
                 line += f" | val loss {loss}  {t.task.headline} {scores[t.task.headline]:.3f}"
-                self.keep_best(t, progress, scores[t.task.headline])
+                self.keep_best(t, progress, scores)
+            told = t.world.tell({"best": progress.best, "waited": progress.waited})  # rank 0 alone has the scores
+            progress.best, progress.waited = told["best"], told["waited"]
         memory = console.bytes_text(psutil.Process().memory_info().rss)
         line += f" | {rates['images_per_s']:.0f} img/s  input wait {rates['input_wait_share']:.1%}  memory {memory}"
-        line += f"  {console.seconds_text(_left_s(progress, epochs, self._elapsed_s()))} left" if epoch < epochs else ""
+        ends = progress.is_trained(t.config.train)
+        line += "" if ends else f"  {console.seconds_text(_left_s(progress, epochs, self._elapsed_s()))} left"
         if self._rank == 0:
             console.say(line)
         self._epoch_rows = len(self._clock) if self._clock else 0
 
     def evaluate(self, t: Training, split: str, *, epoch: int, step: int) -> dict[str, Any] | None:
-        """Scores of one split on rank 0, logged; the table of predictions is under `table`. Collective."""
+        """Scores of one split on rank 0, logged; the table of predictions is under `table`. Scores of this very step are
+        not made twice. Collective."""
+        if self._scored[0] == (split, step):
+            return self._scored[1]
+        scores = self._score(t, split, epoch=epoch, step=step)
+        self._scored = ((split, step), scores)
+        return scores
+
+    def _score(self, t: Training, split: str, *, epoch: int, step: int) -> dict[str, Any] | None:
         begin = time.perf_counter()
-        logits = evaluate.outputs(
-            t.step, t.task, t.samples[split], t.cutting, t.world, batch=t.config.execution.eval_batch,
-            workers=t.config.execution.workers or 1,
-        )  # fmt: skip
+        with t.averaged():
+            logits = evaluate.outputs(
+                t.step, t.task, t.samples[split], t.cutting, t.world, batch=t.config.execution.eval_batch,
+                workers=t.config.execution.workers or 1,
+            )  # fmt: skip
         if logits is None:
             return None
         table = t.task.table(t.manifest, t.samples[split].rows, logits)
@@ -134,11 +176,32 @@ class Journal:
         self._log("evaluate", {**record, "seconds": time.perf_counter() - begin})
         return {**scores, "table": table}
 
-    def keep_best(self, t: Training, progress: Progress, accuracy: float) -> None:
-        """Exports the weights when no evaluation was better. On rank 0."""
+    def keep_best(self, t: Training, progress: Progress, scores: dict[str, Any]) -> None:
+        """Exports the weights, with the temperature of their probabilities, when no evaluation was better, else counts it:
+        `scores` of `evaluate` on validation. On rank 0."""
+        accuracy = scores[t.task.headline]
+        # Patience begins where the work is that of the end: whole network, full side.
+        progress.waited += progress.position.epoch > phases.last_kind(t.config)
         if accuracy > progress.best.get("accuracy", -1.0):
-            progress.best = {"epoch": progress.position.epoch, "accuracy": accuracy}
-            export.save_weights(t.step.parts, self.run / "weights" / "best.safetensors", t.config, t.task.classes)
+            progress.best, progress.waited = {"epoch": progress.position.epoch, "accuracy": accuracy}, 0
+            temperature, _ = t.task.temperature(scores["table"])
+            with t.averaged():
+                weights = {name: p.detach().clone() for name, p in t.optimizer.named.items()} if t.is_cached else {}
+            self._best = (temperature, weights)
+            if not t.is_cached:  # else copying the frozen rest again and again would take longer than the epochs
+                self.write_best(t)
+
+    def write_best(self, t: Training) -> None:
+        """Exports the best weights where that is still to be done. On rank 0."""
+        if self._best is not None:
+            temperature, weights = self._best
+            best = self.run / "weights" / "best.safetensors"
+            with t.averaged():
+                write = export.copy_weights(
+                    t.step.parts, best, t.config, t.task.classes, temperature=temperature, instead=weights
+                )
+            self._background.start(write)
+            self._best = None
 
     def _save_steps(self) -> None:
         if self._clock is not None:
@@ -174,8 +237,8 @@ def _cut_after(path: Path, step: int, *, scores_too: bool) -> None:
     if not path.exists():
         return
     kept = []
-    for line in path.read_text().splitlines():
-        with contextlib.suppress(ValueError):
+    for line in path.read_text(errors="replace").splitlines():
+        with contextlib.suppress(ValueError, KeyError, TypeError):
             record = json.loads(line)
             if record["step"] < step or (record["step"] == step and not (scores_too and record["kind"] == "evaluate")):
                 kept.append(line + "\n")

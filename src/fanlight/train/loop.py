@@ -1,5 +1,5 @@
 """The training loop: a page. What a step computes is in step.py, what moves weights in optim.py; here is only the
-order of events: batch, step, update, agree, and at an epoch's end evaluate, log, save."""
+order of events: batch, step, update, agree, and at an epoch's end evaluate, log, save, and perhaps stop early."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
+from fanlight.config import Train
 from fanlight.data.loader import train_batches
 from fanlight.errors import Stopped
 from fanlight.train import clock as clocks
@@ -15,6 +16,7 @@ from fanlight.train.build import Training
 from fanlight.train.journal import Journal
 from fanlight.train.ledger import Ledger
 from fanlight.train.stop import Wish
+from fanlight.train.timelimit import Deadline
 from fanlight.types import Position
 
 START = Position(0, 0)
@@ -27,42 +29,79 @@ class Progress:
     position: Position = START
     step: int = 0  # optimizer steps done
     train_s: float = 0.0  # seconds of training in earlier starts
-    epoch_sums: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
+    epoch_sums: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0, 0.0])
     best: dict[str, float] = field(default_factory=dict)  # epoch and accuracy of the best evaluation
+    waited: int = 0  # evaluations since that one
 
     def document(self) -> dict[str, Any]:
         return {
             "step": self.step, "epoch": self.position.epoch, "epoch_step": self.position.step, "train_s": self.train_s,
-            "epoch_sums": self.epoch_sums, "best": self.best,
+            "epoch_sums": self.epoch_sums, "best": self.best, "waited": self.waited,
         }  # fmt: skip
 
     @classmethod
     def of(cls, document: dict[str, Any]) -> Progress:
         position = Position(document["epoch"], document["epoch_step"])
-        return cls(position, document["step"], document["train_s"], document["epoch_sums"], document["best"])
+        names = ("step", "train_s", "epoch_sums", "best", "waited")
+        return cls(position, **{name: document[name] for name in names})
+
+    def is_impatient(self, config: Train) -> bool:
+        """Whether the run ends before its last epoch, for want of a better evaluation. The same on every rank."""
+        is_last = self.position.epoch == config.epochs
+        return config.patience is not None and self.waited >= config.patience and not is_last
+
+    def is_trained(self, config: Train) -> bool:
+        """Whether no step is left."""
+        return self.position.epoch == config.epochs or self.is_impatient(config)
 
 
-def run(t: Training, progress: Progress, journal: Journal, wish: Wish) -> Progress:
-    """Trains from `progress` to the last epoch. Raises Stopped, after saving, when asked to; TrainingError when the loss
-    is not finite. `journal` receives everything that is worth keeping."""
-    config, begin, train_s_before = t.config, time.perf_counter(), progress.train_s
+def run(t: Training, progress: Progress, journal: Journal, wish: Wish, *, deadline: Deadline | None = None) -> Progress:
+    """Trains from `progress` to the last epoch, until patience ends, or past the `deadline`. Raises Stopped, after saving,
+    when asked to; TrainingError when the loss or a gradient is not finite. `journal` receives everything that is worth
+    keeping."""
+    began = time.perf_counter() - progress.train_s
     clock, ledger = clocks.StepClock(t.world.device), Ledger(t.world)
     ledger.epoch_sums[:] = progress.epoch_sums
+    with journal.following(clock, progress, epochs=t.config.train.epochs or 0):
+        if deadline is not None and progress.step and deadline.reached(t.world.any(deadline.is_over())):
+            return progress  # killed after its last step, or continued when no time is left
+        _begin(t, progress)
+        while not progress.is_trained(t.config.train):
+            _train_phase(t, progress, journal, wish, clock=clock, ledger=ledger, began=began, deadline=deadline)
+            if deadline is not None and deadline.was_reached:
+                return progress
+            journal.write_best(t)  # while the weights beside it are those that it was scored with
+            _begin(t, progress)
+    return progress
+
+
+def _begin(t: Training, progress: Progress) -> None:
+    """Readies the step of the phase that comes next. Not a part of any step's time."""
+    t.enter(progress.position.epoch)
+    t.feed()
+
+
+def _train_phase(
+    t: Training, progress: Progress, journal: Journal, wish: Wish, *, clock: clocks.StepClock, ledger: Ledger,
+    began: float, deadline: Deadline | None,
+) -> None:  # fmt: skip
+    """Steps until the phase ends, in which the same weights train. `began`: perf_counter less earlier starts' seconds."""
+    assert t.phase is not None
     batches = train_batches(
-        t.samples["train"], t.cutting, start=progress.position, epochs=config.train.epochs or 0,
-        workers=config.execution.workers or 1, pin=t.world.device.type == "cuda",
+        t.samples["train"], t.cutting, start=progress.position, epochs=t.phase.end,
+        workers=t.config.execution.workers or 1, pin=t.world.device.type == "cuda",
     )  # fmt: skip
-    with contextlib.closing(batches), journal.following(clock, progress, epochs=config.train.epochs or 0):
+    with contextlib.closing(batches):
         while True:
             clock.begin()
-            batch = next(batches, None)
+            batch = None if progress.is_impatient(t.config.train) else next(batches, None)
             if batch is None:
-                return progress
+                return
             clock.arrived()
             sums = t.step(batch, loss_scale=t.optimizer.loss_scale, clock=clock)
-            t.optimizer.update(progress.step)
+            norm = t.update(progress.step)
             clock.mark("optimizer")
-            ledger.add(sums)
+            ledger.add(sums, denominator=batch.denominator, norm=norm)
             progress.step += 1
             last = batch.position.step + 1 == t.steps_per_epoch
             progress.position = (
@@ -70,18 +109,21 @@ def run(t: Training, progress: Progress, journal: Journal, wish: Wish) -> Progre
                 if last
                 else Position(batch.position.epoch, batch.position.step + 1)
             )
-            stopping, saving = False, False
+            stopping, saving, over = False, False, False
             if last or ledger.is_due or journal.is_save_step(progress.step):
-                stopping, saving = ledger.exchange(
-                    step=progress.step, stop=wish.asked, save=journal.save_is_due(progress.step)
-                )
+                stopping, saving, over = ledger.exchange(
+                    step=progress.step, stop=wish.asked, save=journal.save_is_due(progress.step),
+                    over=deadline is not None and deadline.is_over(),
+                )  # fmt: skip
             clock.end(step=progress.step, epoch=batch.position.epoch, images=batch.rows)
             journal.stepped(t, batch, ledger)
             if last:
-                journal.close_epoch(t, progress, ledger.close_epoch())
+                journal.close_epoch(t, progress, ledger.close_epoch(), deadline)
             progress.epoch_sums = ledger.epoch_sums.tolist()
-            progress.train_s = train_s_before + time.perf_counter() - begin
+            progress.train_s = time.perf_counter() - began
             if saving or stopping:
                 journal.save(t, progress)
-            if stopping and progress.position.epoch < (config.train.epochs or 0):
+            if stopping and not progress.is_trained(t.config.train):
                 raise Stopped(f"stopped after step {progress.step}; continue with: {journal.resume_command}")
+            if deadline is not None and deadline.reached(over):
+                return

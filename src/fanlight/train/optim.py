@@ -11,19 +11,23 @@ from fanlight import config as configuration
 from fanlight.errors import ConfigError
 from fanlight.train import schedule
 
-NAMES = ("sgd", "adamw")
+NAMES = configuration.OPTIMIZERS
 SCALE_START = 2.0**14  # of the fp16 loss: doubled after SCALE_PATIENCE good steps, halved at each overflow
 SCALE_PATIENCE = 500
+SCALE_LEAST = 2.0**-14  # where a step still overflows, it is the gradients that are not finite, not the scale
 
 
 class Optimizer:
     """torch's optimizer, its learning rate by step, clipping and the fp16 loss scale; knows parameters by name."""
 
-    def __init__(self, parts: Sequence[nn.Module], config: configuration.Optim, *, steps: int, scaled: bool):
+    def __init__(
+        self, parts: Sequence[nn.Module], config: configuration.Optim, *, steps: int, scaled: bool, first_step: int = 0,
+        lr_scale: float = 1.0,
+    ):  # fmt: skip
         if config.name not in NAMES:
             raise ConfigError(f"optim.name is {config.name!r}; use one of {', '.join(NAMES)}")
         assert config.lr is not None and config.weight_decay is not None, "resolved before training"
-        self.config, self.steps = config, steps
+        self.config, self.steps, self.first_step, self.lr_scale = config, steps, first_step, lr_scale
         self.named = {name: p for part in parts for name, p in part.named_parameters() if p.requires_grad}
         self.loss_scale = SCALE_START if scaled else 1.0
         self._scaled, self._good_steps = scaled, 0
@@ -35,38 +39,51 @@ class Optimizer:
         if config.name == "sgd":
             momentum = config.momentum
             self.torch: torch.optim.Optimizer = torch.optim.SGD(
-                groups, lr=config.lr, momentum=momentum, nesterov=momentum > 0
+                groups, lr=config.lr, momentum=momentum, nesterov=momentum > 0, fused=True
             )
         else:
-            self.torch = torch.optim.AdamW(groups, lr=config.lr, betas=(config.momentum, config.beta2))
+            self.torch = torch.optim.AdamW(groups, lr=config.lr, betas=(config.momentum, config.beta2), fused=True)
 
     def lr(self, step: int) -> float:
-        """The learning rate of optimizer step `step`, from 0."""
-        share = schedule.factor(
-            step, steps=self.steps, name=self.config.schedule, warmup_share=self.config.warmup_share
-        )
-        return float(self.config.lr or 0.0) * share
+        """The learning rate of optimizer step `step` of the run, from 0; the schedule is of `steps` from `first_step`."""
+        share = schedule.factor(step - self.first_step, steps=self.steps, optim=self.config)
+        return float(self.config.lr or 0.0) * self.lr_scale * share
 
-    def update(self, step: int) -> None:
-        """One step on gradients that are whole on this rank, then clears them. fp16 steps that overflowed are skipped."""
+    def update(self, step: int) -> torch.Tensor:
+        """One step on gradients that are whole on this rank, then clears them; the gradients' global norm, on the device.
+
+        Gradients that are not finite move nothing. In fp16 they halve the loss scale, and the step has norm 0; else the
+        norm says so, and the run ends where the ledger reads it, with the losses: here it would be waiting for a GPU.
+        """
         gradients = [p.grad for p in self.named.values() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients) / self.loss_scale
+        is_spoiled = ~torch.isfinite(norm)
+        if self._scaled and is_spoiled:
+            self.loss_scale, self._good_steps = self.loss_scale / 2, 0
+            self.torch.zero_grad(set_to_none=True)
+            return norm if self.loss_scale < SCALE_LEAST else torch.zeros_like(norm)
+        divisor: torch.Tensor | None = None
+        if self._scaled or self.config.clip_norm is not None:
+            divisor = torch.full_like(norm, self.loss_scale)
+            if self.config.clip_norm is not None:
+                divisor = divisor * torch.clamp((norm + 1e-6) / self.config.clip_norm, min=1.0)
+            self._grow_scale()
+        for group in self.torch.param_groups:
+            group["lr"] = self.lr(step)
+        # The fused update divides by it as it reads the gradients: clipping and unscaling cost no pass of their own. And
+        # it leaves everything as it is where the second is 1, which the host need not wait to know.
+        self.torch.grad_scale = None if divisor is None else divisor.float()  # type: ignore[attr-defined]
+        self.torch.found_inf = is_spoiled.float()  # type: ignore[attr-defined]
+        self.torch.step()
+        self.torch.zero_grad(set_to_none=True)
+        return norm
+
+    def _grow_scale(self) -> None:
+        """After a good fp16 step."""
         if self._scaled:
-            norm = torch.nn.utils.get_total_norm(gradients)
-            if not torch.isfinite(norm):
-                self.loss_scale, self._good_steps = self.loss_scale / 2, 0
-                self.torch.zero_grad(set_to_none=True)
-                return
-            torch._foreach_mul_(gradients, 1.0 / self.loss_scale)
             self._good_steps += 1
             if self._good_steps % SCALE_PATIENCE == 0:
                 self.loss_scale *= 2
-        if self.config.clip_norm is not None:
-            norm = torch.nn.utils.get_total_norm(gradients)
-            torch._foreach_mul_(gradients, torch.clamp(self.config.clip_norm / (norm + 1e-6), max=1.0))
-        for group in self.torch.param_groups:
-            group["lr"] = self.lr(step)
-        self.torch.step()
-        self.torch.zero_grad(set_to_none=True)
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """`optim.<parameter>.<state>` of every state that exists: the same keys in every layout."""
@@ -84,7 +101,9 @@ class Optimizer:
             state = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
             if state:  # in the parameter's memory format: files hold none, and mixed formats are slow
                 self.torch.state[parameter] = {
-                    key: value.clone() if key == "step" else torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+                    key: value.to(parameter.device, copy=True)
+                    if key == "step"
+                    else torch.empty_like(parameter, dtype=value.dtype).copy_(value)
                     for key, value in state.items()
                 }
 

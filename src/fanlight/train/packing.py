@@ -9,13 +9,13 @@ from fanlight import console, machine
 from fanlight.config import Config
 from fanlight.data import checkup
 from fanlight.data import pack as packs
-from fanlight.train import build, resolve
+from fanlight.train import checks, resolve
 
 
 def pack(path: str, *, image_px: int | None, workers: int | None, pack_dir: str | None) -> dict[str, Any]:
     """Makes the pack that `train` would use with the same image size; the JSON object of `pack --json`."""
     config = Config().with_values({"data.path": path, "data.image_px": image_px, "execution.pack_dir": pack_dir})
-    resolve.check(config)
+    checks.check(config)
     manifest = checkup.up_to_date(path, decode=False)
     choices = resolve.Choices(config)
     resolve.sizes(choices, manifest)
@@ -25,7 +25,10 @@ def pack(path: str, *, image_px: int | None, workers: int | None, pack_dir: str 
     workers = workers or machine.cores_usable()
     begin = time.perf_counter()
     made = packs.make(
-        manifest, canvas_px=choices.config.data.canvas_px or 0, parent=build.pack_parent(config), workers=workers
+        manifest,
+        canvas_px=choices.config.data.canvas_px or 0,
+        parent=packs.parent(config.execution.pack_dir),
+        workers=workers,
     )
     wall_s = time.perf_counter() - begin
     for digest, reason in made.failed.items():

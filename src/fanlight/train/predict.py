@@ -6,9 +6,11 @@ import csv
 import glob
 import io
 import json
+import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,12 +21,16 @@ from torch import nn
 
 from fanlight import console, machine
 from fanlight.data import augment, canvas
+from fanlight.data.manifest import read_file
 from fanlight.errors import ConfigError, DataError
-from fanlight.models import zoo
-from fanlight.train import export, folder, resolve
+from fanlight.tasks import calibration
+from fanlight.train import devices, export, folder
+from fanlight.train.evaluate import mean_of_views
 from fanlight.train.step import Normalise
 
 BATCH = 32
+UNKNOWN = "unknown"  # the label of an image whose best guess is not sure enough
+PATTERN_MAX = 4096  # letters of a path, on Linux; a longer one names nothing
 
 
 @dataclass(frozen=True)
@@ -37,48 +43,74 @@ class Predictor:
     canvas_px: int
     eval_share: float
     normalise: Normalise
+    flip: bool  # a mirrored image shows the same class: it may be one of the views
+    temperature: float  # divides the logits; 1 where none was fitted
 
-    def square(self, data: bytes) -> np.ndarray:
-        """uint8 [P, P, 3]: what the network sees of an image file's bytes. canvas.Unreadable where it is none."""
+    def squares(self, data: bytes, *, views: int = 1) -> np.ndarray:
+        """uint8 [V, P, P, 3]: what the network sees of an image file's bytes. canvas.Unreadable where it is none."""
         pixels = canvas.to_canvas(data, self.canvas_px)
-        boxes = augment.centre_boxes(np.array([pixels.shape[0]]), np.array([pixels.shape[1]]), share=self.eval_share)
-        out = np.empty((self.image_px, self.image_px, 3), np.uint8)
-        augment.cut(pixels, boxes, 0, out=out)
+        height, width = (np.array([side]) for side in pixels.shape[:2])
+        boxes = augment.view_boxes(height, width, share=self.eval_share, views=views, flip=self.flip)
+        out = np.empty((views, self.image_px, self.image_px, 3), np.uint8)
+        for view, box in zip(out, boxes):
+            augment.cut(pixels, box, 0, out=view)
         return out
 
     @torch.no_grad()
-    def probabilities(self, squares: np.ndarray) -> np.ndarray:
-        """float32 [B, K] of uint8 [B, P, P, 3]."""
-        logits_BK = self.model(self.normalise(torch.from_numpy(squares)))
-        return logits_BK.float().softmax(1).cpu().numpy()
+    def logits(self, squares_BVPP3: np.ndarray) -> np.ndarray:
+        """float32 [B, K] of uint8 [B, V, P, P, 3], averaged over the views as evaluation does; V forwards of B images."""
+        views = (torch.from_numpy(np.ascontiguousarray(view)) for view in squares_BVPP3.swapaxes(0, 1))
+        return mean_of_views([self.model(self.normalise(view)).float().cpu().numpy() for view in views])
 
-    def predict(self, paths: Iterable[str | Path], *, top: int = 3) -> Iterator[dict[str, Any]]:
+    def predict(
+        self, paths: str | Path | Iterable[str | Path], *, top: int = 3, tta: int = 1,
+        unknown_below: float | None = None,
+    ) -> Iterator[dict[str, Any]]:  # fmt: skip
         """One answer per file, in order: {path, label, probability, top} or {path, error}. Files are decoded ahead by
-        threads; at most a few batches are in memory."""
-        todo = iter(paths)
+        threads; at most a few batches are in memory.
+
+        `tta` views per image are averaged. With `unknown_below`, an answer has `unknown` too: whether its probability
+        lies below, and its label is UNKNOWN then; `top` still begins with the best guess.
+        """
+        if top < 1:
+            raise ConfigError(f"top is {top}; it must be 1 or more")
+        augment.check_views(tta, flip=self.flip)
+        calibration.check_threshold(unknown_below)
+        return self._answers(iter(several(paths)), top=top, tta=tta, below=unknown_below)
+
+    def _answers(
+        self, todo: Iterator[str | Path], *, top: int, tta: int, below: float | None
+    ) -> Iterator[dict[str, Any]]:
         with ThreadPoolExecutor(machine.cores_usable()) as threads:
             while chunk := list(islice(todo, BATCH)):
-                found = list(threads.map(self._read, chunk))
-                squares = [square for square in found if isinstance(square, np.ndarray)]
-                answers = iter(self.probabilities(np.stack(squares)) if squares else ())
-                for path, square in zip(chunk, found):
-                    if isinstance(square, str):
-                        yield {"path": str(path), "error": square}
+                found = list(threads.map(partial(self._read, views=tta), chunk))
+                squares = [each for each in found if isinstance(each, np.ndarray)]
+                answers = iter(self.logits(np.stack(squares)) if squares else ())
+                for path, each in zip(chunk, found):
+                    if isinstance(each, str):
+                        yield {"path": str(path), "error": each}
                     else:
-                        yield {"path": str(path), **self._answer(next(answers), top)}
+                        yield {"path": str(path), **self._answer(next(answers), top=top, below=below)}
 
-    def _read(self, path: str | Path) -> np.ndarray | str:
+    def _read(self, path: str | Path, *, views: int) -> np.ndarray | str:
         try:
-            return self.square(Path(path).read_bytes())
-        except OSError as error:
-            return error.strerror or str(error)
+            return self.squares(read_file(path), views=views)
+        except (OSError, ValueError) as error:  # ValueError: a name with a zero byte
+            return getattr(error, "strerror", None) or str(error)
         except canvas.Unreadable as error:
             return str(error)
 
-    def _answer(self, probability_K: np.ndarray, top: int) -> dict[str, Any]:
-        order = np.argsort(-probability_K, kind="stable")[:top]
+    def _answer(self, logits_K: np.ndarray, *, top: int, below: float | None) -> dict[str, Any]:
+        if not np.isfinite(logits_K).all():
+            return {"error": "the network's output is not finite; its training went wrong"}
+        probability_K = calibration.probabilities(logits_K[None], self.temperature)[0]
+        order = np.argsort(-logits_K, kind="stable")[:top]  # a temperature never changes the order
         named = [{"label": self.classes[k], "probability": float(probability_K[k])} for k in order]
-        return {"label": named[0]["label"], "probability": named[0]["probability"], "top": named}
+        answer = {"label": named[0]["label"], "probability": named[0]["probability"], "top": named}
+        if below is None:
+            return answer
+        unknown = answer["probability"] < below
+        return {**answer, "label": UNKNOWN if unknown else answer["label"], "unknown": unknown}
 
 
 def load(run: str | Path, *, device: str | None = None, best: bool = False) -> Predictor:
@@ -87,63 +119,100 @@ def load(run: str | Path, *, device: str | None = None, best: bool = False) -> P
     if path.suffix != ".safetensors":
         folder.read_summary(path)
         path = path / "weights" / ("best.safetensors" if best else "last.safetensors")
-    about, tensors = export.load_weights(path)
-    device = resolve.device(device)
+    device = devices.device(device)
     if device == "cpu":
         torch.set_num_threads(machine.cores_usable())
-    created = zoo.create(about["model"], classes=len(about["classes"]), image_px=about["image_px"], seed=0)
-    model = created.model
-    model.load_state_dict(tensors)
+    about, model = export.load_network(path)
     model.eval().to(device).to(memory_format=torch.channels_last)
     normalise = Normalise(about["mean"], about["std"], like=next(model.parameters()), channels_last=True)
     sizes = (about["image_px"], about["canvas_px"], about["eval_share"])
-    return Predictor(model, tuple(about["classes"]), *sizes, normalise=normalise)
+    return Predictor(
+        model, tuple(about["classes"]), *sizes, normalise=normalise, flip=bool(about["flip"]),
+        temperature=about["temperature"],
+    )  # fmt: skip
 
 
-def expand(patterns: Iterable[str | Path]) -> list[str]:
+def several(paths: str | Path | Iterable[str | Path]) -> Iterable[str | Path]:
+    """A single path as a list of one: the letters of a text are no paths."""
+    return [paths] if isinstance(paths, str | os.PathLike) else paths
+
+
+def expand(patterns: str | Path | Iterable[str | Path]) -> list[str]:
     """Files named by files, folders (looked through) and globs, each once, in order. DataError where one names none."""
     found: dict[str, None] = {}
-    for pattern in map(str, patterns):
-        path = Path(pattern)
-        if path.is_dir():
-            files = sorted(str(item) for item in path.rglob("*") if item.is_file() and not item.name.startswith("."))
-        elif path.exists():
+    for pattern in map(str, several(patterns)):
+        files: list[str] = []
+        if pattern and os.path.isdir(pattern):
+            inside = (item for item in Path(pattern).rglob("*") if not item.name.startswith("."))
+            files = sorted(str(item) for item in inside if os.path.isfile(item))
+        elif os.path.exists(pattern):
             files = [pattern]
-        else:
-            files = sorted(item for item in glob.glob(pattern, recursive=True) if Path(item).is_file())
+        elif len(pattern) <= PATTERN_MAX:
+            files = sorted(item for item in glob.glob(pattern, recursive=True) if os.path.isfile(item))
         if not files:
-            raise DataError(f"{pattern} names no file; give images, folders with images, or a quoted glob")
+            raise DataError(
+                f"{pattern[:200] or repr(pattern)} names no file; give images, folders with images, or a quoted glob"
+            )
         found.update(dict.fromkeys(files))
     return list(found)
 
 
-def tell(predictor: Predictor, patterns: list[str], *, out: Path | None, top: int) -> list[dict[str, Any]]:
+def tell(
+    predictor: Predictor, patterns: list[str], *, out: Path | None, top: int, tta: int = 1,
+    unknown_below: float | None = None,
+) -> list[dict[str, Any]]:  # fmt: skip
     """Predicts, prints a table, and writes `out` (.csv or .json)."""
     if top < 1:
         raise ConfigError(f"--top is {top}; it must be 1 or more")
     if out is not None and out.suffix not in (".csv", ".json"):
         raise ConfigError(f"--out {out} should end in .csv or .json")
-    answers = list(predictor.predict(expand(patterns), top=top))
+    answers = list(predictor.predict(expand(patterns), top=top, tta=tta, unknown_below=unknown_below))
     for answer in answers:
         if "error" in answer:
             console.say(f"{answer['path']}: not read: {answer['error']}")
         else:
-            others = ", ".join(f"{item['label']} {item['probability']:.2f}" for item in answer["top"][1:])
+            rest = answer["top"] if answer.get("unknown") else answer["top"][1:]
+            others = ", ".join(f"{item['label']} {item['probability']:.2f}" for item in rest)
             console.say(
                 f"{answer['path']}: {answer['label']} {answer['probability']:.3f}" + (f"  ({others})" if others else "")
             )
+    _say_how(predictor, answers, tta=tta, below=unknown_below)
     if out is not None:
         try:
-            out.write_text(json.dumps(answers, indent=1) if out.suffix == ".json" else _csv(answers))
+            text = json.dumps(answers, indent=1) if out.suffix == ".json" else _csv(answers, unknown_below is not None)
+            out.write_text(text, encoding="utf-8", errors="surrogateescape")  # names as the disk has them
         except OSError as error:
             raise ConfigError(f"cannot write --out {out}: {error.strerror}") from None
         console.say(f"{len(answers)} predictions in {out}")
     return answers
 
 
-def _csv(answers: list[dict[str, Any]]) -> str:
+def _say_how(predictor: Predictor, answers: list[dict[str, Any]], *, tta: int, below: float | None) -> None:
+    """What the numbers above are, after them."""
+    if tta > 1:
+        seen = augment.view_names(tta, flip=predictor.flip)
+        console.say(f"{tta} views per image, log-probabilities averaged: {seen}")
+    if predictor.temperature == 1.0:
+        console.say("Probabilities are as the network gives them: no temperature was fitted")
+    else:
+        console.say(
+            f"Probabilities are calibrated: temperature {predictor.temperature:.2f}, fitted on validation images"
+        )
+    if below is not None:
+        named = [answer for answer in answers if "error" not in answer]
+        also = f"; a class is called {UNKNOWN} too, and has `unknown` false" if UNKNOWN in predictor.classes else ""
+        unknown = sum(answer["unknown"] for answer in named)
+        console.say(f"{unknown} of {len(named)} images are {UNKNOWN}: their best guess is below {below:g}{also}")
+
+
+def _csv(answers: list[dict[str, Any]], has_unknown: bool) -> str:
+    """path, label, probability, error; with `--unknown-below` the best guess and whether it was refused, too."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, ["path", "label", "probability", "error"], extrasaction="ignore")
+    columns = ["path", "label", "probability", *(("guess", "unknown") if has_unknown else ()), "error"]
+    writer = csv.DictWriter(text, columns, extrasaction="ignore")
     writer.writeheader()
-    writer.writerows(answers)
+    for answer in answers:
+        if "unknown" in answer:
+            answer = {**answer, "guess": answer["top"][0]["label"], "unknown": str(answer["unknown"]).lower()}
+        writer.writerow(answer)
     return text.getvalue()

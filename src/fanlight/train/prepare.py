@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,21 +15,30 @@ from fanlight import config as configuration
 from fanlight.config import Config, keys
 from fanlight.data import checkup, formats, pack, scan, split
 from fanlight.data import manifest as manifests
-from fanlight.data.manifest import Manifest
+from fanlight.data.manifest import SPLITS, Manifest
 from fanlight.errors import ConfigError, DataError
-from fanlight.models import zoo
-from fanlight.train import build, folder, resolve
+from fanlight.train import checks, folder, resolve
 
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow", "opencv-python-headless", "safetensors", "pyarrow")
 
 
-def prepare(
-    config: Config, *, out: Path | None, command: str, ranks: int | None = None, local_ranks: int | None = None
-) -> Path:
-    """Makes the run folder of a new run: after it, ranks need nothing but that folder's path."""
+@dataclass
+class Gathered:
+    """The data of a new run, read and packed, and what had to be decided for it."""
+
+    asked: Config
+    choices: resolve.Choices
+    manifest: Manifest
+    phases: dict[str, float]  # seconds
+
+
+def gather(config: Config, *, ranks: int | None = None, local_ranks: int | None = None) -> Gathered:
+    """Checks the config, scans and packs."""
     phases: dict[str, float] = {}
-    resolve.check(config)
+    checks.check(config)
     if config.model.name is not None and config.model.name != resolve.PHOTO_MODEL:  # asking timm imports all of it
+        from fanlight.models import zoo
+
         zoo.check_name(config.model.name)
     if ranks is not None:  # given by who started this process
         if config.execution.ranks not in (None, ranks) or (config.execution.layout == "serial" and ranks > 1):
@@ -38,29 +47,70 @@ def prepare(
                 "ranks that torchrun started; leave --ranks and --layout out"
             )
         config = config.with_values({"execution.ranks": ranks, "execution.layout": "ddp" if ranks > 1 else "serial"})
-    asked = config
     begin = time.perf_counter()
-    manifest = checkup.up_to_date(config.data.path, decode=config.execution.pack is False)
+    choices, manifest = _scan(config, local_ranks=local_ranks)
     phases["scan_s"] = time.perf_counter() - begin
+    begin = time.perf_counter()
+    manifest = _pack(choices, manifest)
+    phases["pack_s"] = time.perf_counter() - begin
+    return Gathered(config, choices, manifest, phases)
+
+
+def pack_ahead(config: Config) -> None:
+    """Leaves in the cache what `gather` then finds there. Needs no torch; DataError as soon as something is wrong."""
+    choices, manifest = _scan(config, local_ranks=None)
+    if config.execution.pack is not False:
+        _make_pack(choices.config, manifest)
+
+
+def _scan(config: Config, *, local_ranks: int | None) -> tuple[resolve.Choices, Manifest]:
+    """The images that are used, and the sizes that packing needs."""
+    manifest = checkup.up_to_date(config.data.path, decode=config.execution.pack is False)
     if config.data.limit is not None:
         manifest = split.limit(manifest, config.data.limit, seed=config.train.seed)
     choices = resolve.Choices(config, local_ranks=local_ranks)
     resolve.sizes(choices, manifest)
-    begin = time.perf_counter()
-    manifest = _pack(choices, manifest)
-    phases["pack_s"] = time.perf_counter() - begin
-    _report_quarantine(manifest)
+    return choices, manifest
+
+
+def _make_pack(config: Config, manifest: Manifest) -> pack.Pack:
+    return pack.make(
+        manifest, canvas_px=config.data.canvas_px or 0, parent=pack.parent(config.execution.pack_dir),
+        workers=machine.cores_usable(),
+    )  # fmt: skip
+
+
+def prepare(
+    config: Config, *, out: Path | None, command: str, entered: float | None = None, ranks: int | None = None,
+    local_ranks: int | None = None, memory_bytes: int | None = None, gathered: Gathered | None = None,
+) -> Path:  # fmt: skip
+    """Makes the run folder of a new run: after it, ranks need nothing but that folder's path.
+
+    `entered` as rank_main has it, None: now; `ranks`, `local_ranks` and the memory that the poorest of them has, where
+    given by who started this process.
+    """
+    from fanlight.train import tune
+
+    found = gathered or gather(config, ranks=ranks, local_ranks=local_ranks)
+    config, choices = found.asked, found.choices
+    _report_quarantine(found.manifest)
     manifest = split.assign(
-        manifest, val_fraction=config.data.val_fraction, seed=config.train.seed, folds=config.data.folds,
+        found.manifest, val_fraction=config.data.val_fraction, seed=config.train.seed, folds=config.data.folds,
         fold=config.data.fold,
     )  # fmt: skip
     resolve.whole(choices, manifest)
+    begin = time.perf_counter()
+    place = tune.Place(torchrun=ranks is not None, memory_bytes=memory_bytes)
+    measured = tune.measure(choices, manifest, place=place, entered=entered or time.time())
+    found.phases["tune_s"] = time.perf_counter() - begin
     run = folder.create(config.data.path, choices.config.model.name or "model", out=out)
-    configuration.write(run / "config.yaml", asked)
-    configuration.write(run / "resolved.yaml", choices.config, reasons=choices.reasons)
-    manifest.save(run / "manifest.parquet")
-    _write_environment(run, choices.config, command)
-    folder.write_summary(run, _summary(run, choices, manifest, command, phases))
+    with folder.whole_or_gone(run):
+        configuration.write(run / "config.yaml", found.asked)
+        configuration.write(run / "resolved.yaml", choices.config, reasons=choices.reasons)
+        manifest.save(run / "manifest.parquet")
+        _write_environment(run, choices.config, command)
+        summary = _summary(run, choices, manifest, command, found.phases)
+        folder.write_summary(run, {**summary, **measured.facts()})
     console.say(f"Run {run}: {_data_words(manifest)}")
     for key, reason in choices.reasons.items():
         section, name = key.split(".")
@@ -75,10 +125,7 @@ def _pack(choices: resolve.Choices, manifest: Manifest) -> Manifest:
         resolve.order(choices, None)
         return manifest
     try:
-        made = pack.make(
-            manifest, canvas_px=config.data.canvas_px or 0, parent=build.pack_parent(config),
-            workers=machine.cores_usable(),
-        )  # fmt: skip
+        made = _make_pack(config, manifest)
     except DataError as error:
         if config.execution.pack or config.execution.pack_dir:
             raise
@@ -94,7 +141,7 @@ def open_decoded(manifest: Manifest) -> Manifest:
     """The manifest with every file decoded once, so that no unreadable one is met while training."""
     listing = formats.Listing(
         root=manifest.root, source=manifest.source,
-        **{f"{name}s": manifest.column(name).tolist() for name in ("path", "label", "split", "group")},
+        **{f"{name}s": manifest.column(name).tolist() for name in ("path", "label", "split", "group", "weight")},
     )  # fmt: skip
     return scan.scan(listing, known=manifest, decode=True)
 
@@ -108,7 +155,7 @@ def _report_quarantine(manifest: Manifest) -> None:
 
 
 def _data_words(manifest: Manifest) -> str:
-    counts = ", ".join(f"{len(manifest.rows(name))} {name}" for name in build.SPLITS if len(manifest.rows(name)))
+    counts = ", ".join(f"{len(manifest.rows(name))} {name}" for name in SPLITS if len(manifest.rows(name)))
     return f"{len(manifest.classes)} classes, {counts} images, from {manifest.source}"
 
 
@@ -128,7 +175,7 @@ def _summary(
         "data": {
             "path": config.data.path, "source": manifest.source, "fingerprint": manifest.fingerprint,
             "classes": list(manifest.classes), "images": len(manifest.rows()),
-            "splits": {name: len(manifest.rows(name)) for name in build.SPLITS if len(manifest.rows(name))},
+            "splits": {name: len(manifest.rows(name)) for name in SPLITS if len(manifest.rows(name))},
             "quarantined": [
                 {"path": str(manifest.column("path")[r]), "reason": str(manifest.column("reason")[r])} for r in bad
             ],
@@ -183,12 +230,17 @@ def take_changes(run: Path, asked: Config, *, ranks: int | None = None, local_ra
         changed["execution.ranks"] = ranks
     if not changed:
         return
-    open_again = {"execution.layout", "execution.ranks", "execution.threads", "execution.workers"} - changed.keys()
+    open_again = {
+        key
+        for key in ("execution.layout", "execution.ranks", "execution.threads", "execution.workers")
+        if key not in changed
+        and getattr(asked.execution, key.split(".")[1]) is None  # a value that was asked for stays
+    }
     is_moved = changed.keys() & {"execution.layout", "execution.ranks", "execution.device"}
     choices = resolve.Choices(
         config.with_values({**(dict.fromkeys(open_again) if is_moved else {}), **changed}), local_ranks=local_ranks
     )
-    resolve.check(choices.config)
+    checks.check(choices.config)
     resolve.who(choices, folder.read_manifest(run))
     reasons = {**dict.fromkeys(changed, "asked for when the run was resumed"), **choices.reasons}
     configuration.write(run / "resolved.yaml", choices.config, reasons={**_reasons(run), **reasons})

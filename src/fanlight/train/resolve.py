@@ -6,20 +6,21 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import torch
 
-from fanlight import machine
+from fanlight import machine, tasks
 from fanlight.config import Config
 from fanlight.console import warn
-from fanlight.data import augment, pack, source, split
+from fanlight.data import augment, pack, sampling, source
 from fanlight.data.manifest import Manifest
 from fanlight.errors import ConfigError, DataError
 from fanlight.parallel import layout as layouts
-from fanlight.train import optim, precision, schedule
+from fanlight.tasks import class_weights
+from fanlight.train import devices, precision
 
 PHOTOS_WORTH = 15_000  # training images seen in a default run: minutes on two cores, seconds on a GPU
 SMALL_WORTH = 20_000  # of small images, which cost less
 EPOCHS_MIN, EPOCHS_MAX = 5, 40
+UNFROZEN = {"sgd": 0.2, "adamw": 0.1}  # share of the learning rate for weights that have learned something already
 EVALUATIONS_MAX = 20  # in a default run
 PHOTO_PX = {"cpu": 96, "cuda": 128}  # default: where ResNet-18 on two cores is a matter of minutes
 PHOTO_MODEL = "resnet18"
@@ -46,60 +47,26 @@ class Choices:
             self.config = self.config.with_value(key, value)
             self.reasons[key] = reason
 
+    def is_open(self, key: str) -> bool:
+        """Whether `key` was decided here and not asked for."""
+        return key in self.reasons
 
-def check(config: Config) -> None:
-    """Raises ConfigError for a value that cannot work on any data or machine: field, value, way out."""
-    c = config
-    positive = {
-        "train.epochs": c.train.epochs, "train.batch_size": c.train.batch_size, "train.microbatches": c.train.microbatches,
-        "train.evaluate_every": c.train.evaluate_every, "data.limit": c.data.limit, "data.image_px": c.data.image_px,
-        "data.canvas_px": c.data.canvas_px, "execution.ranks": c.execution.ranks, "execution.threads": c.execution.threads,
-        "execution.workers": c.execution.workers, "execution.eval_batch": c.execution.eval_batch,
-        "execution.keep_checkpoints": c.execution.keep_checkpoints, "optim.lr": c.optim.lr,
-        "execution.checkpoint_steps": c.execution.checkpoint_steps, "optim.clip_norm": c.optim.clip_norm,
-    }  # fmt: skip
-    for key, value in positive.items():
-        if value is not None and not (value > 0 and math.isfinite(value)):
-            raise ConfigError(f"{key} is {value}; it must be above 0")
-    if c.optim.weight_decay is not None and not 0 <= c.optim.weight_decay < math.inf:
-        raise ConfigError(f"optim.weight_decay is {c.optim.weight_decay}; it must be 0 or more")
-    if not -(1 << 63) <= c.train.seed < 1 << 64:
-        raise ConfigError(f"train.seed is {c.train.seed}; it must fit in 64 bits")
-    crop = c.augment.crop_share
-    if crop is not None and not 0 < crop[0] <= crop[1] <= 1:
-        raise ConfigError(f"augment.crop_share is {crop}; it must be two shares, 0 < lowest ≤ highest ≤ 1")
-    if not 0 < c.augment.crop_ratio[0] <= c.augment.crop_ratio[1]:
-        raise ConfigError(f"augment.crop_ratio is {c.augment.crop_ratio}; it must be two ratios, lowest first")
-    shares = {
-        "augment.eval_share": (1.0 if c.augment.eval_share is None else c.augment.eval_share, 0, 1),
-        "data.val_fraction": (c.data.val_fraction, 0, split.VAL_FRACTION_MAX),
-        "optim.label_smoothing": (c.optim.label_smoothing, -1, 0.999),
-        "optim.warmup_share": (c.optim.warmup_share, -1, 0.9), "optim.momentum": (c.optim.momentum, -1, 0.9999),
-        "optim.beta2": (c.optim.beta2, -1, 0.999999),
-    }  # fmt: skip
-    for key, (value, above, most) in shares.items():
-        if not above < value <= most or value < 0:
-            bounds = f"above 0 and at most {most:g}" if above == 0 else f"from 0 to {most:g}"
-            raise ConfigError(f"{key} is {value}; it must be a share {bounds}")
-    if c.optim.name not in optim.NAMES:
-        raise ConfigError(f"optim.name is {c.optim.name!r}; use one of {', '.join(optim.NAMES)}")
-    if c.optim.schedule not in schedule.NAMES:
-        raise ConfigError(f"optim.schedule is {c.optim.schedule!r}; use one of {', '.join(schedule.NAMES)}")
-    place = device(c.execution.device)
-    if c.execution.layout is not None:
-        layouts.parse(c.execution.layout, ranks=c.execution.ranks or (1 if c.execution.layout == "serial" else 2))
-    if min(c.augment.std) <= 0:
-        raise ConfigError(f"augment.std is {c.augment.std}; pixels are divided by it, so each must be above 0")
-    if c.data.order not in (None, "random", "blocks"):
-        raise ConfigError(f"data.order is {c.data.order!r}; use random or blocks")
-    if c.train.precision is not None:
-        precision.check(c.train.precision, torch.device(place))
-    if c.data.folds is None and c.data.fold:
-        raise ConfigError(f"data.fold is {c.data.fold} and data.folds is not given; use --folds K --fold {c.data.fold}")
-    if c.data.folds is not None and not 0 <= c.data.fold < c.data.folds:
-        raise ConfigError(f"data.fold is {c.data.fold} of {c.data.folds} folds; use 0 … {c.data.folds - 1}")
-    if c.model.pretrained and c.model.weights:
-        raise ConfigError("model.pretrained and model.weights both name the weights to start from; use one of them")
+    def replace(self, key: str, value: object, reason: str) -> None:
+        """Decides again, whoever decided before."""
+        self.config = self.config.with_value(key, value)
+        self.reasons[key] = reason
+
+    def reopen(self, key: str) -> bool:
+        """Takes back a choice made here, so that `take` makes it again; False where it was asked for."""
+        if self.reasons.pop(key, None) is None:
+            return False
+        self.config = self.config.with_value(key, None)
+        return True
+
+    def change(self, key: str, value: object, reason: str) -> None:
+        """Decides again what was left open, by a measurement; without a reason there was none, and nothing changes."""
+        if reason and self.is_open(key):
+            self.replace(key, value, reason)
 
 
 def sizes(choices: Choices, manifest: Manifest) -> None:
@@ -107,7 +74,7 @@ def sizes(choices: Choices, manifest: Manifest) -> None:
     rows = manifest.rows()
     short = np.minimum(manifest.column("width")[rows], manifest.column("height")[rows])
     median = int(np.median(short))
-    choices.take("execution.device", *_device())
+    choices.take("execution.device", *devices.default())
     device = choices.config.execution.device or "cpu"
     if median >= PHOTO_PX[device]:
         reason = f"the default for photos on {device}; the images' median short side is {median} px"
@@ -116,13 +83,16 @@ def sizes(choices: Choices, manifest: Manifest) -> None:
         px = max(16, -(-median // 8) * 8)
         choices.take("data.image_px", px, f"the images' median short side is {median} px")
     image_px = choices.config.data.image_px or 0
+    if choices.config.augment.off:
+        choices.take("augment.crop_share", (1.0, 1.0), "no augmentation: training sees the evaluation's centre crop")
     if image_px <= SMALL_PX:
         choices.take("augment.crop_share", SMALL_CROP, f"{image_px} px images are cut close to their subject already")
         choices.take("augment.eval_share", 1.0, f"{image_px} px images are cut close to their subject already")
     choices.take("augment.crop_share", PHOTO_CROP, "the default for photos")
     choices.take("augment.eval_share", PHOTO_EVAL, "the default for photos: crops showed subjects larger in training")
-    share = (choices.config.augment.crop_share or PHOTO_CROP)[0]
-    reason = f"crops keep at least {share:g} of the area, so {image_px} px of detail remain in the smallest"
+    a = choices.config.augment
+    share = (a.eval_share or PHOTO_EVAL) ** 2 if a.off else (a.crop_share or PHOTO_CROP)[0]
+    reason = f"crops keep at least {share:.3g} of the area, so {image_px} px of detail remain in the smallest"
     choices.take("data.canvas_px", augment.canvas_px(image_px, crop_share_min=share), reason)
 
 
@@ -133,7 +103,7 @@ def order(choices: Choices, made: pack.Pack | None) -> None:
     elif source.fits_in_memory(made):
         choices.take("data.order", "random", "the pack fits in memory")
     elif choices.config.data.order is None:
-        gpus = torch.cuda.device_count() if choices.config.execution.device == "cuda" else 0
+        gpus = devices.gpus_visible() if choices.config.execution.device == "cuda" else 0
         needed = GPU_IMAGES_PER_S * gpus or CORE_IMAGES_PER_S * machine.cores_usable()
         rate = source.random_reads_per_s(made)
         words = f"the pack is larger than memory, and its disk reads {rate:,.0f} images/s at random places; "
@@ -145,6 +115,7 @@ def whole(choices: Choices, manifest: Manifest) -> None:
     """Everything else. Raises ConfigError where the parts cannot work together."""
     _machine(choices)
     _model(choices, manifest)
+    _features(choices, manifest)
     _length(choices, manifest)
     _optimizer(choices)
     _fits_together(choices.config, manifest)
@@ -156,24 +127,9 @@ def who(choices: Choices, manifest: Manifest) -> None:
     _fits_together(choices.config, manifest)
 
 
-def device(name: str | None) -> str:
-    """The device to compute on: the one asked for, or a GPU where there is one. ConfigError for one that is not here."""
-    if name not in (None, "cpu", "cuda"):
-        raise ConfigError(f"execution.device is {name!r}; use cpu or cuda")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("execution.device is 'cuda', and torch sees no GPU here; use --device cpu")
-    return name or _device()[0]
-
-
-def _device() -> tuple[str, str]:
-    if torch.cuda.is_available():
-        return "cuda", f"{torch.cuda.device_count()} GPU(s) visible"
-    return "cpu", "no GPU visible"
-
-
 def _machine(choices: Choices) -> None:
     execution = choices.config.execution
-    cores, gpus = machine.cores_usable(), torch.cuda.device_count() if execution.device == "cuda" else 0
+    cores, gpus = machine.cores_usable(), devices.gpus_visible() if execution.device == "cuda" else 0
     if execution.layout is None and execution.ranks is None and gpus > 1:
         choices.take("execution.layout", "ddp", f"{gpus} GPUs are visible; --layout serial uses one")
         choices.take("execution.ranks", gpus, "one process per GPU")
@@ -197,8 +153,7 @@ def _machine(choices: Choices) -> None:
         raise ConfigError(
             f"execution.ranks is {ranks} and {gpus} GPU(s) are visible; use --ranks {gpus} or --device cpu"
         )
-    if not gpus and here > 16 * cores:
-        raise ConfigError(f"execution.ranks is {ranks} on {cores} usable cores; use --ranks {cores}")
+    devices.check_ranks(here, device=execution.device or "cpu")
     if not gpus and here > cores:
         warn(
             f"{here} ranks on {cores} usable cores",
@@ -210,10 +165,15 @@ def _machine(choices: Choices) -> None:
     choices.take(
         "execution.workers", workers, "cutting a crop takes 0.1 ms" if not gpus else "cores beside the GPU's own"
     )
-    device = torch.device(choices.config.execution.device or "cpu")
     if choices.config.train.precision is None:
+        import torch
+
+        device = torch.device(choices.config.execution.device or "cpu")
         choices.take("train.precision", *precision.fastest(device))
     choices.take("execution.channels_last", True, "convolutions are faster so, on CPUs and tensor cores")
+    choices.take(
+        "execution.compile", False, "compiling takes a minute on CPUs; --compile, or --autotune where it repays"
+    )
     choices.take("execution.pack", True, "decoding once is cheaper than at every epoch")
 
 
@@ -224,24 +184,73 @@ def _model(choices: Choices, manifest: Manifest) -> None:
     choices.take("model.name", PHOTO_MODEL, "the default for photos")
     numerals = all(name.isdigit() for name in manifest.classes)
     sided = [name for name in manifest.classes if MIRRORED_WORDS & set(name.lower().replace("_", " ").split())]
+    if choices.config.augment.off:
+        choices.take("augment.flip", False, "no augmentation")
     if numerals:
         choices.take("augment.flip", False, "the classes are numerals, which a mirror changes")
     if sided:
         choices.take("augment.flip", False, f"class {sided[0]!r} means another side in a mirror")
     choices.take("augment.flip", True, "a mirrored photo shows the same class; --no-flip where it does not")
+    if not choices.config.augment.changes_pixels:
+        choices.take("augment.engine", "cpu", "nothing beyond crop and mirror is asked for")
+    elif choices.config.execution.device == "cuda":
+        choices.take("augment.engine", "device", "a GPU changes a whole batch at once, beside what input threads do")
+    choices.take("augment.engine", "cpu", "input threads change images while the batch before is computed")
+
+
+def _features(choices: Choices, manifest: Manifest) -> None:
+    """Whether a frozen network is asked once about each image, or at every look."""
+    c = choices.config
+    if not c.model.freezes or c.execution.cache_features is not None:
+        return
+    key, px = "execution.cache_features", c.data.image_px or 0
+    if not c.augment.off:
+        hint = "crops differ at every look. Hint: with --no-augment each image is computed once, and kept"
+        choices.take(key, False, hint)
+        return
+    if c.data.image_px_start is not None:
+        choices.take(key, False, "images grow over the epochs")
+        return
+    import torch
+
+    from fanlight.models import tail, zoo
+
+    model = zoo.create(c.model.name or "", classes=len(manifest.classes), image_px=px, seed=0).model
+    try:
+        tail.check(model, torch.zeros((2, 3, px, px)))
+    except ConfigError as error:
+        choices.take(key, False, str(error))
+    choices.take(key, True, "only the last layer trains and augmentation is off: the rest computes each image once")
 
 
 def _length(choices: Choices, manifest: Manifest) -> None:
     count = len(manifest.rows("train"))
     small = (choices.config.data.image_px or 0) <= SMALL_PX
     batch = (64 if small else 32) if count < 10_000 else 128 if count < 200_000 else 256
-    batch = max(1, min(batch, count // 4))
+    unit = choices.config.augment.row_unit
+    batch = max(1, min(batch, count // 4) // unit) * unit
     choices.take("train.batch_size", batch, f"{count} training images; it is global, over all ranks")
     worth = SMALL_WORTH if small else PHOTOS_WORTH
     epochs = min(EPOCHS_MAX, max(EPOCHS_MIN, round(worth / max(1, count))))
     choices.take("train.epochs", epochs, f"{count} training images: about {worth:,} seen, {EPOCHS_MIN} … {EPOCHS_MAX}")
+    _evaluations(choices)
+
+
+def _evaluations(choices: Choices) -> None:
     every = -(-(choices.config.train.epochs or 1) // EVALUATIONS_MAX)
     choices.take("train.evaluate_every", every, f"at most {EVALUATIONS_MAX} evaluations")
+
+
+def after_epochs(choices: Choices) -> None:
+    """What follows from the number of epochs, after that was changed."""
+    if choices.reopen("train.evaluate_every"):
+        _evaluations(choices)
+
+
+def after_batch(choices: Choices) -> None:
+    """What follows from the batch size, after that was changed."""
+    if choices.reopen("optim.lr"):
+        _optimizer(choices)
 
 
 def _optimizer(choices: Choices) -> None:
@@ -249,11 +258,14 @@ def _optimizer(choices: Choices) -> None:
     batch = config.train.batch_size or 1
     tuned = config.model.pretrained or config.model.weights is not None
     if config.optim.name == "sgd":
-        lr = 0.05 * math.sqrt(batch / 32) * (0.2 if tuned and not config.model.freeze else 1)
+        lr = 0.05 * math.sqrt(batch / 32) * (UNFROZEN["sgd"] if tuned and not config.model.freezes else 1)
         choices.take("optim.weight_decay", 5e-4, "the usual of SGD on small and middling sets")
     else:
-        lr = 1e-3 * math.sqrt(batch / 64) * (0.1 if tuned and not config.model.freeze else 1)
+        lr = 1e-3 * math.sqrt(batch / 64) * (UNFROZEN["adamw"] if tuned and not config.model.freezes else 1)
         choices.take("optim.weight_decay", 0.05, "the usual of AdamW")
+    if config.model.freeze_epochs:
+        why = f"what {config.optim.name} takes for a whole network with weights, of what it takes for a new last layer"
+        choices.take("optim.unfrozen_lr_scale", UNFROZEN[config.optim.name], why)
     kind = "fine-tuning" if tuned else "from scratch"
     choices.take("optim.lr", float(f"{lr:.3g}"), f"{config.optim.name}, {kind}, by the square root of batch {batch}")
 
@@ -262,13 +274,47 @@ def _fits_together(config: Config, manifest: Manifest) -> None:
     count = len(manifest.rows("train"))
     if not count:
         raise DataError(f"{config.data.path}: no usable training image; see `fanlight check {config.data.path}`")
+    sampling.draws(
+        manifest, manifest.rows("train"), sampling=config.data.sampling
+    )  # raises where weights cannot be used
+    tasks.weights_of_classes(config, manifest)
+    if config.train.patience is not None and not len(manifest.rows("val")):
+        raise ConfigError(
+            f"train.patience is {config.train.patience} and there is no val split whose score could be waited for; "
+            "add validation images, or leave --patience out"
+        )
+    if config.data.sampling == "balanced" and config.optim.class_weights in class_weights.NAMES:
+        warn(
+            f"--sampling balanced with --class-weights {config.optim.class_weights}",
+            why="Both make up for rare classes, which then count twice over",
+            do="Use one of them",
+        )
+    start_px, full_px = config.data.image_px_start, config.data.image_px or 0
+    if start_px is not None and start_px >= full_px:
+        raise ConfigError(
+            f"data.image_px_start is {start_px} and data.image_px {full_px}; sides grow, so start smaller, or leave "
+            "--image-size-start out"
+        )
+    epochs, frozen = config.train.epochs or 0, config.model.freeze_epochs
+    if frozen >= epochs > 0:
+        raise ConfigError(
+            f"model.freeze_epochs is {frozen} of {epochs} epochs, which leaves none for the whole network; use --freeze, or "
+            f"--epochs {2 * frozen}"
+        )
     batch, microbatches, ranks = config.train.batch_size or 1, config.train.microbatches, config.execution.ranks or 1
     if batch > count:
         raise ConfigError(
             f"train.batch_size is {batch} and there are {count} training images; use --batch-size {count}"
         )
-    if batch // microbatches < ranks:
+    unit = config.augment.row_unit
+    if batch % unit:
         raise ConfigError(
-            f"train.batch_size {batch} in {microbatches} microbatch(es) over {ranks} ranks leaves a rank without an image; "
-            f"use --batch-size {ranks * microbatches} or more, or fewer --ranks"
+            f"train.batch_size is {batch}, and mixup and cutmix mix pairs of images; "
+            f"use --batch-size {batch // unit * unit or unit}"
+        )
+    if batch // unit // microbatches < ranks:
+        what = "a pair of images (mixup and cutmix mix pairs)" if unit > 1 else "an image"
+        raise ConfigError(
+            f"train.batch_size {batch} in {microbatches} microbatch(es) over {ranks} ranks leaves a rank without {what}; "
+            f"use --batch-size {ranks * microbatches * unit} or more, or fewer --ranks"
         )

@@ -10,16 +10,16 @@ import numpy as np
 import torch
 
 from fanlight import console, machine, tasks
-from fanlight.data import checkup
-from fanlight.data.manifest import Manifest
+from fanlight.data import augment, checkup
+from fanlight.data.manifest import SPLITS, Manifest
 from fanlight.data.source import Files
 from fanlight.errors import ConfigError, DataError, near
-from fanlight.models import zoo
 from fanlight.parallel import comm, launch
 from fanlight.parallel.comm import World
 from fanlight.parallel.layout import Layout
 from fanlight.parallel.parallelize import parallelize
-from fanlight.train import build, export, folder, precision, resolve
+from fanlight.tasks import calibration
+from fanlight.train import build, devices, export, folder, precision
 from fanlight.train import evaluate as evaluating
 from fanlight.train.step import Normalise, WholeStep
 
@@ -27,31 +27,46 @@ JOB = "fanlight.train.scoring:rank_score"
 
 
 def evaluate(
-    run: Path, *, data: str = "", split: str = "", device: str | None = None, ranks: int = 1, best: bool = False
-) -> dict[str, Any]:
-    """Scores and prints; the JSON object of `evaluate --json`. The counts are exact on any number of `ranks`."""
+    run: Path, *, data: str = "", split: str = "", device: str | None = None, ranks: int = 1, best: bool = False,
+    tta: int = 1, unknown_below: float | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Scores and prints; the JSON object of `evaluate --json`. The counts are exact on any number of `ranks`.
+
+    `tta` views per image are averaged (augment.view_boxes). With `unknown_below`, `selective` says what is left when
+    every image with a lower calibrated probability is called unknown.
+    """
+    calibration.check_threshold(unknown_below)
     folder.read_summary(run)
+    if split not in ("", *SPLITS):
+        raise ConfigError(f"--split {split!r} does not exist; use {', '.join(SPLITS)}")
     config = folder.read_config(run)
+    augment.check_views(tta, flip=bool(config.augment.flip))
     trained_on_gpu = config.execution.device == "cuda" and torch.cuda.is_available()
-    device = resolve.device(device or ("cuda" if trained_on_gpu else "cpu"))
+    device = devices.device(device or ("cuda" if trained_on_gpu else "cpu"))
+    devices.check_ranks(ranks, device=device)
     if data:
         checkup.up_to_date(data, decode=True)  # once, before ranks read the kept manifest
     else:
         manifest = folder.read_manifest(run)
         folder.check_unchanged(run, manifest)
         split = split or next(name for name in ("test", "val", "train") if len(manifest.rows(name)))
-    arguments: dict[str, Any] = {"run": str(run.resolve()), "data": data, "split": split, "best": best}
+    arguments: dict[str, Any] = {
+        "run": str(run.resolve()), "data": data, "split": split, "best": best, "tta": tta,
+        "unknown_below": unknown_below,
+    }  # fmt: skip
     if ranks == 1:
         scores = rank_score(comm.alone(device), **arguments)
     else:
         with launch.Pool(ranks, device=device) as pool:
             scores = pool.run(JOB, **arguments)[0]
     assert scores is not None
-    _say(scores)
+    _say(scores, seen=augment.view_names(tta, flip=bool(config.augment.flip)))
     return scores
 
 
-def rank_score(world: World, *, run: str, data: str, split: str, best: bool) -> dict[str, Any] | None:
+def rank_score(
+    world: World, *, run: str, data: str, split: str, best: bool, tta: int, unknown_below: float | None
+) -> dict[str, Any] | None:
     """Scores on every rank; the scores on rank 0."""
     path = Path(run)
     config = folder.read_config(path)
@@ -60,30 +75,37 @@ def rank_score(world: World, *, run: str, data: str, split: str, best: bool) -> 
         number_format = "fp32"  # as a CPU does not compute in fp16
     torch.set_num_threads(max(1, machine.cores_usable() // world.local_ranks))
     precision.set_up(number_format, world.device, deterministic=config.train.deterministic)
-    about, tensors = export.load_weights(path / "weights" / ("best.safetensors" if best else "last.safetensors"))
+    about, model = export.load_network(path / "weights" / ("best.safetensors" if best else "last.safetensors"))
     classes = tuple(about["classes"])
     manifest = _other(data, classes, split) if data else folder.read_manifest(path)
     split = split or "test"
     if not len(manifest.rows(split)):
-        there = ", ".join(name for name in build.SPLITS if len(manifest.rows(name)))
+        there = ", ".join(name for name in SPLITS if len(manifest.rows(name)))
         raise ConfigError(f"--split {split!r} has no images; there is {there}")
     task = tasks.of(config, manifest)
     where = Files(manifest, canvas_px=about["canvas_px"]) if data else build.open_source(config, manifest, world)
     samples = build.split_samples(config, manifest, task, where, split)
-    model = zoo.create(about["model"], classes=len(classes), image_px=about["image_px"], seed=0).model
-    model.load_state_dict(tensors)
     parallelize(model, Layout(), world, channels_last=bool(config.execution.channels_last))
     normalise = Normalise(
         about["mean"], about["std"], like=next(model.parameters()), channels_last=bool(config.execution.channels_last)
     )
     step = WholeStep(model, task, normalise=normalise, number_format=number_format, seed=config.train.seed)
     cutting = build.cut_batches(config, rank=world.rank, ranks=world.ranks)
-    workers = config.execution.workers or 1
-    logits = evaluating.outputs(step, task, samples, cutting, world, batch=config.execution.eval_batch, workers=workers)
+    logits = evaluating.outputs(
+        step, task, samples, cutting, world, batch=config.execution.eval_batch, views=tta,
+        workers=config.execution.workers or 1,
+    )  # fmt: skip
     if logits is None:
         return None
     table = task.table(manifest, samples.rows, logits)
-    return task.score(table, split=split)
+    scores = {**task.score(table, split=split), "views": tta}
+    # The images that the temperature was fitted on, seen as then, are scored by halves; in other views as in use.
+    crossed = not data and split == "val" and tta == 1
+    outputs, temperature = calibration.outputs(table, split=split), about["temperature"]
+    scores["calibration"] = calibration.measure(outputs, temperature=temperature, crossed=crossed)
+    if unknown_below is not None and outputs is not None:
+        scores["selective"] = calibration.selective(outputs, temperature=temperature, below=unknown_below)
+    return scores
 
 
 def _other(data: str, classes: tuple[str, ...], split: str) -> Manifest:
@@ -98,8 +120,10 @@ def _other(data: str, classes: tuple[str, ...], split: str) -> Manifest:
     return manifest.with_columns(split=np.full(len(manifest), split or "test", dtype=object))
 
 
-def _say(scores: dict[str, Any]) -> None:
+def _say(scores: dict[str, Any], *, seen: str) -> None:
     low, high = scores["interval"]
+    if scores["views"] > 1:
+        console.say(f"{scores['views']} views per image, log-probabilities averaged: {seen}")
     console.say(
         f"{scores['split']}: {scores['correct']} of {scores['count']} right, accuracy {scores['accuracy']:.4f} "
         f"(95 % interval {low:.3f} … {high:.3f}), balanced {scores['balanced_accuracy']:.4f}"
@@ -110,3 +134,7 @@ def _say(scores: dict[str, Any]) -> None:
             for name in ("precision", "recall", "f1")
         )
         console.say(f"  {row['class']:<20} n {row['count']:>5}  {'  '.join(numbers)}")
+    if scores["calibration"]:
+        console.say(f"Probabilities: {calibration.words(scores['calibration'], split=scores['split'])}")
+    if selective := scores.get("selective"):
+        console.say(calibration.selective_words(selective))

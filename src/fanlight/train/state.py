@@ -1,8 +1,9 @@
 """Checkpoints: `checkpoints/step-00001234/` with safetensors by rank and `state.json`. No pickle.
 
-Keys do not depend on layout: `model.<name>`, `optim.<name>.<state>`, `<name>` as the plain model has it. Sharded
-tensors are DTensors; a plain tensor means "equal on all ranks", which is checked before saving. A checkpoint is whole
-or absent: it is written beside, synced, and renamed after every rank is done.
+Keys do not depend on layout: `model.<name>`, `optim.<name>.<state>`, `<name>` as the plain model has it. A tensor means
+"equal on all ranks", which is checked before saving; each rank writes its share of them. A checkpoint is whole or absent:
+it is written beside, synced, and renamed after every rank is done. Writing goes on while training does: what is written
+was copied first.
 """
 
 from __future__ import annotations
@@ -10,16 +11,15 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import warnings
+import threading
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed.checkpoint as dcp
-from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from safetensors.torch import load_file, save_file
 
 from fanlight.errors import RunError, TrainingError
 from fanlight.parallel.comm import World
@@ -27,43 +27,100 @@ from fanlight.parallel.comm import World
 VERSION = 1  # of state.json and the keys
 
 
+class Background:
+    """Writes one thing after another beside training. An error surfaces at the next `start` or `wait`.
+
+    The thread is a daemon: where another rank is gone, the process that waits for it in here can still end.
+    """
+
+    def __init__(self) -> None:
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+
+    def start(self, write: Callable[[], None]) -> None:
+        """Begins `write`, after what was begun before is done."""
+        self.wait()
+
+        def guarded() -> None:
+            try:
+                write()
+            except BaseException as error:
+                self._error = error
+
+        self._thread = threading.Thread(target=guarded, name="save", daemon=True)
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Until everything is written."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+
+
 def save(
     folder: Path, *, tensors: Mapping[str, torch.Tensor], document: dict[str, Any], world: World, keep: int
 ) -> Path:
     """Writes `folder/step-<document['step']>`; afterwards only the newest `keep` are left. All ranks call it."""
+    final, write = begin(folder, tensors=tensors, document=document, world=world, keep=keep)
+    write()
+    return final
+
+
+def begin(
+    folder: Path, *, tensors: Mapping[str, torch.Tensor], document: dict[str, Any], world: World, keep: int
+) -> tuple[Path, Callable[[], None]]:
+    """Copies what `save` writes; the checkpoint's place, and the writing, for a thread of its own. All ranks call both."""
     check_equal(tensors, world)
     final = folder / f"step-{document['step']:08d}"
     part = final.with_suffix(".tmp")
+    # Copied, since training goes on; contiguous, since safetensors takes no other and convolutions are channels last.
+    share = {
+        key: tensors[key].detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+        for key in _share(tensors, world)
+    }
     if world.is_first:
         for left in folder.glob("step-*.tmp"):  # by a save that was killed
             shutil.rmtree(left)
         part.mkdir(parents=True)
     world.barrier()
-    with warnings.catch_warnings():
-        # torch announces that a run without a process group saves alone, which is what a serial run wants.
-        warnings.filterwarnings("ignore", message="torch.distributed is disabled", category=UserWarning)
-        # safetensors takes contiguous tensors only, and convolutions are kept channels last.
-        contiguous = {key: value.detach().contiguous() for key, value in tensors.items()}
-        dcp.save(
-            contiguous, storage_writer=HuggingFaceStorageWriter(str(part), save_distributed=True),
-            process_group=world.host, no_dist=world.ranks == 1,
-        )  # fmt: skip
-    world.barrier()
-    if world.is_first:
-        about = {"version": VERSION, "files": _sizes(part), **document}
-        (part / "state.json").write_text(json.dumps(about, indent=1))
-        for path in [*part.iterdir(), part]:
-            _sync(path)
-        before = final.with_suffix(".before.tmp")
-        if final.exists():  # the same step saved again, by a stop that follows a save
-            final.rename(before)  # faster than removing it: only for a moment there is neither
-        part.rename(final)
-        _sync(folder)
-        shutil.rmtree(before, ignore_errors=True)
-        for old in whole(folder)[:-keep]:
-            shutil.rmtree(old)
-    world.barrier()
-    return final
+
+    def write() -> None:
+        file = part / f"rank-{world.rank:05d}-of-{world.ranks:05d}.safetensors"
+        save_file(share, file)
+        _sync(file)
+        world.barrier_saving()
+        if world.is_first:
+            _publish(part, final, document=document, keep=keep)
+        world.barrier_saving()
+
+    return final, write
+
+
+def _share(tensors: Mapping[str, torch.Tensor], world: World) -> list[str]:
+    """The keys that this rank writes: a stretch of them with about its part of the bytes; together all, once."""
+    ends = np.cumsum([tensor.nbytes for tensor in tensors.values()])
+    middles = ends - np.array([tensor.nbytes for tensor in tensors.values()]) / 2
+    ranks = np.minimum((middles * world.ranks / max(1, ends[-1])).astype(int), world.ranks - 1)
+    return [key for key, rank in zip(tensors, ranks.tolist()) if rank == world.rank]
+
+
+def _publish(part: Path, final: Path, *, document: dict[str, Any], keep: int) -> None:
+    """On rank 0, when every rank's file is on disk."""
+    about = {"version": VERSION, "files": _sizes(part), **document}
+    (part / "state.json").write_text(json.dumps(about, indent=1))
+    for path in [part / "state.json", part]:
+        _sync(path)
+    before = final.with_suffix(".before.tmp")
+    if final.exists():  # the same step saved again, by a stop that follows a save
+        final.rename(before)  # faster than removing it: only for a moment there is neither
+    part.rename(final)
+    _sync(final.parent)
+    shutil.rmtree(before, ignore_errors=True)
+    for old in whole(final.parent)[:-keep]:
+        shutil.rmtree(old)
 
 
 def whole(folder: Path) -> list[Path]:
@@ -86,16 +143,10 @@ def load(checkpoint: Path, *, world: World) -> tuple[dict[str, torch.Tensor], di
     expected, found = document.get("files"), _sizes(checkpoint)
     if found != expected:  # the reader would not miss a rank's file
         raise RunError(f"{checkpoint} holds {found}, not {expected} (bytes); delete it to use the one before")
-    reader = HuggingFaceStorageReader(str(checkpoint))
+    tensors: dict[str, torch.Tensor] = {}
     try:
-        known: dict[str, Any] = reader.read_metadata().state_dict_metadata
-        tensors = {key: torch.empty(meta.size, dtype=meta.properties.dtype) for key, meta in known.items()}
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="torch.distributed is disabled", category=UserWarning)
-            dcp.load(
-                tensors, storage_reader=HuggingFaceStorageReader(str(checkpoint)),
-                process_group=world.host, no_dist=world.ranks == 1,
-            )  # fmt: skip
+        for name in found:
+            tensors |= load_file(checkpoint / name)
     except Exception as error:  # damaged safetensors surface as many types
         raise RunError(f"{checkpoint} cannot be read ({error}); delete it to use the one before") from error
     return tensors, document

@@ -7,14 +7,16 @@ for the device.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 import torch
 from torch import nn
 
+from fanlight.data import mix, policy
 from fanlight.models.freeze import train_mode
 from fanlight.models.keyed import Keys
+from fanlight.parallel.compiled import Compiled
 from fanlight.parallel.replicate import Replicated
 from fanlight.tasks import Task
 from fanlight.train import precision
@@ -57,18 +59,34 @@ class Normalise:
         return x if self.channels_last else x.contiguous()
 
 
+class Cached:
+    """Features as the cache holds them, float32 [b, …], in the last layer's number format and on its device."""
+
+    def __init__(self, *, like: torch.Tensor):
+        self._device, self._dtype = like.device, like.dtype
+
+    def __call__(self, features: torch.Tensor) -> torch.Tensor:
+        assert features.is_floating_point(), "pixels, where the last layer alone is computed"
+        return features.to(self._device, self._dtype, non_blocking=True)
+
+
 class WholeStep:
-    """Serial and replicated: the model is whole here. With `replicated`, gradients are summed over the ranks."""
+    """Serial and replicated: the model is whole here. With `replicated`, gradients are summed over the ranks.
+
+    `whole` is what the parts hold where `model`, which is computed, is only the end of it.
+    """
 
     needs_images = needs_targets = True
 
     def __init__(
-        self, model: nn.Module, task: Task, *, normalise: Normalise, number_format: str, seed: int,
-        replicated: Replicated | None = None, keys: Keys | None = None,
+        self, model: nn.Module, task: Task, *, normalise: Callable[[torch.Tensor], torch.Tensor], number_format: str,
+        seed: int, replicated: Replicated | None = None, keys: Keys | None = None, whole: nn.Module | None = None,
     ):  # fmt: skip
-        self.parts = [model]
+        self.parts = [model if whole is None else whole]
         self._model, self._task, self._replicated, self._keys = model, task, replicated, keys
-        self._normalise, self._format, self._seed = normalise, number_format, seed
+        self.compiled: Compiled | None = None  # where the forward of training is
+        self._normalise, self._seed = normalise, seed
+        self.number_format = number_format  # of the forward; weights and sums are fp32 in any
         self._device = next(model.parameters()).device
         train_mode(model)
 
@@ -87,13 +105,22 @@ class WholeStep:
         self, model: nn.Module, batch: Batch, rows: Rows, loss_scale: float, clock: StepClock
     ) -> torch.Tensor:
         x, targets = self._inputs(rows)
+        mixed = None if rows.mix is None else mix.on(rows.mix, self._device)
+        if mixed is not None:
+            x = mix.pixels(x, mixed)
         if self._keys is not None:
-            samples = torch.from_numpy(rows.samples).to(self._device, non_blocking=True)
+            hashed_by = rows.samples if rows.keys is None else rows.keys
+            samples = torch.from_numpy(hashed_by).to(self._device, non_blocking=True)
             self._keys.set(seed=self._seed, epoch=batch.position.epoch, samples=samples)
         clock.mark("copy")
-        with precision.autocast(self._format, self._device):
+        with precision.autocast(self.number_format, self._device):
             outputs = model(x)
-        loss_sum = self._task.loss_sum(outputs, targets)
+        if mixed is None:
+            loss_sum = self._task.loss_sum(outputs, targets)
+        else:
+            partner = mix.partners(targets)
+            loss_sum = self._task.loss_sum(outputs, targets, share=mixed.share)
+            loss_sum = loss_sum + self._task.loss_sum(outputs, targets[partner], share=1 - mixed.share)
         clock.mark("forward")
         # The sum over ranks of these is the gradient of the global mean: one division, by what every rank knows.
         (loss_sum * (loss_scale / batch.denominator)).backward()
@@ -101,25 +128,34 @@ class WholeStep:
         waited = self._replicated is not None and clock.split("backward", at=self._replicated.last_bucket_at)
         clock.mark("communication" if waited else "backward")
         with torch.no_grad():
-            hits = self._task.hits(outputs, targets)
+            hits = self._task.hits(outputs, targets if mixed is None else mix.larger(targets, mixed))
             return torch.stack(
                 [loss_sum.detach().double(), hits.double(), torch.full_like(hits, len(targets)).double()]
             )
+
+    def dissolve(self) -> None:
+        """Takes the connection to other ranks away, before another step is made of the same model."""
+        if self._replicated is not None:
+            self._replicated.dissolve()
 
     @contextlib.contextmanager
     def evaluating(self) -> Iterator[None]:
         self._model.eval()
         try:
-            yield
+            with contextlib.nullcontext() if self.compiled is None else self.compiled.resting():
+                yield
         finally:
             train_mode(self._model)
 
     @torch.no_grad()
     def forward(self, rows: Rows) -> torch.Tensor:
         x, _ = self._inputs(rows)
-        with precision.autocast(self._format, self._device):
+        with precision.autocast(self.number_format, self._device):
             return self._model(x)
 
     def _inputs(self, rows: Rows) -> tuple[torch.Tensor, torch.Tensor]:
         assert rows.images is not None and rows.targets is not None
-        return self._normalise(rows.images), rows.targets.to(self._device, non_blocking=True)
+        images = rows.images
+        if rows.changes is not None:
+            images = policy.change_batch(images.to(self._device, non_blocking=True), rows.changes)
+        return self._normalise(images), rows.targets.to(self._device, non_blocking=True)

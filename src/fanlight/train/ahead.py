@@ -1,0 +1,73 @@
+"""Scans and packs a new run's data in a child process, while this one imports torch and the models.
+
+Importing is Python, decoding C code with some Python around it: threads of one process would wait for each other. The
+child leaves its manifest and its pack in the cache, where this process then finds them. Where a process cannot fork
+safely, or has imported torch already, nothing is done ahead.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import importlib
+import os
+import signal
+import sys
+import threading
+import time
+
+from fanlight import console
+from fanlight.config import Config
+from fanlight.data import cache
+from fanlight.parallel.zygote import PR_SET_PDEATHSIG
+from fanlight.train import checks, prepare
+
+MODULES = ("fanlight.train.job", "timm")
+
+
+def gather(config: Config) -> prepare.Gathered:
+    """As `prepare.gather`. What the child could not do is done here again, and said here."""
+    checks.check(config)
+    can_fork = sys.platform == "linux" and threading.active_count() == 1 and "torch" not in sys.modules
+    is_known = cache.manifest_path(config.data.path).exists()  # and most likely packed: nothing much is left to do
+    if is_known or not can_fork:
+        return prepare.gather(config)
+    begin = time.perf_counter()
+    child = _start(config)
+    try:
+        for name in MODULES:
+            importlib.import_module(name)
+        is_done = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    except BaseException:  # it is not reaped yet, so the number is still its own
+        os.kill(child, signal.SIGKILL)  # a pack that is interrupted is continued
+        os.waitpid(child, 0)
+        raise
+    with console.quiet() if is_done else contextlib.nullcontext():
+        found = prepare.gather(config)
+    found.phases["ahead_s"] = time.perf_counter() - begin
+    return found
+
+
+def _start(config: Config) -> int:
+    """Forks the process that scans and packs; its number, which stays its own until it is waited for."""
+    sys.stdout.flush()  # or the child would write it again
+    sys.stderr.flush()
+    child = os.fork()
+    if child == 0:
+        _work(config)
+    return child
+
+
+def _work(config: Config) -> None:
+    """What the child does; it never returns. Its errors are met again, and said, by the parent."""
+    code = 1
+    try:
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        prepare.pack_ahead(config)
+        code = 0
+    except BaseException:
+        pass
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
