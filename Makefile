@@ -15,7 +15,7 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(READY)  ## train digits with one process per core, evaluate, report
-	$(BIN)/fanlight train digits --layout ddp --device cpu
+	$(BIN)/fanlight train digits --layout ddp --device cpu --epochs 10
 
 test: $(READY) check  ## what CI runs
 	$(BIN)/python -m pytest --ignore=tests/test_layers.py  # ran in check

@@ -14,6 +14,7 @@ FAMILIES = {  # name → cuts, all of them at blocks
     "mobilenetv3_small_100": 12,
     "vit_tiny_patch16_224": 12,
     "small-resnet": 6,
+    "small-cnn": 3,
 }
 
 

@@ -12,6 +12,7 @@ from fanlight.models import small
         ("scratch-cnn", 28, 502_122),
         ("lenet5", 32, 62_006),
         ("small-resnet", 32, 696_618),
+        ("small-cnn", 32, 1_974_594),
     ],
 )
 def test_each_gives_one_output_per_class_and_has_the_expected_parameters(name, image_px, parameters):
@@ -41,9 +42,9 @@ def test_weather_lenet_works_from_103_px():
         model(torch.zeros(1, 3, 102, 102))
 
 
-@pytest.mark.parametrize(("name", "smallest_px"), [("scratch-cnn", 8), ("lenet5", 16)])
+@pytest.mark.parametrize(("name", "smallest_px"), [("scratch-cnn", 8), ("lenet5", 16), ("small-cnn", 4)])
 def test_smallest_images(name, smallest_px):
-    assert small.NAMES[name](3, smallest_px)(torch.zeros(1, 3, smallest_px, smallest_px)).shape == (1, 3)
+    assert small.NAMES[name](3, smallest_px)(torch.zeros(2, 3, smallest_px, smallest_px)).shape == (2, 3)
     with pytest.raises(
         ConfigError, match=f"{name} takes images of {smallest_px} px and more, got {smallest_px - 1} px"
     ):
@@ -54,3 +55,22 @@ def test_a_fresh_basic_block_is_its_shortcut():
     block = small.SmallResNet(2).layer1[0]
     x = torch.rand(2, 32, 8, 8)
     torch.testing.assert_close(block(x), x)
+
+
+def test_small_cnn_begins_with_whitened_patches():
+    """Over patches as photographs have them, in their own basis, every output has a deviation below 1, and most near it."""
+    model = small.SmallCNN(10, image_px=32)
+    filters_KD = model.whiten.weight[:12].flatten(1).double()
+    basis_KD = filters_KD / filters_KD.norm(dim=1, keepdim=True)
+    torch.testing.assert_close(basis_KD @ basis_KD.T, torch.eye(12, dtype=torch.float64), atol=1e-6, rtol=0)
+    variances_K = torch.tensor(small._PATCH_VARIANCES, dtype=torch.float64).flatten()
+    covariance_DD = basis_KD.T @ torch.diag(variances_K) @ basis_KD
+    deviations_K = torch.diag(filters_KD @ covariance_DD @ filters_KD.T).sqrt()
+    assert (deviations_K < 1).all() and deviations_K.median() > 0.8
+    torch.testing.assert_close(model.whiten.weight[12:], -model.whiten.weight[:12])
+
+
+def test_small_cnn_hands_on_what_it_sees_before_it_learns():
+    convolution = small.SmallCNN(10, image_px=32).groups[1].conv1
+    x = torch.randn(1, 64, 8, 8)
+    torch.testing.assert_close(convolution(x)[:, :64], x)

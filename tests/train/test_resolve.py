@@ -89,7 +89,7 @@ def test_photos_and_small_images():
     photos, small = choose().config, choose(px=28).config
     assert photos.data.image_px >= 96 and photos.model.name == "resnet18"
     assert photos.augment.crop_share == resolve.PHOTO_CROP and photos.augment.eval_share < 1
-    assert (small.data.image_px, small.model.name, small.augment.eval_share) == (32, "small-resnet", 1.0)
+    assert (small.data.image_px, small.model.name, small.augment.eval_share) == (32, "small-cnn", 1.0)
     assert choose(px=5).config.data.image_px == 16
 
 
@@ -108,7 +108,7 @@ def test_length_follows_the_number_of_images():
     assert few.batch_size < some.batch_size < many.batch_size
     assert few.epochs == resolve.EPOCHS_MAX and many.epochs == resolve.EPOCHS_MIN
     assert some.epochs == round(resolve.PHOTOS_WORTH / 2400)
-    assert choose(count=3000, px=28).config.train.epochs == round(resolve.SMALL_WORTH / 2400)
+    assert choose(count=10_000, px=28).config.train.epochs == round(resolve.SMALL_WORTH / 8000)
     assert choose({"train.epochs": 100}).config.train.evaluate_every == 5
     assert choose({"train.epochs": 20}).config.train.evaluate_every == 1
 

@@ -18,7 +18,7 @@ from fanlight.tasks import class_weights
 from fanlight.train import devices, precision
 
 PHOTOS_WORTH = 15_000  # training images seen in a default run: minutes on two cores, seconds on a GPU
-SMALL_WORTH = 20_000  # of small images, which cost less
+SMALL_WORTH = 100_000  # of small images, which cost less
 EPOCHS_MIN, EPOCHS_MAX = 5, 40
 UNFROZEN = {"sgd": 0.2, "adamw": 0.1}  # share of the learning rate for weights that have learned something already
 EVALUATIONS_MAX = 20  # in a default run
@@ -180,7 +180,7 @@ def _machine(choices: Choices) -> None:
 def _model(choices: Choices, manifest: Manifest) -> None:
     image_px = choices.config.data.image_px or 0
     if image_px <= SMALL_PX:
-        choices.take("model.name", "small-resnet", f"{image_px} px images are too small for stems that shrink them 4×")
+        choices.take("model.name", "small-cnn", f"{image_px} px images are too small for stems that shrink them 4×")
     choices.take("model.name", PHOTO_MODEL, "the default for photos")
     numerals = all(name.isdigit() for name in manifest.classes)
     sided = [name for name in manifest.classes if MIRRORED_WORDS & set(name.lower().replace("_", " ").split())]
