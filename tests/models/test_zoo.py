@@ -168,6 +168,20 @@ def test_published_weights_come_through_torchvisions_loading(monkeypatch):
     assert created.model.eval()(torch.zeros(1, 3, 32, 32)).shape == (1, 3)
 
 
+def test_googlenet_is_the_same_function_with_published_weights_and_without(monkeypatch):
+    """torchvision's knows its inputs' means by an attribute, which it sets for published weights only."""
+    import torchvision
+
+    published = torchvision.models.googlenet(weights=None, init_weights=False).state_dict()
+    monkeypatch.setattr(zoo, "_answers", lambda address: True)
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", lambda *args, **options: published)
+    trained, rebuilt = create("googlenet", pretrained=True), create("googlenet")
+    assert trained.pretrained and not rebuilt.pretrained
+    rebuilt.model.load_state_dict(trained.model.state_dict())
+    x = torch.randn(2, 3, 32, 32)
+    torch.testing.assert_close(rebuilt.model.eval()(x), trained.model.eval()(x), rtol=0, atol=0)
+
+
 def test_an_address_that_does_not_answer():
     assert not zoo._answers("http://127.0.0.1:9")
 

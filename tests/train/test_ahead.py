@@ -56,6 +56,17 @@ def test_what_the_child_refuses_is_said_once_by_the_parent(tmp_path, name, code)
     assert done.stderr.count("Error: ") == 1 and "Traceback" not in done.stderr and not done.stdout
 
 
+def test_a_slip_in_the_models_name_does_not_wait_for_the_pack(tmp_path):
+    """The child is slow; the parent knows the names of the models as soon as it has imported them."""
+    code = SLOW.replace("Config()", 'Config().with_value("model.name", "resnet81")')
+    begin = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], env=environment(tmp_path), capture_output=True, text=True, check=False
+    )
+    assert "ConfigError" in done.stderr and "resnet81" in done.stderr
+    assert time.monotonic() - begin < 60, "it did not wait for what sleeps 60 s"
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_the_child_does_not_outlive_its_parent(colours, tmp_path, number):
     parent = subprocess.Popen(

@@ -49,7 +49,7 @@ def test_memory_is_asked_before_it_is_taken():
 
 def test_out_of_memory_is_an_answer():
     found = batchsize.search(machine(image_s=0.0, breaks_at=64), roomy(), count=10**6)
-    assert found.batch == 32 and "64 run out of memory" in found.reason
+    assert found.batch == 32 and "64 cannot be computed: CUDA out of memory" in found.reason
 
 
 def test_time_ends_the_search():
@@ -65,7 +65,7 @@ def test_never_nonsense(count, least, unit, fixed, image, breaks_at, available):
     batch = batchsize.search(measure, Memory(lambda: available), count=count, least=least * unit, unit=unit).batch
     least *= unit
     assert batch % unit == 0
-    assert least <= batch <= max(least, count // batchsize.STEPS_PER_EPOCH, 1)
+    assert least <= batch <= max(least, count // batchsize.STEPS_PER_EPOCH, min(count // 4, batchsize.FIRST), 1)
 
 
 def test_prediction_is_a_line_through_the_last_two():
@@ -82,3 +82,8 @@ def test_microbatches_that_fit(available, parts):
     found, why = batchsize.microbatches(machine(bytes_each=GB // 32), Memory(lambda: available + GB // 8), rows=32)
     assert found == parts if available else found in (8, 16, 32)
     assert bool(why) == (found > 1)
+
+
+def test_few_images_are_not_trained_one_by_one():
+    assert batchsize.search(machine(), roomy(), count=30).batch == 7  # as by the rule: a quarter
+    assert batchsize.search(machine(), roomy(), count=150).batch == 8

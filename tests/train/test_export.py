@@ -20,7 +20,7 @@ def test_weights_come_back_with_what_they_need(finished):
     about, tensors = export.load_weights(finished / "weights" / "last.safetensors")
     config = folder.read_config(finished)
     assert about == {
-        "version": 1, "task": "classify", "model": "scratch-cnn", "classes": ["blue", "green", "red"], "image_px": 16,
+        "version": 2, "task": "classify", "model": "scratch-cnn", "classes": ["blue", "green", "red"], "image_px": 16,
         "canvas_px": config.data.canvas_px, "eval_share": 1.0, "mean": list(config.augment.mean),
         "std": list(config.augment.std), "flip": True, "temperature": tiny.summary(finished)["calibration"]["temperature"],
     }  # fmt: skip
@@ -64,6 +64,6 @@ def test_refusals(own_place):
     save_file({"w": torch.zeros(1)}, own_place / "other.safetensors")
     with pytest.raises(RunError, match=r"other.safetensors holds no weights that Fanlight wrote \('fanlight'\)"):
         export.load_weights(own_place / "other.safetensors")
-    save_file({"w": torch.zeros(1)}, own_place / "new.safetensors", metadata={"fanlight": '{"version": 2}'})
-    with pytest.raises(RunError, match=r"new.safetensors has version 2; this Fanlight reads 1"):
+    save_file({"w": torch.zeros(1)}, own_place / "new.safetensors", metadata={"fanlight": '{"version": 3}'})
+    with pytest.raises(RunError, match=r"new.safetensors has version 3; this Fanlight reads 2"):
         export.load_weights(own_place / "new.safetensors")

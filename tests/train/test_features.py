@@ -14,8 +14,9 @@ from safetensors.torch import load_file, save_file
 
 from fanlight.errors import ConfigError, DataError, Stopped
 from fanlight.models import zoo
-from fanlight.train import build, features, scoring
+from fanlight.train import build, features, scoring, tune
 from fanlight.train.optim import Optimizer
+from fanlight.train.timelimit import Deadline
 from train import colours as tiny
 
 pytest_plugins = ["train.fixtures"]
@@ -190,6 +191,14 @@ def test_a_resumed_run_is_the_same_bits(runs, frozen, colours, own_place, step):
         assert (run / "weights" / f"{name}.safetensors").read_bytes() == (
             runs[True] / "weights" / f"{name}.safetensors"
         ).read_bytes()
+
+
+def test_a_run_with_no_time_left_is_finished(monkeypatch, frozen, colours, own_place):
+    monkeypatch.setattr(tune, "measure", lambda *_, **__: tune.Measured())  # whose steps `stopped` would count
+    run = stopped(colours, own_place / "run", step=3, **frozen, train__time_limit_s=10**12)
+    monkeypatch.setattr(Deadline, "is_over", lambda self: True)
+    tiny.train(colours, resume=run)
+    assert (tiny.summary(run)["status"], tiny.summary(run)["steps"]) == ("finished", 3)
 
 
 def test_a_cleared_cache_changes_nothing(monkeypatch, runs, frozen, colours, own_place):

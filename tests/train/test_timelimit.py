@@ -39,6 +39,21 @@ def test_epochs_and_why():
     assert count == timelimit.EPOCHS_MOST and "not chosen by themselves" in why
 
 
+def test_the_time_said_is_that_of_the_evaluations_that_will_run():
+    found = Plan(start_s=0.0, epoch_s=1.0, evaluation_s=1.0, final_s=0.0)
+    count, why = timelimit.epochs(found, limit_s=200.0, spent_s=0.0, evaluations=20, every=None)
+    assert count == 100 and "about 1 min 59 s are used" in why  # 19 evaluations, not 99
+
+
+def test_features_are_computed_once():
+    found = timelimit.plan_on_features(
+        step_s=1.0, feature_step_s=0.01, batch=10, train=100, val=20, test=0, start_s=2.0
+    )
+    assert found.start_s == pytest.approx(2 + 120 * 0.1 * timelimit.EVALUATION_SHARE)
+    assert found.epoch_s == pytest.approx(0.1)
+    assert found.final_s == pytest.approx(timelimit.SAVE_S + 0.02)
+
+
 def test_a_limit_below_one_epoch_is_refused_with_one_that_would_do():
     with pytest.raises(ConfigError, match="one epoch and its evaluation take about 15") as raised:
         timelimit.epochs(PLAN, limit_s=18.0, spent_s=4.0, evaluations=20, every=None)

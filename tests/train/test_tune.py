@@ -4,9 +4,11 @@ from typing import ClassVar
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from fanlight.config import Config
 from fanlight.errors import ConfigError, FanlightError
+from fanlight.models import zoo
 from fanlight.train import autotune, candidates, checks, resolve, timelimit, tune
 from fanlight.train.probe import Timed
 from train import colours as tiny
@@ -51,13 +53,21 @@ class FakePool:
     def __enter__(self):
         return self
 
+    is_closed = False
+
     def __exit__(self, *_):
-        pass
+        self.is_closed = True
 
 
 class FakeRankBench(FakeBench):
     def __init__(self, pool, config, *, classes):
         super().__init__(config, classes=classes)
+        self.pool = pool
+
+    def step(self, **options):
+        if self.pool.is_closed:
+            raise FanlightError("this pool of ranks was closed; open a new one")
+        return super().step(**options)
 
 
 @pytest.fixture
@@ -146,6 +156,12 @@ def test_ranks_only_where_they_are_measurably_better(fake):
     assert (
         decide({"train.epochs": 1, "train.batch_size": 100})[0].config.execution.ranks == 1
     )  # starting them costs more
+    fake(lambda config, number_format, threads: {1: 0.1, 4: 0.05}[config.execution.ranks])
+    choices, measured = decide({"train.epochs": 10, "train.batch_size": 32, "train.time_limit_s": "1h"})
+    assert any(gain["key"] == "execution.ranks" for gain in measured.autotune["gains"])
+    assert choices.config.execution.ranks == 1  # saves too little, and is forgotten
+    assert not any("failed" in line for line in measured.autotune["left_out"])
+    assert measured.time_limit["step_s"] == 0.1
     assert decide({"execution.layout": "serial"})[0].config.execution.ranks == 1
     assert decide(place=tune.Place(torchrun=True))[0].config.execution.ranks == 1
 
@@ -240,6 +256,14 @@ def test_epochs_fill_a_time_limit(fake):
         decide({**values, "train.time_limit_s": 5})
 
 
+def test_a_time_limit_that_leaves_the_whole_network_no_epoch(fake):
+    fake(lambda config, number_format, threads: 0.99)
+    values = {"execution.autotune": False, "train.time_limit_s": 60, "train.batch_size": 32, "model.pretrained": True}
+    assert decide(values)[0].config.train.epochs < 6
+    with pytest.raises(ConfigError, match=r"model\.freeze_epochs is 6 of \d epochs.* or a longer --time-limit"):
+        decide({**values, "model.freeze_epochs": 6})
+
+
 def test_epochs_that_cannot_be_in_time_are_said(fake, capsys):
     fake(lambda config, number_format, threads: 0.99)
     decide({"execution.autotune": False, "train.time_limit_s": 60, "train.batch_size": 32, "train.epochs": 30})
@@ -266,7 +290,7 @@ def test_a_real_batch_size(fanlight, colours, own_place):
     answer = fanlight("train", colours, *words, "--batch-size", "auto", "--out", "run")
     assert answer.code == 0
     train = tiny.resolved(own_place / "run")["train"]
-    assert train["batch_auto"] is True and train["batch_size"] == 2  # of 48 images, 20 steps
+    assert train["batch_auto"] is True and train["batch_size"] == 8  # of 48 images
     assert "fewer than 20 steps per epoch" in answer.out
 
 
@@ -277,6 +301,17 @@ def test_a_real_time_limit(fanlight, colours, own_place):
     summary = tiny.summary(own_place / "one")
     assert summary["time_limit"]["limit_s"] == 3600 and summary["epochs"] == 1  # an hour: nothing is cut
     assert not any("time-limit" in note for note in summary["notes"])
+
+
+def test_a_time_limit_knows_that_features_are_kept(fanlight, colours, own_place):
+    """An epoch of the last layer takes next to nothing, so as many are chosen as ever are."""
+    save_file(zoo.create("resnet18", classes=3, image_px=32, seed=5).model.state_dict(), "w.safetensors")
+    words = [word for word in tiny.QUICK if word not in ("--epochs", "2", "--model", "scratch-cnn")]
+    words += ["--model", "resnet18", "--image-size", "64", "--weights", "w.safetensors", "--freeze", "--no-augment"]
+    answer = fanlight("train", colours, *words, "--time-limit", "30s", "--out", "run", "--dry-run", "--autotune")
+    assert answer.code == 0 and "no autotune: each image is computed once" in answer.out
+    assert tiny.resolved(own_place / "run")["train"]["epochs"] == timelimit.EPOCHS_MOST
+    assert tiny.summary(own_place / "run")["time_limit"]["epoch_s"] < 0.2
 
 
 def test_real_epochs_for_a_time_limit_are_what_a_resumed_run_reads(fanlight, colours, own_place):

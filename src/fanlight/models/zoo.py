@@ -157,6 +157,8 @@ def _torchvision_model(name: str, classes: int, image_px: int, *, pretrained: bo
     options: dict[str, Any] = {"weights": "DEFAULT", "progress": False} if pretrained else {"num_classes": classes}
     if name == "googlenet" and not pretrained:  # its auxiliary heads go away by themselves where weights are loaded
         options |= {"aux_logits": False, "init_weights": True}
+    if name == "googlenet":  # its published weights are for other means and deviations, and it is an attribute that
+        options["transform_input"] = True  # knows it, not the weights: so it is the same whatever they are
     if name.startswith("vit_"):
         options["image_size"] = image_px
     model = torchvision.models.get_model(name, **options)

@@ -37,6 +37,10 @@ def gather(config: Config) -> prepare.Gathered:
     try:
         for name in MODULES:
             importlib.import_module(name)
+        if config.model.name:
+            from fanlight.models import zoo  # torch comes with it
+
+            zoo.check_name(config.model.name)  # a slip of the pen need not wait for the pack
         is_done = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     except BaseException:  # it is not reaped yet, so the number is still its own
         os.kill(child, signal.SIGKILL)  # a pack that is interrupted is continued

@@ -59,16 +59,18 @@ def search(
     """Doubles b until a doubling brings less than 5 %, memory or `count` training images forbid it, or it `is_late`.
 
     `least`: b must leave every rank a row of every microbatch; `unit`: b is a multiple of it, as `least` is. The answer is
-    at least `least`, and above that at most a 20th of `count`, whatever the measurements say.
+    at least `least`, and above that at most a 20th of `count` (of few images a quarter, up to the first that is tried),
+    whatever the measurements say.
     """
-    most = max(least, count // STEPS_PER_EPOCH // unit * unit)
+    few = min(count // 4, FIRST)
+    most = max(least, max(few, count // STEPS_PER_EPOCH) // unit * unit)
     b = min(max(FIRST, least), most)
     best, why = b, ""
     tried: list[tuple[int, float]] = []
     while True:
         timed = measure(b)
         if timed.error:
-            why = f"{b} run out of memory"
+            why = f"{b} cannot be computed: {timed.error}"
             break
         rate = b / timed.step_s
         if tried and rate < WORTH * tried[-1][1]:

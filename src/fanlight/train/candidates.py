@@ -115,6 +115,7 @@ def ranks(tuner: Tuner, choices: resolve.Choices, manifest: Manifest, *, torchru
         several = {"execution.layout": "ddp", "execution.ranks": ranks, "execution.threads": each}
         changed = eager(choices.config).with_values({**several, "train.batch_size": config.train.batch_size})
         name = f"{ranks} ranks of {each} thread{'s' * (each > 1)}"
+        alone = tuner.base, tuner.base_s
         try:
             with Pool(ranks, threads=each, preload=PRELOAD) as pool:
                 bench = RankBench(pool, changed, classes=classes)
@@ -127,6 +128,7 @@ def ranks(tuner: Tuner, choices: resolve.Choices, manifest: Manifest, *, torchru
             for key, value in several.items():
                 choices.change(key, value, why)
             return
+        tuner.base, tuner.base_s = alone  # the pool is closed, and what follows is compared with what will run
 
 
 def _saves(tuner: Tuner, config: Config, manifest: Manifest) -> float:
@@ -140,6 +142,7 @@ def compilation(tuner: Tuner, choices: resolve.Choices, manifest: Manifest, benc
     if not (is_plain and choices.is_open("execution.compile")):
         return
     begin = time.perf_counter()
+    uncompiled = tuner.base, tuner.base_s
 
     def compiled() -> Step:
         benches.append(Bench(choices.config.with_value("execution.compile", True), classes=len(manifest.classes)))
@@ -153,4 +156,5 @@ def compilation(tuner: Tuner, choices: resolve.Choices, manifest: Manifest, benc
     spent_s = time.perf_counter() - begin
     if name == "compiled" and _saves(tuner, choices.config, manifest) <= spent_s:
         name, why = "eager", f"{why}; compiling would take longer than it saves"
+        tuner.base, tuner.base_s = uncompiled
     choices.change("execution.compile", name and name == "compiled", why)

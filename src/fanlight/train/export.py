@@ -16,7 +16,7 @@ from fanlight.config import Config
 from fanlight.errors import ConfigError, RunError
 from fanlight.models import zoo
 
-VERSION = 1  # of the description in the file's metadata
+VERSION = 2  # of the description in the file's metadata
 
 
 def save_weights(

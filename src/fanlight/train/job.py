@@ -62,6 +62,7 @@ def rank_main(world: World, *, run: str, entered: float, wall_before_s: float = 
     t = build.build(config, manifest, world, resumed=resumed)
     progress = _resume(path, t)
     steps = t.steps_per_epoch * (config.train.epochs or 0)
+    wall_before_s = max(wall_before_s, progress.train_s)  # a start that was killed wrote down no end of its own
     verdict = compiling.prove(t, steps=steps - progress.step) if config.execution.compile else None
     phases_s = {"model_s": time.perf_counter() - begin, "start_s": time.time() - entered}  # start: from Enter to steps
     estimate = folder.read_summary(path).get("time_limit", {})

@@ -52,7 +52,7 @@ class Progress:
 
     def is_trained(self, config: Train) -> bool:
         """Whether no step is left."""
-        return self.position.epoch == config.epochs or self.is_impatient(config)
+        return self.position.epoch >= (config.epochs or 0) or self.is_impatient(config)
 
 
 def run(t: Training, progress: Progress, journal: Journal, wish: Wish, *, deadline: Deadline | None = None) -> Progress:
@@ -63,9 +63,9 @@ def run(t: Training, progress: Progress, journal: Journal, wish: Wish, *, deadli
     clock, ledger = clocks.StepClock(t.world.device), Ledger(t.world)
     ledger.epoch_sums[:] = progress.epoch_sums
     with journal.following(clock, progress, epochs=t.config.train.epochs or 0):
+        _begin(t, progress)
         if deadline is not None and progress.step and deadline.reached(t.world.any(deadline.is_over())):
             return progress  # killed after its last step, or continued when no time is left
-        _begin(t, progress)
         while not progress.is_trained(t.config.train):
             _train_phase(t, progress, journal, wish, clock=clock, ledger=ledger, began=began, deadline=deadline)
             if deadline is not None and deadline.was_reached:
@@ -119,6 +119,8 @@ def _train_phase(
             journal.stepped(t, batch, ledger)
             if last:
                 journal.close_epoch(t, progress, ledger.close_epoch(), deadline)
+                if deadline is not None and not over:  # an evaluation may have taken what was left
+                    over = t.world.any(deadline.is_over())
             progress.epoch_sums = ledger.epoch_sums.tolist()
             progress.train_s = time.perf_counter() - began
             if saving or stopping:

@@ -27,6 +27,7 @@ from fanlight.data import manifest as manifests
 from fanlight.data import mix, order, policy
 from fanlight.data.manifest import Manifest
 from fanlight.errors import FanlightError
+from fanlight.models import tail
 from fanlight.parallel import comm
 from fanlight.parallel.comm import World
 from fanlight.parallel.launch import Pool
@@ -36,6 +37,7 @@ from fanlight.types import Batch, Position, Rows
 
 JOB = "fanlight.train.probe:rank_step"
 WARMUP, STEPS = 2, 3
+FEATURE_STEPS = 20  # of the last layer alone, which are quick and so more uneven
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,24 @@ class Bench:
                 warnings.simplefilter("ignore")  # of torch about its own insides
             return timed(self._t, self._batch, self._clock, update=True)
 
+    def feature_step_s(self) -> float:
+        """Seconds of a step of the last layer alone, on features that are there, optimizer included. Serial only."""
+        model, rows = self._t.step.parts[0], self._t.config.train.batch_size or 1
+        px, device = self._t.config.data.image_px or 0, self._t.world.device
+        model.eval()
+        last = tail.Tail(model)
+        features = tail.features(model, torch.zeros((rows, 3, px, px), device=device)).clone()
+        targets = torch.zeros(rows, dtype=torch.long, device=device)
+        times = []
+        for _ in range(WARMUP + FEATURE_STEPS):
+            _wait(device)
+            begin = time.perf_counter()
+            torch.nn.functional.cross_entropy(last(features), targets).backward()
+            self._t.update(0)
+            _wait(device)
+            times.append(time.perf_counter() - begin)
+        return median(times[WARMUP:])
+
     def cut(self, batch: int) -> None:
         """From now on with so many rows over all ranks of the world."""
         unit = self._t.cutting.augment.row_unit
@@ -120,6 +140,10 @@ class Bench:
             if batch is not None:
                 self.cut(batch)
             times = [self.step() for _ in range(warmup + steps)]
+        except ValueError as raised:  # of torch's batch norms, whose maps are 1 × 1 at the end of small images
+            if "more than 1 value per channel" not in str(raised):
+                raise
+            error = "one image, of which batch norms take no statistics"
         except (RuntimeError, MemoryError) as raised:
             if not memory.ran_out(raised):
                 raise

@@ -270,6 +270,17 @@ def _optimizer(choices: Choices) -> None:
     choices.take("optim.lr", float(f"{lr:.3g}"), f"{config.optim.name}, {kind}, by the square root of batch {batch}")
 
 
+def check_phases(config: Config) -> None:
+    """ConfigError where the epochs with a frozen network leave none for the whole one."""
+    epochs, frozen = config.train.epochs or 0, config.model.freeze_epochs
+    if frozen >= epochs > 0:
+        way = "" if config.train.time_limit_s is None else "; or a longer --time-limit, in which more epochs fit"
+        raise ConfigError(
+            f"model.freeze_epochs is {frozen} of {epochs} epochs, which leaves none for the whole network; use --freeze, or "
+            f"--epochs {2 * frozen}{way}"
+        )
+
+
 def _fits_together(config: Config, manifest: Manifest) -> None:
     count = len(manifest.rows("train"))
     if not count:
@@ -295,12 +306,7 @@ def _fits_together(config: Config, manifest: Manifest) -> None:
             f"data.image_px_start is {start_px} and data.image_px {full_px}; sides grow, so start smaller, or leave "
             "--image-size-start out"
         )
-    epochs, frozen = config.train.epochs or 0, config.model.freeze_epochs
-    if frozen >= epochs > 0:
-        raise ConfigError(
-            f"model.freeze_epochs is {frozen} of {epochs} epochs, which leaves none for the whole network; use --freeze, or "
-            f"--epochs {2 * frozen}"
-        )
+    check_phases(config)
     batch, microbatches, ranks = config.train.batch_size or 1, config.train.microbatches, config.execution.ranks or 1
     if batch > count:
         raise ConfigError(

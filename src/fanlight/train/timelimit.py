@@ -47,6 +47,16 @@ def plan(*, step_s: float, batch: int, train: int, val: int, test: int, start_s:
     return Plan(start_s, train // batch * step_s, val * image_s, (val + test) * image_s + SAVE_S)
 
 
+def plan_on_features(
+    *, step_s: float, feature_step_s: float, batch: int, train: int, val: int, test: int, start_s: float
+) -> Plan:
+    """Where each image is computed once and its features are kept: from a measured step of the whole network, whose
+    forward that is, and one of the last layer."""
+    once_s = (train + val + test) * step_s / batch * EVALUATION_SHARE
+    row_s = feature_step_s / batch
+    return Plan(start_s + once_s, train // batch * feature_step_s, val * row_s, (val + test) * row_s + SAVE_S)
+
+
 def epochs(found: Plan, *, limit_s: float, spent_s: float, evaluations: int, every: int | None) -> tuple[int, str]:
     """How many epochs to train, and why. ConfigError, with what would do, where not even one fits."""
     left_s = (limit_s - spent_s) * (1 - SPARE)
@@ -61,7 +71,8 @@ def epochs(found: Plan, *, limit_s: float, spent_s: float, evaluations: int, eve
         )
     said = f"{seconds_text(limit_s)} in all: an epoch takes {seconds_text(found.epoch_s)} here, measured"
     most = f"; more than {EPOCHS_MOST} are not chosen by themselves" if fits == EPOCHS_MOST else ""
-    return fits, f"{said}; about {seconds_text(found.total_s(fits, every=1) + spent_s)} are used{most}"
+    used_s = spent_s + found.total_s(fits, every=every or -(-fits // evaluations))
+    return fits, f"{said}; about {seconds_text(used_s)} are used{most}"
 
 
 @dataclass

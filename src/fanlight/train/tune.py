@@ -61,9 +61,18 @@ def measure(choices: resolve.Choices, manifest: Manifest, *, place: Place, enter
     return found
 
 
+def _is_on_features(config: Config) -> bool:
+    """Whether the network computes each image once, and every epoch trains the last layer on what is kept."""
+    return config.model.freeze and bool(config.execution.cache_features)
+
+
 def _autotune_is_worth_trying(choices: resolve.Choices, manifest: Manifest) -> bool:
     """Asked for; or, where nobody said, long enough by a rule of thumb that a first measurement is worth its second."""
     config = choices.config
+    if _is_on_features(config):
+        if config.execution.autotune:
+            console.say("  no autotune: each image is computed once, and steps of the last layer alone are not what it measures")
+        return False
     if config.execution.autotune is not None:
         return config.execution.autotune
     device = config.execution.device or "cpu"
@@ -176,17 +185,23 @@ def _time_limit(
     config = choices.config
     limit_s = config.train.time_limit_s or 0.0
     begin = time.perf_counter()
-    start_s = START_S
+    start_s, feature_step_s = START_S, None
     if step_s is None:
         with _bench(candidates.eager(config), len(manifest.classes), place) as bench:
             found = bench.measure()
             if found.error:  # the run itself will halve its microbatches
                 raise FanlightError(f"--time-limit: a step runs out of memory ({found.error}); use --microbatches 2")
             step_s = found.step_s
+            if _is_on_features(config) and isinstance(bench, Bench):
+                feature_step_s = bench.feature_step_s()
         # Ranks and the model are made again for the run itself, in about the time that it took here.
         start_s = max(0.0, time.perf_counter() - begin - probe.STEPS * step_s)
     counts = {split: len(manifest.rows(split)) for split in ("train", "val", "test")}
-    plan = timelimit.plan(step_s=step_s, batch=config.train.batch_size or 1, start_s=start_s, **counts)
+    about = {"step_s": step_s, "batch": config.train.batch_size or 1, "start_s": start_s}
+    if feature_step_s is None:
+        plan = timelimit.plan(**about, **counts)
+    else:
+        plan = timelimit.plan_on_features(**about, **counts, feature_step_s=feature_step_s)
     spent_s = time.time() - entered
     if choices.is_open("train.epochs"):
         every = None if choices.is_open("train.evaluate_every") else config.train.evaluate_every
@@ -195,6 +210,7 @@ def _time_limit(
         )
         choices.change("train.epochs", count, why)
         resolve.after_epochs(choices)
+        resolve.check_phases(choices.config)
     else:
         total_s = spent_s + plan.total_s(config.train.epochs or 1, every=config.train.evaluate_every or 1)
         if total_s > limit_s:
@@ -203,4 +219,4 @@ def _time_limit(
                 why=f"--time-limit {console.seconds_text(limit_s)} ends training before the learning rate has come down",
                 do="Leave --epochs out, and as many as fit are chosen",
             )  # fmt: skip
-    return {"limit_s": limit_s, "step_s": step_s, "epoch_s": plan.epoch_s, "final_s": plan.final_s}
+    return {"limit_s": limit_s, "step_s": feature_step_s or step_s, "epoch_s": plan.epoch_s, "final_s": plan.final_s}
