@@ -318,8 +318,18 @@ def _convert(key: str, value: object, hint: Any) -> Any:
             f"{key} {value!r} is not UTF-8; rename it, or set a UTF-8 locale such as LANG=C.UTF-8"
         ) from None
     except (TypeError, ValueError, OverflowError):
-        expected = getattr(kind, "__name__", None) if typing.get_origin(kind) is None else str(kind)
-        raise ConfigError(f"{key} should be {expected}, got {value!r}") from None
+        raise ConfigError(f"{key} should be {_expected(key, kind)}, got {value!r}") from None
+
+
+def _expected(key: str, kind: Any) -> str:
+    """What a value of the field looks like, in words."""
+    if typing.get_origin(kind) is tuple:
+        kinds = typing.get_args(kind)
+        count = "" if kinds[-1] is Ellipsis else f"{len(kinds)} "
+        return f"{count}numbers with commas between"
+    if key.endswith("_s"):
+        return "a time such as 90s, 10m or 1.5h"
+    return kind.__name__
 
 
 def _number(value: Any, kind: type[int] | type[float]) -> int | float:
