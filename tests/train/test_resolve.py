@@ -320,3 +320,12 @@ def test_weights_that_cannot_be_drawn_by_are_refused_before_training():
     assert choose({"data.sampling": "weighted"}, weights=weights).config.data.sampling == "weighted"
     with pytest.raises(DataError, match="row of 00007: weight is 'heavy'"):
         choose({"data.sampling": "weighted"}, weights=["1"] * 7 + ["heavy"] + ["1"] * 392)
+
+
+@pytest.mark.parametrize(("patience", "every", "warned"), [(5, 1, False), (6, 1, True), (2, 2, False), (3, 2, True)])
+def test_patience_that_cannot_run_out_is_warned_of(capsys, patience, every, warned):
+    """Seven epochs: six evaluations before the last epoch's, of which the first is the best yet."""
+    choose({"train.patience": patience, "train.epochs": 7, "train.evaluate_every": every})
+    assert (
+        f"--patience {patience} with {6 // every} evaluation(s) before the last" in capsys.readouterr().err
+    ) == warned

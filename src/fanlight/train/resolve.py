@@ -296,6 +296,19 @@ def _fits_together(config: Config, manifest: Manifest) -> None:
             "--image-size-start out"
         )
     epochs, frozen = config.train.epochs or 0, config.model.freeze_epochs
+    if start_px is not None and epochs == 1:
+        warn(
+            f"--image-size-start {start_px} with a single epoch",
+            why=f"The last epoch is always at the full side, so every image is at {full_px} px",
+            do="Use more --epochs, or leave it out",
+        )
+    patience, early = config.train.patience, (epochs - 1) // (config.train.evaluate_every or 1)
+    if patience is not None and config.train.time_limit_s is None and patience >= early:  # a limit may change epochs
+        warn(
+            f"--patience {patience} with {early} evaluation(s) before the last epoch's",
+            why="The first of them is the best yet, so the run cannot end early",
+            do="Use a smaller --patience, more --epochs, or a smaller train.evaluate_every",
+        )
     if frozen >= epochs > 0:
         raise ConfigError(
             f"model.freeze_epochs is {frozen} of {epochs} epochs, which leaves none for the whole network; use --freeze, or "
