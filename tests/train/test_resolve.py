@@ -329,3 +329,24 @@ def test_patience_that_cannot_run_out_is_warned_of(capsys, patience, every, warn
     assert (
         f"--patience {patience} with {6 // every} evaluation(s) before the last" in capsys.readouterr().err
     ) == warned
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "flag"),
+    [
+        ("augment.rand_ops", 3, {"augment.policy": "rand"}),
+        ("augment.rand_magnitude", 5, {"augment.policy": "rand"}),
+        ("augment.mix_probability", 0.5, {"augment.cutmix": 1}),
+        ("optim.step_shares", "0.6", {"optim.schedule": "step"}),
+        ("optim.step_gamma", 0.3, {"optim.schedule": "step"}),
+        ("optim.decay_share", 0.3, {"optim.schedule": "wsd"}),
+        ("optim.beta2", 0.99, {"optim.name": "adamw"}),
+        ("optim.unfrozen_lr_scale", 0.3, {"model.freeze_epochs": 1}),
+    ],
+)
+def test_what_nothing_uses_is_warned_of(capsys, key, value, flag):
+    alone = Config().with_values({"optim.name": "sgd", key: value})
+    resolve.warn_of_unused(alone)
+    assert f"Warning: {key} is set and nothing uses it" in capsys.readouterr().err
+    resolve.warn_of_unused(alone.with_values(flag))
+    assert capsys.readouterr().err == ""

@@ -93,6 +93,7 @@ def prepare(
 
     found = gathered or gather(config, ranks=ranks, local_ranks=local_ranks)
     config, choices = found.asked, found.choices
+    resolve.warn_of_unused(config)
     _report_quarantine(found.manifest)
     manifest = split.assign(
         found.manifest, val_fraction=config.data.val_fraction, seed=config.train.seed, folds=config.data.folds,

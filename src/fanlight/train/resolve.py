@@ -270,6 +270,24 @@ def _optimizer(choices: Choices) -> None:
     choices.take("optim.lr", float(f"{lr:.3g}"), f"{config.optim.name}, {kind}, by the square root of batch {batch}")
 
 
+def warn_of_unused(config: Config) -> None:
+    """Names what was asked for and decides nothing, for want of the flag that it belongs to."""
+    a, o = config.augment, config.optim
+    belongs = {
+        "augment.rand_ops": (a.policy == "rand", "--policy rand"),
+        "augment.rand_magnitude": (a.policy == "rand", "--policy rand"),
+        "augment.mix_probability": (a.mixes, "--mixup or --cutmix"),
+        "optim.step_shares": (o.schedule == "step", "--schedule step"),
+        "optim.step_gamma": (o.schedule == "step", "--schedule step"),
+        "optim.decay_share": (o.schedule == "wsd", "--schedule wsd"),
+        "optim.beta2": (o.name == "adamw", "--optimizer adamw"),
+        "optim.unfrozen_lr_scale": (config.model.freeze_epochs > 0, "--freeze-epochs"),
+    }
+    for key, (is_used, flag) in belongs.items():
+        if key in config.asked and not is_used:
+            warn(f"{key} is set and nothing uses it", why=f"It belongs to {flag}", do=f"Give {flag}, or leave it out")
+
+
 def _fits_together(config: Config, manifest: Manifest) -> None:
     count = len(manifest.rows("train"))
     if not count:
