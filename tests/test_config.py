@@ -72,7 +72,7 @@ def test_keys_are_every_field_once() -> None:
 def test_a_list_of_numbers_has_any_length_but_none() -> None:
     for text, value in (("0.5", (0.5,)), ("0.25, 0.5 0.75", (0.25, 0.5, 0.75))):
         assert Config().with_value("optim.step_shares", text).optim.step_shares == value
-    with pytest.raises(ConfigError, match="optim.step_shares should be numbers with commas between, got ''"):
+    with pytest.raises(ConfigError, match=r"optim\.step_shares should be numbers with commas between, got ''"):
         Config().with_value("optim.step_shares", "")
 
 

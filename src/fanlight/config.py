@@ -216,7 +216,7 @@ class Config:
 def keys() -> list[str]:
     """Every `section.field`, in order."""
     hints = typing.get_type_hints(Config)
-    sections = {name: kind for name, kind in hints.items() if dataclasses.is_dataclass(kind)}
+    sections = {name: kind for name, kind in hints.items() if name not in ("version", "asked")}
     return [f"{section}.{name}" for section, kind in sections.items() for name in _fields(kind)]
 
 
