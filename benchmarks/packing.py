@@ -70,7 +70,9 @@ def main() -> None:
     print("| | images/s | 95 % | of one thread, per core | 95 % |\n|---|--:|--:|--:|--:|")
     for name, values in rates.items():
         middle, low, high = median_interval(values)
-        ratio = [value / (1 if name == "one thread" else cores) for value in ratio_interval(values, rates["one thread"])]
+        ratio = [
+            value / (1 if name == "one thread" else cores) for value in ratio_interval(values, rates["one thread"])
+        ]
         print(f"| {name} | {middle:.0f} | {low:.0f} … {high:.0f} | {ratio[0]:.3f} | {ratio[1]:.3f} … {ratio[2]:.3f} |")
     of = ratio_interval(rates["pack"], rates["processes"])
     print(f"\nPacking reaches {of[0]:.3f} ({of[1]:.3f} … {of[2]:.3f}) of what one process per core decodes.")

@@ -26,7 +26,17 @@ def train(name: str, flags: str, seed: int, arguments: argparse.Namespace) -> di
     """The object that `fanlight train --json` prints."""
     kept = arguments.work / f"{name}-{seed}.json"
     if not kept.exists():
-        command = [sys.executable, "-m", "fanlight", "train", arguments.data, "--seed", str(seed), "--json", "--no-report"]
+        command = [
+            sys.executable,
+            "-m",
+            "fanlight",
+            "train",
+            arguments.data,
+            "--seed",
+            str(seed),
+            "--json",
+            "--no-report",
+        ]
         command += [*shlex.split(flags), "--out", str(arguments.work / f"{name}-{seed}")]
         kept.write_text(subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout)
     return json.loads(kept.read_text())

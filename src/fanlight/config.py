@@ -180,6 +180,7 @@ class Config:
     optim: Optim = field(default_factory=Optim)
     train: Train = field(default_factory=Train)
     execution: Execution = field(default_factory=Execution)
+    asked: frozenset[str] = field(default=frozenset(), compare=False, repr=False)  # keys ever set; not written down
 
     def with_value(self, key: str, value: object) -> "Config":
         """A copy with `section.field` set; strings are converted to the field's type. Unknown keys are ConfigErrors."""
@@ -191,7 +192,8 @@ class Config:
             raise ConfigError(f"config key {key!r} is unknown.{near(key, keys())}")
         converted = _convert(key, value, typing.get_type_hints(type(section))[name])
         changed: Any = dataclasses.replace(typing.cast(Any, section), **{name: converted})
-        return dataclasses.replace(self, **{section_name: changed})
+        parts: Any = {section_name: changed, "asked": self.asked | {key}}
+        return dataclasses.replace(self, **parts)
 
     def with_values(self, values: dict[str, object]) -> "Config":
         config = self
@@ -201,7 +203,8 @@ class Config:
 
     def document(self) -> dict[str, Any]:
         """Plain containers, as YAML and JSON take them."""
-        return json.loads(json.dumps(dataclasses.asdict(self)))
+        parts = {name: part for name, part in dataclasses.asdict(self).items() if name != "asked"}
+        return json.loads(json.dumps(parts))
 
     def hash(self) -> str:
         """Names the mathematics: equal hashes on equal data train the same weights, whatever the layout."""
@@ -213,7 +216,8 @@ class Config:
 def keys() -> list[str]:
     """Every `section.field`, in order."""
     hints = typing.get_type_hints(Config)
-    return [f"{section}.{name}" for section, kind in hints.items() if section != "version" for name in _fields(kind)]
+    sections = {name: kind for name, kind in hints.items() if name not in ("version", "asked")}
+    return [f"{section}.{name}" for section, kind in sections.items() for name in _fields(kind)]
 
 
 def from_document(document: object, *, where: str, under: Config | None = None) -> Config:
@@ -314,8 +318,18 @@ def _convert(key: str, value: object, hint: Any) -> Any:
             f"{key} {value!r} is not UTF-8; rename it, or set a UTF-8 locale such as LANG=C.UTF-8"
         ) from None
     except (TypeError, ValueError, OverflowError):
-        expected = getattr(kind, "__name__", None) if typing.get_origin(kind) is None else str(kind)
-        raise ConfigError(f"{key} should be {expected}, got {value!r}") from None
+        raise ConfigError(f"{key} should be {_expected(key, kind)}, got {value!r}") from None
+
+
+def _expected(key: str, kind: Any) -> str:
+    """What a value of the field looks like, in words."""
+    if typing.get_origin(kind) is tuple:
+        kinds = typing.get_args(kind)
+        count = "" if kinds[-1] is Ellipsis else f"{len(kinds)} "
+        return f"{count}numbers with commas between"
+    if key.endswith("_s"):
+        return "a time such as 90s, 10m or 1.5h"
+    return kind.__name__
 
 
 def _number(value: Any, kind: type[int] | type[float]) -> int | float:

@@ -58,6 +58,7 @@ WAY_OUT = "give every training image a number of 0 or more, or use --sampling ep
         (["-0.5", "1", "-2", "1"], rf"row of 0.png: weight is '-0.5' \(2 such rows\); {WAY_OUT}"),
         (["1", "nan", "1", "1"], "row of 1.png: weight is 'nan'; "),
         (["1", "inf", "1", "1"], "row of 1.png: weight is 'inf'; "),
+        (["1e308", "1e308", "1e308", "1"], f"the weights of the training images add up to inf; {WAY_OUT}"),
         (["0", "0", "0", "1"], f"the weights of the training images add up to 0; {WAY_OUT}"),
     ],
 )

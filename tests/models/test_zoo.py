@@ -1,5 +1,6 @@
 import re
 import time
+import warnings
 
 import pytest
 import safetensors.torch
@@ -235,6 +236,26 @@ def test_quantised_weights_are_refused(tmp_path):
     state["conv1.weight"] = state["conv1.weight"].to(torch.int8)
     torch.save(state, tmp_path / "w.pt")
     with pytest.raises(ConfigError, match=r"w\.pt: conv1\.weight are torch\.int8, as if quantised; give floating ones"):
+        create(weights=tmp_path / "w.pt")
+
+
+@pytest.mark.parametrize("change", [torch.Tensor.to_sparse, lambda value: value.to("meta")])
+def test_weights_that_are_not_plain_numbers_are_refused(tmp_path, change):
+    state = create().model.state_dict()
+    state["fc.weight"] = change(state["fc.weight"])
+    torch.save(state, tmp_path / "w.pt")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch checks sparse tensors, and says that this is slow
+        with pytest.raises(ConfigError, match=r"w\.pt: fc\.weight are sparse, or names without numbers; give dense"):
+            create(weights=tmp_path / "w.pt")
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.tensor(1e300, dtype=torch.float64)])
+def test_weights_that_are_not_finite_are_refused(tmp_path, value):
+    state = create().model.state_dict()
+    state["conv1.weight"] = torch.zeros_like(state["conv1.weight"], dtype=torch.float64) + value
+    torch.save(state, tmp_path / "w.pt")
+    with pytest.raises(ConfigError, match=r"w\.pt: conv1\.weight hold numbers that are not finite in float32; give"):
         create(weights=tmp_path / "w.pt")
 
 

@@ -61,6 +61,8 @@ def test_explicit_weights():
         ("cat=0", "cat=0 should be a number above 0"),
         ("cat=-1", "cat=-1 should be a number above 0"),
         ("cat=inf", "cat=inf should be a number above 0"),
+        ("cat=1e38,dog=1e38", r"cat=1e38 should be a number above 0, from 1e-06 to 1e\+06"),
+        ("cat=1e-300", "cat=1e-300 should be a number above 0, from 1e-06"),
         ("cat=much", "cat=much should be a number above 0"),
     ],
 )

@@ -61,7 +61,11 @@ def test_a_slip_in_the_models_name_does_not_wait_for_the_pack(tmp_path):
     code = SLOW.replace("Config()", 'Config().with_value("model.name", "resnet81")')
     begin = time.monotonic()
     done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path)], env=environment(tmp_path), capture_output=True, text=True, check=False
+        [sys.executable, "-c", code, str(tmp_path)],
+        env=environment(tmp_path),
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert "ConfigError" in done.stderr and "resnet81" in done.stderr
     assert time.monotonic() - begin < 60, "it did not wait for what sleeps 60 s"

@@ -89,3 +89,9 @@ def test_features_are_not_cached_where_images_grow(colours, own_place):
     options = GROWING | {"freeze": True, "no_augment": True, "weights": str(own_place / "w.safetensors")}
     run = tiny.train(colours, out=own_place / "run", **options)
     assert tiny.resolved(run)["reasons"]["execution.cache_features"] == "images grow over the epochs"
+
+
+def test_a_single_epoch_does_not_grow_and_says_so(fanlight, colours):
+    words = ["train", colours, *tiny.QUICK, "--image-size", 16, "--image-size-start", 8, "--dry-run", "--out", "run"]
+    answer = fanlight(*words, "--epochs", 1)
+    assert answer.code == 0 and "--image-size-start 8 with a single epoch. The last epoch is always at" in answer.err

@@ -197,14 +197,18 @@ def test_more_ranks_than_cores_is_said(monkeypatch, capsys):
         ({"augment.policy": "random"}, "augment.policy is 'random'; use one of none, trivial, rand"),
         ({"augment.engine": "gpu"}, "augment.engine is 'gpu'; use one of cpu, device"),
         ({"augment.rand_ops": 0}, "augment.rand_ops is 0; it must be 1 or more, or use --policy none"),
+        ({"augment.rand_ops": 10**6}, "augment.rand_ops is 1000000; it must be at most 100, or use --policy none"),
         ({"augment.rand_magnitude": 31}, "augment.rand_magnitude is 31; it must be from 0 to 30"),
         ({"augment.jitter": "0.4 0.4 0.4 0.6"}, "augment.jitter is (0.4, 0.4, 0.4, 0.6); brightness, contrast and "
          "saturation must be from 0 to 1, hue from 0 to 0.5"),
         ({"augment.erase": 1.5}, "augment.erase is 1.5; it must be a probability, from 0 to 1"),
         ({"augment.mix_probability": -0.1}, "augment.mix_probability is -0.1; it must be a probability, from 0 to 1"),
-        ({"augment.mixup": -1}, "augment.mixup is -1.0; it must be an alpha of 0 (off) or more, such as 0.2 or 1"),
+        ({"augment.mixup": -1},
+         "augment.mixup is -1.0; it must be an alpha of 0 (off) or from 0.001 to 1000, such as 0.2 or 1"),
+        ({"augment.mixup": 1e-300},
+         "augment.mixup is 1e-300; it must be an alpha of 0 (off) or from 0.001 to 1000, such as 0.2 or 1"),
         ({"augment.cutmix": float("inf")},
-         "augment.cutmix is inf; it must be an alpha of 0 (off) or more, such as 0.2 or 1"),
+         "augment.cutmix is inf; it must be an alpha of 0 (off) or from 0.001 to 1000, such as 0.2 or 1"),
         ({"augment.off": True, "augment.mixup": 0.2},
          "augment.off (--no-augment) and augment.mixup contradict each other; leave one out"),
         ({"augment.off": True, "augment.jitter": "0.4 0 0 0"},
@@ -318,3 +322,33 @@ def test_weights_that_cannot_be_drawn_by_are_refused_before_training():
     assert choose({"data.sampling": "weighted"}, weights=weights).config.data.sampling == "weighted"
     with pytest.raises(DataError, match="row of 00007: weight is 'heavy'"):
         choose({"data.sampling": "weighted"}, weights=["1"] * 7 + ["heavy"] + ["1"] * 392)
+
+
+@pytest.mark.parametrize(("patience", "every", "warned"), [(5, 1, False), (6, 1, True), (2, 2, False), (3, 2, True)])
+def test_patience_that_cannot_run_out_is_warned_of(capsys, patience, every, warned):
+    """Seven epochs: six evaluations before the last epoch's, of which the first is the best yet."""
+    choose({"train.patience": patience, "train.epochs": 7, "train.evaluate_every": every})
+    assert (
+        f"--patience {patience} with {6 // every} evaluation(s) before the last" in capsys.readouterr().err
+    ) == warned
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "flag"),
+    [
+        ("augment.rand_ops", 3, {"augment.policy": "rand"}),
+        ("augment.rand_magnitude", 5, {"augment.policy": "rand"}),
+        ("augment.mix_probability", 0.5, {"augment.cutmix": 1}),
+        ("optim.step_shares", "0.6", {"optim.schedule": "step"}),
+        ("optim.step_gamma", 0.3, {"optim.schedule": "step"}),
+        ("optim.decay_share", 0.3, {"optim.schedule": "wsd"}),
+        ("optim.beta2", 0.99, {"optim.name": "adamw"}),
+        ("optim.unfrozen_lr_scale", 0.3, {"model.freeze_epochs": 1}),
+    ],
+)
+def test_what_nothing_uses_is_warned_of(capsys, key, value, flag):
+    alone = Config().with_values({"optim.name": "sgd", key: value})
+    resolve.warn_of_unused(alone)
+    assert f"Warning: {key} is set and nothing uses it" in capsys.readouterr().err
+    resolve.warn_of_unused(alone.with_values(flag))
+    assert capsys.readouterr().err == ""

@@ -18,6 +18,7 @@ import fanlight as package
 from fanlight import cli
 from fanlight.config import Config
 from fanlight.errors import ConfigError, DataError, RunError, Stopped
+from fanlight.recipes import assemble
 from fanlight.train import evaluate, folder, job, prepare, resolve, state
 from train import colours as tiny
 
@@ -441,6 +442,52 @@ def test_what_decides_the_numbers_cannot_change(fanlight, colours, own_place):
     answer = fanlight("train", colours, "--resume", run, *tiny.QUICK, "--model", "small-resnet")  # as it was started
     assert answer.code == 0, answer.err
     assert (run / "resolved.yaml").read_text() == before
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--mixup", 0],
+        ["--policy", "none"],
+        ["--sampling", "epoch"],
+        ["--augment"],
+        ["--time-limit", "none"],
+        ["--set", "train.seed=0"],
+    ],
+)
+def test_a_default_that_is_asked_for_is_refused_as_any_other_value(fanlight, colours, own_place, words):
+    asked = {"mixup": 0.2, "policy": "rand", "sampling": "balanced", "time_limit": "1e7h", "seed": 3}
+    if words == ["--augment"]:
+        asked = {"no_augment": True}
+    run = stopped_run(colours, own_place / "run", **asked)
+    answer = fanlight("train", "--resume", run, *words)
+    assert answer.code == 2 and "it would be another run" in answer.err, answer
+
+
+def test_who_computes_goes_back_to_what_it_was(fanlight, colours, own_place):
+    run = stopped_run(colours, own_place / "run", recompute=True, threads=2)
+    prepare.take_changes(run, assemble("", recipe=None, config=None, flags={"execution.threads": 1}, values=[]))
+    assert tiny.resolved(run)["execution"]["threads"] == 1
+    answer = fanlight("train", "--resume", run, "--no-recompute", "--threads", 2)
+    assert answer.code == 0, answer.err
+    assert tiny.resolved(run)["execution"]["recompute"] is False
+    assert tiny.resolved(run)["execution"]["threads"] == 2
+
+
+def test_a_refused_change_does_not_stay(fanlight, colours, own_place):
+    run = stopped_run(colours, own_place / "run", model="scratch-cnn")
+    before = [(run / name).read_text() for name in ("resolved.yaml", "run.json")]
+    answer = fanlight("train", "--resume", run, "--recompute")
+    assert answer.code == 2 and "ScratchCNN has no blocks that repeat" in answer.err, answer
+    assert [(run / name).read_text() for name in ("resolved.yaml", "run.json")] == before
+    assert fanlight("train", "--resume", run).code == 0
+
+
+def test_nothing_is_measured_for_a_resumed_run(fanlight, colours, own_place):
+    run = stopped_run(colours, own_place / "run")
+    answer = fanlight("train", "--resume", run, "--autotune")
+    assert answer.code == 2
+    assert "execution.autotune measures before the first step, and" in answer.err and "train anew" in answer.err
 
 
 def test_ranks_that_cannot_share_the_batch_are_refused(fanlight, colours, own_place):

@@ -40,8 +40,10 @@ def _weights(manifest: Manifest, rows: np.ndarray) -> np.ndarray:
         why = f"is {texts[row]!r}" if texts[row] else "is empty"
         more = f" ({len(bad)} such rows)" if len(bad) > 1 else ""
         raise DataError(f"{where}, row of {manifest.column('path')[row]}: weight {why}{more}; {WAY_OUT}")
-    if not 0 < weights.sum() < math.inf:
-        raise DataError(f"{where}: the weights of the training images add up to {weights.sum():g}; {WAY_OUT}")
+    with np.errstate(over="ignore"):
+        total = weights.sum()
+    if not 0 < total < math.inf:
+        raise DataError(f"{where}: the weights of the training images add up to {total:g}; {WAY_OUT}")
     return weights
 
 

@@ -162,10 +162,11 @@ class SmallCNN(nn.Module):
         basis_P322 = _whitening()
         with torch.no_grad():
             self.whiten.weight.copy_(torch.cat([basis_P322, -basis_P322]))  # both signs: the activation drops one
+            assert self.whiten.bias is not None
             self.whiten.bias.zero_()
-            for group in self.groups:
-                for convolution in (group.conv1, group.conv2):
-                    nn.init.dirac_(convolution.weight[: convolution.in_channels])
+            for module in self.groups.modules():
+                if isinstance(module, nn.Conv2d):
+                    nn.init.dirac_(module.weight[: module.in_channels])
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         x_BCHW = self.pool(self.groups(self.act(self.whiten(x_BCHW))))

@@ -264,6 +264,9 @@ def _load(model: nn.Module, path: Path) -> list[str]:
     own = model.state_dict()
     different = [key for key in state if key in own and state[key].shape != own[key].shape]
     integers = [key for key in state if key in own and own[key].is_floating_point() > state[key].is_floating_point()]
+    hollow = [key for key, value in state.items() if value.layout != torch.strided or value.is_meta]
+    if hollow:
+        raise ConfigError(f"{path}: {_few(hollow)} are sparse, or names without numbers; give dense weights")
     if integers:  # torch would take them for fractions
         raise ConfigError(
             f"{path}: {_few(integers)} are {state[integers[0]].dtype}, as if quantised; give floating ones"
@@ -288,6 +291,9 @@ def _load(model: nn.Module, path: Path) -> list[str]:
         if keys:
             raise ConfigError(f"{path}: {len(keys)} weights are {what} ({_few(sorted(keys))}); {_WAY}")
     model.load_state_dict(state)
+    broken = [key for key, value in model.named_parameters() if not value.isfinite().all()]
+    if broken:  # training would blame its first step
+        raise ConfigError(f"{path}: {_few(broken)} hold numbers that are not finite in float32; give other weights")
     return [f"weights from {path}", *notes]
 
 

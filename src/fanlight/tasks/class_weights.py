@@ -8,6 +8,7 @@ import numpy as np
 from fanlight.errors import ConfigError, near
 
 NAMES = ("balanced", "effective")
+LEAST, MOST = 1e-6, 1e6  # of a weight that is given: float32 sums lose what is further from 1
 BETA = 0.999  # of the effective number: beyond some 1 / (1 − β) images a class gains little by more
 
 
@@ -54,6 +55,8 @@ def _explicit(text: str, classes: Sequence[str]) -> tuple[float, ...]:
             weights[name] = float(number)
         except ValueError:
             weights[name] = math.nan
-        if not 0 < weights[name] < math.inf:  # 0 could leave a whole batch without weight
-            raise ConfigError(f"optim.class_weights: {name}={number} should be a number above 0")
+        if not LEAST <= weights[name] <= MOST:  # 0 could leave a whole batch without weight
+            raise ConfigError(
+                f"optim.class_weights: {name}={number} should be a number above 0, from {LEAST:g} to {MOST:g}"
+            )
     return tuple(weights.get(name, 1.0) for name in classes)

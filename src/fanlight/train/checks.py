@@ -12,6 +12,8 @@ from fanlight.train import devices, precision, schedule
 
 THREADS_MAX, EVAL_BATCH_MAX = 1024, 65_536  # more is a slip; OpenMP ends the process where threads cannot be had
 IMAGE_PX_MAX, FOLDS_MAX, NORMALISE_MAX = 65_536, 1000, 1e6
+OPS_MAX = 100  # of augment.rand_ops: an image takes seconds
+ALPHA_MIN, ALPHA_MAX = 0.001, 1000  # of mixup and cutmix: outside, every share is 0, 1 or a half
 LR_MAX = 1e30  # what float32 holds, with room for the optimizer's arithmetic
 
 
@@ -101,8 +103,9 @@ def _changes(a: Augment) -> None:
         raise ConfigError(f"augment.policy is {a.policy!r}; use one of {', '.join(POLICIES)}")
     if a.engine not in (None, *ENGINES):
         raise ConfigError(f"augment.engine is {a.engine!r}; use one of {', '.join(ENGINES)}")
-    if a.rand_ops < 1:
-        raise ConfigError(f"augment.rand_ops is {a.rand_ops}; it must be 1 or more, or use --policy none")
+    if not 1 <= a.rand_ops <= OPS_MAX:
+        bound = "1 or more" if a.rand_ops < 1 else f"at most {OPS_MAX}"
+        raise ConfigError(f"augment.rand_ops is {a.rand_ops}; it must be {bound}, or use --policy none")
     if not 0 <= a.rand_magnitude <= MAGNITUDES:
         raise ConfigError(f"augment.rand_magnitude is {a.rand_magnitude}; it must be from 0 to {MAGNITUDES}")
     if not all(0 <= value <= most for value, most in zip(a.jitter, (1, 1, 1, 0.5))):
@@ -113,8 +116,10 @@ def _changes(a: Augment) -> None:
         if not 0 <= share <= 1:
             raise ConfigError(f"augment.{name} is {share}; it must be a probability, from 0 to 1")
     for name, alpha in {"mixup": a.mixup, "cutmix": a.cutmix}.items():
-        if not 0 <= alpha < math.inf:
-            raise ConfigError(f"augment.{name} is {alpha}; it must be an alpha of 0 (off) or more, such as 0.2 or 1")
+        if alpha and not ALPHA_MIN <= alpha <= ALPHA_MAX:
+            raise ConfigError(
+                f"augment.{name} is {alpha}; it must be an alpha of 0 (off) or from {ALPHA_MIN} to {ALPHA_MAX}, such as 0.2 or 1"
+            )
     asked = [name for name in ("flip", "erase", "mixup", "cutmix") if getattr(a, name)]
     asked += [name for name, is_on in {"policy": a.policy != "none", "jitter": any(a.jitter)}.items() if is_on]
     if a.off and asked:

@@ -215,3 +215,20 @@ def discarded_when_refused(run: Path) -> Iterator[None]:
         if not (run / "metrics.jsonl").exists() and not (run / "checkpoints").exists():
             shutil.rmtree(run, ignore_errors=True)
         raise
+
+
+@contextlib.contextmanager
+def put_back_when_refused(run: Path) -> Iterator[None]:
+    """Around the start of a resumed run: changes that turn out not to work (ConfigError) do not stay in its folder, where
+    every later start would meet them."""
+    saved = sorted((run / "checkpoints").glob("*"))
+    before = {path: path.read_bytes() for path in (run / "resolved.yaml", run / "run.json") if path.is_file()}
+    try:
+        yield
+    except ConfigError:
+        if sorted((run / "checkpoints").glob("*")) == saved:  # no step was saved with the changes
+            for path, content in before.items():
+                part = path.with_name(f"{path.name}.part")
+                part.write_bytes(content)
+                part.rename(path)
+        raise

@@ -272,7 +272,7 @@ def train(
         return _train_under_torchrun(config, out=out, command=command, entered=entered, resume=resume)
     run = _resumed_folder(resume, config, out=out) if resume else None
     if run is not None:
-        with folder.locked(run):
+        with folder.locked(run), folder.put_back_when_refused(run):
             _take_up(run, config)
             return run, execute(run, entered=entered)
     run = prepare.prepare(config, out=out, command=command, entered=entered, gathered=gathered)
@@ -337,6 +337,7 @@ def _train_under_torchrun(
                 )
                 held.enter_context(folder.locked(run))
                 if not is_new:
+                    held.enter_context(folder.put_back_when_refused(run))
                     _take_up(run, config, **given)
                 told["run"] = str(run)
             except FanlightError as error:

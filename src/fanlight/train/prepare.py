@@ -93,6 +93,7 @@ def prepare(
 
     found = gathered or gather(config, ranks=ranks, local_ranks=local_ranks)
     config, choices = found.asked, found.choices
+    resolve.warn_of_unused(config)
     _report_quarantine(found.manifest)
     manifest = split.assign(
         found.manifest, val_fraction=config.data.val_fraction, seed=config.train.seed, folds=config.data.folds,
@@ -212,20 +213,29 @@ def _device_name(device: str | None) -> str:
 
 def take_changes(run: Path, asked: Config, *, ranks: int | None = None, local_ranks: int | None = None) -> None:
     """What is asked beside `--resume`: who computes may change, since any layout continues any layout's checkpoint, and
-    is written down; what decides the numbers is refused. `ranks` where they are given by who started this process."""
-    config, first, default = folder.read_config(run), configuration.read(run / "config.yaml"), Config()
+    is written down; what decides the numbers is refused. A value that says the default is asked for as any other is.
+    `ranks` where they are given by who started this process."""
+    config, first = folder.read_config(run), configuration.read(run / "config.yaml")
     changed: dict[str, object] = {}
-    for key in keys():
+    for key in (key for key in keys() if key in asked.asked):
         section, name = key.split(".")
-        now, then, *others = (getattr(getattr(c, section), name) for c in (asked, config, first, default))
-        if now in (then, *others) or (key == "data.path" and folder.same_data(now, then)):
+        now, then, before = (getattr(getattr(c, section), name) for c in (asked, config, first))
+        if now == then or (key == "data.path" and folder.same_data(now, then)):
             continue
         if section != "execution":
+            if now == before:  # the first command, given again
+                continue
             raise ConfigError(
                 f"{key} is {then} in {run} and cannot become {now}: it would be another run. Leave it out to continue, "
                 "or train anew without --resume"
             )
-        changed[key] = now
+        if key == "execution.autotune" and now:
+            raise ConfigError(
+                f"execution.autotune measures before the first step, and {run} keeps what was chosen then; leave --autotune "
+                "out to continue, or train anew without --resume"
+            )
+        if now is not None:  # None: left open, and it was decided
+            changed[key] = now
     if ranks not in (None, config.execution.ranks):
         changed["execution.ranks"] = ranks
     if not changed:

@@ -281,6 +281,24 @@ def check_phases(config: Config) -> None:
         )
 
 
+def warn_of_unused(config: Config) -> None:
+    """Names what was asked for and decides nothing, for want of the flag that it belongs to."""
+    a, o = config.augment, config.optim
+    belongs = {
+        "augment.rand_ops": (a.policy == "rand", "--policy rand"),
+        "augment.rand_magnitude": (a.policy == "rand", "--policy rand"),
+        "augment.mix_probability": (a.mixes, "--mixup or --cutmix"),
+        "optim.step_shares": (o.schedule == "step", "--schedule step"),
+        "optim.step_gamma": (o.schedule == "step", "--schedule step"),
+        "optim.decay_share": (o.schedule == "wsd", "--schedule wsd"),
+        "optim.beta2": (o.name == "adamw", "--optimizer adamw"),
+        "optim.unfrozen_lr_scale": (config.model.freeze_epochs > 0, "--freeze-epochs"),
+    }
+    for key, (is_used, flag) in belongs.items():
+        if key in config.asked and not is_used:
+            warn(f"{key} is set and nothing uses it", why=f"It belongs to {flag}", do=f"Give {flag}, or leave it out")
+
+
 def _fits_together(config: Config, manifest: Manifest) -> None:
     count = len(manifest.rows("train"))
     if not count:
@@ -305,6 +323,20 @@ def _fits_together(config: Config, manifest: Manifest) -> None:
         raise ConfigError(
             f"data.image_px_start is {start_px} and data.image_px {full_px}; sides grow, so start smaller, or leave "
             "--image-size-start out"
+        )
+    epochs = config.train.epochs or 0
+    if start_px is not None and epochs == 1:
+        warn(
+            f"--image-size-start {start_px} with a single epoch",
+            why=f"The last epoch is always at the full side, so every image is at {full_px} px",
+            do="Use more --epochs, or leave it out",
+        )
+    patience, early = config.train.patience, (epochs - 1) // (config.train.evaluate_every or 1)
+    if patience is not None and config.train.time_limit_s is None and patience >= early:  # a limit may change epochs
+        warn(
+            f"--patience {patience} with {early} evaluation(s) before the last epoch's",
+            why="The first of them is the best yet, so the run cannot end early",
+            do="Use a smaller --patience, more --epochs, or a smaller train.evaluate_every",
         )
     check_phases(config)
     batch, microbatches, ranks = config.train.batch_size or 1, config.train.microbatches, config.execution.ranks or 1

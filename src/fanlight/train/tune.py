@@ -71,7 +71,9 @@ def _autotune_is_worth_trying(choices: resolve.Choices, manifest: Manifest) -> b
     config = choices.config
     if _is_on_features(config):
         if config.execution.autotune:
-            console.say("  no autotune: each image is computed once, and steps of the last layer alone are not what it measures")
+            console.say(
+                "  no autotune: each image is computed once, and steps of the last layer alone are not what it measures"
+            )
         return False
     if config.execution.autotune is not None:
         return config.execution.autotune
@@ -197,7 +199,7 @@ def _time_limit(
         # Ranks and the model are made again for the run itself, in about the time that it took here.
         start_s = max(0.0, time.perf_counter() - begin - probe.STEPS * step_s)
     counts = {split: len(manifest.rows(split)) for split in ("train", "val", "test")}
-    about = {"step_s": step_s, "batch": config.train.batch_size or 1, "start_s": start_s}
+    about: dict[str, Any] = {"step_s": step_s, "batch": config.train.batch_size or 1, "start_s": start_s}
     if feature_step_s is None:
         plan = timelimit.plan(**about, **counts)
     else:
