@@ -9,12 +9,14 @@ import contextlib
 import hashlib
 import json
 import os
+import threading
 from bisect import bisect_right
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -29,6 +31,7 @@ from fanlight.errors import DataError
 SHARD_BYTES = 512 << 20  # what an interruption can lose, and small enough that every file system takes it
 CHUNK = 16  # images per task of a packing thread
 DISK_RESERVE = 0.05  # of the disk's free bytes stay free
+_seeking = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -217,14 +220,7 @@ def _write_shard(
 ) -> dict[str, str]:
     part = path.with_suffix(".part")
     total = int((layout.heights[slots] * layout.widths[slots] * 3).sum())
-    try:
-        pixels = np.lib.format.open_memmap(part, mode="w+", dtype=np.uint8, shape=(total,))
-        if hasattr(os, "posix_fallocate"):  # a hole that the disk cannot fill would kill the process that writes it
-            with open(part, "r+b") as file:
-                os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise OSError(error.errno, f"{error.strerror} for the next {bytes_text(total)}") from None
+    first = 0  # the byte of the file where its pixels begin
 
     def decode(chunk: np.ndarray) -> dict[str, str]:
         failed = {}
@@ -238,15 +234,26 @@ def _write_shard(
             except canvas.Unreadable as error:
                 failed[str(layout.sha256[slot])] = str(error)
                 continue
-            start = int(layout.offsets[slot])
-            pixels[start : start + image.size] = image.reshape(-1)
+            _write_at(file, image, first + int(layout.offsets[slot]))
         return failed
 
     failed: dict[str, str] = {}
-    for reasons in threads.map(decode, np.array_split(slots, max(1, len(slots) // CHUNK))):
-        failed |= reasons
-    pixels.flush()
-    _sync(part)
+    with open(part, "w+b") as file:
+        try:
+            header = {"descr": "|u1", "fortran_order": False, "shape": (total,)}
+            np.lib.format.write_array_header_1_0(file, header)
+            file.flush()
+            first = file.tell()
+            if hasattr(os, "posix_fallocate"):  # what the disk cannot take is known before anything is decoded
+                os.posix_fallocate(file.fileno(), 0, first + total)
+            else:
+                file.truncate(first + total)
+        except OSError as error:
+            part.unlink(missing_ok=True)
+            raise OSError(error.errno, f"{error.strerror} for the next {bytes_text(total)}") from None
+        for reasons in threads.map(decode, np.array_split(slots, max(1, len(slots) // CHUNK))):
+            failed |= reasons
+        os.fsync(file.fileno())
     (path.parent / f"failed-{path.stem.split('-')[1]}.json").write_text(json.dumps(failed))
     part.rename(path)
     return failed
@@ -282,6 +289,19 @@ def _check_room(layout: Plan, manifest: Manifest, folder: Path) -> None:
             + (f"--set data.canvas_px={fits} would fit, " if fits else "")
             + "--pack-dir names another disk, --no-pack trains from the files"
         )
+
+
+def _write_at(file: BinaryIO, pixels: np.ndarray, at: int) -> None:
+    """From many threads. A memory map would be shorter, but its pages fault one by one, and threads queue for that."""
+    rest = pixels.reshape(-1).data
+    if not hasattr(os, "pwrite"):  # Windows
+        with _seeking:
+            file.seek(at)
+            file.write(rest)
+        return
+    while len(rest):
+        written = os.pwrite(file.fileno(), rest, at)
+        rest, at = rest[written:], at + written
 
 
 def _sync(path: Path) -> None:
