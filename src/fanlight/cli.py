@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from fanlight import console
-from fanlight.errors import ConfigError, FanlightError, RunError, Stopped
+from fanlight.errors import ConfigError, DataError, FanlightError, RunError, Stopped
 
 INTERRUPTED = 130  # exit code of a command that Ctrl-C ended and that has nothing to continue
 
@@ -220,6 +220,8 @@ def predict(
     predictor = predicting.load(run, device=device, best=best)
     answers = predicting.tell(predictor, files, out=out, top=top, tta=tta, unknown_below=unknown_below)
     console.result({"predictions": answers})
+    if answers and all("error" in answer for answer in answers):
+        raise DataError(f"none of the {len(answers)} files could be read; each says why above")
 
 
 @app.command()

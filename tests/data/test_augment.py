@@ -153,6 +153,12 @@ def test_half_of_the_images_are_mirrored_or_none() -> None:
     assert np.array_equal(still.left, boxes.left)  # the crop is the same with and without
 
 
+def test_two_epochs_show_both_sides() -> None:
+    sides = [boxes_of(500, 32, 32, epoch=epoch).mirror for epoch in range(4)]
+    assert np.array_equal(sides[1], ~sides[0])
+    assert np.array_equal(sides[2], sides[0]) and np.array_equal(sides[3], sides[1])
+
+
 def test_a_sample_is_cut_the_same_in_any_company() -> None:
     rng = np.random.default_rng(0)
     samples, heights, widths = np.arange(40), rng.integers(1, 300, 40), rng.integers(1, 300, 40)

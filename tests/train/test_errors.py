@@ -237,7 +237,7 @@ def test_out_that_is_not_empty(refused, colours, own_place):
 def test_out_is_looked_at_before_anything_is_packed(monkeypatch, refused, colours, own_place):
     (own_place / "run").touch()
     monkeypatch.setattr(pack, "make", lambda *_, **__: pytest.fail("packed"))
-    refused(1, "--out run exists and is not empty; .*", colours, *tiny.QUICK, folder_stays=True)
+    refused(1, "--out run is a file, .*", colours, *tiny.QUICK, folder_stays=True)
 
 
 def test_a_full_disk_while_the_run_is_written_down(monkeypatch, refused, colours):

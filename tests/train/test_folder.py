@@ -29,7 +29,7 @@ def test_out_is_taken_when_it_is_empty(own_place):
     (own_place / "new" / "run" / "file").touch()
     with pytest.raises(RunError, match=r"run exists and is not empty; name another, or continue it with --resume"):
         folder.create("d", "m", out=own_place / "new" / "run")
-    with pytest.raises(RunError, match="exists and is not empty"):
+    with pytest.raises(RunError, match="is a file, and a run is a folder"):
         folder.create("d", "m", out=own_place / "new" / "run" / "file")
 
 

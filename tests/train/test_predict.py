@@ -127,6 +127,14 @@ def test_a_bad_file_does_not_stop_the_others(finished, colours, own_place):
     assert all(answer["label"] == "blue" for answer in [answers[0], *answers[3:]])
 
 
+def test_nothing_that_can_be_read_is_an_error(fanlight, finished, own_place):
+    (own_place / "bad.png").write_bytes(b"no image")
+    (own_place / "worse.png").write_bytes(b"neither")
+    answer = fanlight("predict", finished, "bad.png", "worse.png", "--json")
+    assert answer.code == 3 and "none of the 2 files could be read" in answer.err
+    assert [set(each) for each in json.loads(answer.out)["predictions"]] == [{"path", "error"}] * 2
+
+
 def test_files_folders_and_globs_each_once_in_order(own_place):
     for name in ("b/2.png", "b/1.png", "b/deep/3.png", "b/.hidden", "a.png", "c[1].png"):
         path = own_place / name
@@ -181,7 +189,7 @@ def test_an_output_that_is_not_finite_is_an_error_and_no_class(fanlight, finishe
     broken = {name: value * float("nan") if value.is_floating_point() else value for name, value in tensors.items()}
     save_file(broken, own_place / "nan.safetensors", metadata={"fanlight": json.dumps(about)})
     answer = fanlight("predict", "nan.safetensors", colours / "blue" / "00.png", "--json")
-    assert answer.code == 0
+    assert answer.code == 3
     assert json.loads(answer.out)["predictions"][0]["error"].startswith("the network's output is not finite")
 
 

@@ -13,7 +13,8 @@ from fanlight.data import order
 from fanlight.errors import ConfigError
 
 # Which draws each kind of change takes. A new kind takes numbers that are free, so that nothing else changes with it.
-CROP_DRAWS = 5  # from 0: share, ratio, left, top, mirror
+CROP_DRAWS = 4  # from 0: share, ratio, left, top
+MIRROR_DRAW = 4
 JITTER_DRAW, JITTER_DRAWS = 5, 8  # four amounts, four keys whose order is the order of the four operations
 ERASE_DRAW, ERASE_DRAWS = 13, 5  # share, ratio, left, top, whether
 MIX_DRAW, MIX_DRAWS = 18, 6  # whether, which, two of the Beta, across, down; of a pair's first sample
@@ -43,10 +44,14 @@ def random_boxes(
 
     A crop of share s and ratio r (width / height) of an H×W image fits when s·W/H ≤ r ≤ W/(s·H); where the image is so
     elongated that no allowed ratio fits, the nearest is taken and the crop is cut to the image.
+
+    Whether an image is mirrored is drawn for its first epoch, and alternates from there (Jordan 2024): two epochs show
+    both of its sides, where independent draws would show half of the images one side twice.
     """
     u_BD = order.uniforms(samples, seed=seed, epoch=epoch, draws=CROP_DRAWS)
+    first_B1 = order.uniforms(samples, seed=seed, epoch=0, draws=1, first_draw=MIRROR_DRAW)
     boxes = boxes_within(u_BD, heights, widths, share=share, ratio=ratio)
-    return replace(boxes, mirror=(u_BD[:, 4] < 0.5) & flip)
+    return replace(boxes, mirror=((first_B1[:, 0] < 0.5) ^ bool(epoch % 2)) & flip)
 
 
 def boxes_within(

@@ -46,7 +46,9 @@ def create(data: str, model: str, *, out: Path | None, parent: Path = RUNS) -> P
 
 def check_out(out: Path | None) -> None:
     """RunError where `out` cannot be a new run's folder, because something is there."""
-    if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out is not None and out.exists() and not out.is_dir():
+        raise RunError(f"--out {out} is a file, and a run is a folder; name another")
+    if out is not None and out.exists() and any(out.iterdir()):
         raise RunError(f"--out {out} exists and is not empty; name another, or continue it with --resume {out}")
 
 
