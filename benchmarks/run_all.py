@@ -15,6 +15,8 @@ HERE = Path(__file__).parent
 DATA = os.environ.get("DATA", "digits")
 JOBS = {
     "start": ["start.py", "--data", DATA, "--work", "scratch/start"],
+    "packing": ["packing.py", "--data", DATA],
+    "augment-cost": ["augment_cost.py"],
     "input-wait": ["input_wait.py", "--data", DATA],
     "ddp-overhead": ["ddp_overhead.py", "--data", DATA, "--ranks", "2"],
     "kill-resume": ["kill_resume.py", "--points", "20"],

@@ -1,0 +1,66 @@
+"""Runs that are stopped or crash, and one that nothing disturbs."""
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from fanlight.errors import Stopped
+from train import colours as tiny
+
+# Normalised by batches, so a batch of other samples or a lost statistic shows; 12 steps, a checkpoint after 5 and 10.
+OPTIONS = {"model": "small-resnet", "execution__checkpoint_steps": 5}
+# Long enough that a signal finds it training: 60 steps of some 10 ms, and 15 checkpoints.
+LONG = {"model": "small-resnet", "batch_size": 4, "epochs": 5}
+
+
+class Crash(BaseException):
+    """As unforeseen as a kill: nothing catches it."""
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory, cache_folder, colours) -> Path:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FANLIGHT_CACHE", str(cache_folder))
+        return tiny.train(colours, out=tmp_path_factory.mktemp("runs") / "undisturbed", **OPTIONS)
+
+
+@pytest.fixture(scope="module")
+def long_runs(tmp_path_factory, colours) -> Callable[[int], Path]:
+    """long_runs(ranks): an undisturbed run of LONG."""
+    runs: dict[int, Path] = {}
+
+    def of(ranks: int) -> Path:
+        if ranks not in runs:
+            runs[ranks] = tiny.train(colours, out=tmp_path_factory.mktemp("runs") / "long", **LONG, ranks=ranks)
+        return runs[ranks]
+
+    return of
+
+
+def raise_crash() -> None:
+    raise Crash
+
+
+def ask_to_stop() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def stopped_run(colours: Path, out: Path, *, step: int = 8, **options) -> Path:
+    with pytest.MonkeyPatch.context() as patch:
+        tiny.before_update(patch, step, ask_to_stop)
+        with pytest.raises(Stopped):
+            tiny.train(colours, out=out, **(OPTIONS | options))
+    return out
+
+
+def same_story(run: Path, other: Path) -> None:
+    """The same records, once each, in the same order, with the same numbers to the last bit."""
+    timing = ("images_per_s", "input_wait_share", "seconds_in", "seconds")
+    told = [
+        [{name: value for name, value in record.items() if name not in timing} for record in tiny.metrics(each)]
+        for each in (run, other)
+    ]
+    assert told[0] == told[1]
