@@ -4,7 +4,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import pytest
 from PIL import Image
 
 from fanlight.data import canvas, pack
@@ -54,15 +53,6 @@ def assert_right(made: pack.Pack, manifest: Manifest, *, canvas_px: int = CANVAS
     for row in manifest.rows().tolist():
         wanted = canvas.to_canvas(manifest.path(row).read_bytes(), canvas_px)
         assert np.array_equal(pixels(made, int(slots[row])), wanted), manifest.path(row)
-
-
-@pytest.fixture
-def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """One entry per image that is decoded."""
-    calls: list[int] = []
-    to_canvas = canvas.to_canvas
-    monkeypatch.setattr(canvas, "to_canvas", lambda data, px: calls.append(len(data)) or to_canvas(data, px))
-    return calls
 
 
 def of_sizes(sizes: list[tuple[int, int]], hashes: list[str]) -> Manifest:

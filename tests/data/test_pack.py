@@ -24,7 +24,7 @@ from data.packs import (
 from fanlight.data import canvas, pack
 from fanlight.errors import DataError
 
-pytest_plugins = ["data.packs"]
+pytest_plugins = ["data.fixtures"]
 
 # --- the plan
 

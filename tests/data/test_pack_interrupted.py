@@ -28,7 +28,7 @@ from fanlight.console import bytes_text
 from fanlight.data import canvas, pack
 from fanlight.errors import DataError
 
-pytest_plugins = ["data.packs"]
+pytest_plugins = ["data.fixtures"]
 
 # --- interruptions
 

@@ -18,7 +18,7 @@ from fanlight.train import evaluate, job, prepare, state
 from train import colours as tiny
 from train.stopping import LONG, OPTIONS, Crash, ask_to_stop, raise_crash, same_story, stopped_run
 
-pytest_plugins = ["train.fixtures", "train.stopping"]
+pytest_plugins = ["train.fixtures", "train.undisturbed"]
 pytestmark = pytest.mark.usefixtures("own_place")
 
 

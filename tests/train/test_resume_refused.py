@@ -14,7 +14,7 @@ from fanlight.train import folder, job, prepare, resolve, state
 from train import colours as tiny
 from train.stopping import OPTIONS, Crash, raise_crash, stopped_run
 
-pytest_plugins = ["train.fixtures", "train.stopping"]
+pytest_plugins = ["train.fixtures", "train.undisturbed"]
 pytestmark = pytest.mark.usefixtures("own_place")
 
 
