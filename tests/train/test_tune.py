@@ -308,7 +308,7 @@ def test_a_time_limit_knows_that_features_are_kept(fanlight, colours, own_place)
     save_file(zoo.create("resnet18", classes=3, image_px=32, seed=5).model.state_dict(), "w.safetensors")
     words = [word for word in tiny.QUICK if word not in ("--epochs", "2", "--model", "scratch-cnn")]
     words += ["--model", "resnet18", "--image-size", "64", "--weights", "w.safetensors", "--freeze", "--no-augment"]
-    answer = fanlight("train", colours, *words, "--time-limit", "30s", "--out", "run", "--dry-run", "--autotune")
+    answer = fanlight("train", colours, *words, "--time-limit", "10h", "--out", "run", "--dry-run", "--autotune")
     assert answer.code == 0 and "no autotune: each image is computed once" in answer.out
     assert tiny.resolved(own_place / "run")["train"]["epochs"] == timelimit.EPOCHS_MOST
     assert tiny.summary(own_place / "run")["time_limit"]["epoch_s"] < 0.2
@@ -357,7 +357,7 @@ def test_times_as_people_write_them(fanlight, text, seconds):
 def test_times_that_are_none(fanlight):
     for text in ("soon", "3x", "1:30"):
         answer = fanlight("train", "digits", "--time-limit", text, "--print-config")
-        assert answer.code == 2 and "train.time_limit_s should be float" in answer.err
+        assert answer.code == 2 and "train.time_limit_s should be a time such as 90s" in answer.err
 
 
 def test_flags_are_keys(fanlight):
