@@ -159,10 +159,10 @@ def test_flags_and_cache(fanlight, little, colours, own_place, monkeypatch):
 def test_a_disk_that_takes_no_features_is_named(monkeypatch, frozen, colours, own_place):
     inner = np.lib.format.open_memmap
 
-    def refuse(path, mode="r+", **more):
+    def refuse(path, mode="r+", *args, **more):
         if mode == "w+":
             raise PermissionError(13, "Permission denied")
-        return inner(path, mode=mode, **more)
+        return inner(path, mode, *args, **more)
 
     monkeypatch.setenv("FANLIGHT_CACHE", str(own_place / "cache"))
     monkeypatch.setattr(np.lib.format, "open_memmap", refuse)
