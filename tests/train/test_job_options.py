@@ -21,12 +21,6 @@ from train import colours as tiny
 pytest_plugins = ["train.fixtures"]
 pytestmark = pytest.mark.usefixtures("own_place")
 
-FILES = {
-    ".lock",
-    "config.yaml", "resolved.yaml", "env.json", "manifest.parquet", "metrics.jsonl", "steps-rank0.parquet",
-    "predictions.parquet", "weights", "checkpoints", "run.json",
-}  # fmt: skip
-
 
 def tensors(run: Path, name: str = "last") -> dict[str, torch.Tensor]:
     return load_file(run / "weights" / f"{name}.safetensors")

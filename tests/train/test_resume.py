@@ -1,5 +1,6 @@
 """Runs that are stopped, killed or crash, and go on: the same bits as if nothing had happened, or a refusal."""
 
+import json
 import os
 import re
 import signal
@@ -14,7 +15,7 @@ import pytest
 from fanlight import cli
 from fanlight.config import Config
 from fanlight.errors import Stopped
-from fanlight.train import evaluate, job, prepare, state
+from fanlight.train import evaluate, folder, job, prepare, state
 from train import colours as tiny
 from train.stopping import LONG, OPTIONS, Crash, ask_to_stop, raise_crash, same_story, stopped_run
 
@@ -225,3 +226,21 @@ def test_sigkill(quick_ranks, fanlight, colours, own_place, cache_folder, long_r
     assert fanlight(*start).code == 0
     assert tiny.weights(own_place / "run") == tiny.weights(long_runs(ranks))
     same_story(own_place / "run", long_runs(ranks))
+
+
+def test_a_killed_start_counts_by_its_newest_checkpoint(colours, own_place):
+    run = stopped_run(colours, own_place / "run")
+    newest = state.whole(run / "checkpoints")[-1] / "state.json"
+    document = json.loads(newest.read_text())
+    newest.write_text(json.dumps(document | {"train_s": 5000.0}))
+    folder.update_summary(run, wall_s=0.0)  # as a kill leaves it
+    assert state.trained_s(run / "checkpoints") == 5000.0
+    tiny.train(colours, resume=run)
+    assert tiny.summary(run)["wall_s"] > 5000
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"train_s": "long"}'])
+def test_a_damaged_checkpoint_knows_of_no_time(own_place, text):
+    (own_place / "checkpoints" / "step-00000001").mkdir(parents=True)
+    (own_place / "checkpoints" / "step-00000001" / "state.json").write_text(text)
+    assert state.trained_s(own_place / "checkpoints") == 0.0

@@ -62,7 +62,6 @@ def rank_main(world: World, *, run: str, entered: float, wall_before_s: float = 
     t = build.build(config, manifest, world, resumed=resumed)
     progress = _resume(path, t)
     steps = t.steps_per_epoch * (config.train.epochs or 0)
-    wall_before_s = max(wall_before_s, progress.train_s)  # a start that was killed wrote down no end of its own
     verdict = compiling.prove(t, steps=steps - progress.step) if config.execution.compile else None
     phases_s = {"model_s": time.perf_counter() - begin, "start_s": time.time() - entered}  # start: from Enter to steps
     estimate = folder.read_summary(path).get("time_limit", {})
@@ -214,6 +213,7 @@ def execute(run: Path, *, entered: float) -> dict[str, Any]:
 def _recorded(run: Path, *, entered: float) -> Iterator[float]:
     """Inside, run.json says `running`; after an error what became of the run. Gives the seconds of earlier starts."""
     before_s = folder.update_summary(run, status="running").get("wall_s", 0.0)
+    before_s = max(before_s, state.trained_s(run / "checkpoints"))  # a killed start wrote down no end of its own
     try:
         yield before_s
     except BaseException as error:

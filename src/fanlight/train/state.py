@@ -8,6 +8,7 @@ was copied first.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -126,6 +127,14 @@ def _publish(part: Path, final: Path, *, document: dict[str, Any], keep: int) ->
 def whole(folder: Path) -> list[Path]:
     """Checkpoints that were finished, oldest first."""
     return sorted(path for path in folder.glob("step-*") if path.suffix != ".tmp" and (path / "state.json").exists())
+
+
+def trained_s(folder: Path) -> float:
+    """Seconds of training that the newest checkpoint knows of; 0 where there is none that can be read."""
+    for checkpoint in whole(folder)[-1:]:
+        with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+            return float(json.loads((checkpoint / "state.json").read_text())["train_s"])
+    return 0.0
 
 
 def load(checkpoint: Path, *, world: World) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

@@ -192,7 +192,9 @@ def _time_limit(
         with _bench(candidates.eager(config), len(manifest.classes), place) as bench:
             found = bench.measure()
             if found.error:  # the run itself will halve its microbatches
-                raise FanlightError(f"--time-limit: a step runs out of memory ({found.error}); use --microbatches 2")
+                raise FanlightError(
+                    f"--time-limit: a step cannot be measured ({found.error}); use another --batch-size or --microbatches"
+                )
             step_s = found.step_s
             if _is_on_features(config) and isinstance(bench, Bench):
                 feature_step_s = bench.feature_step_s()
