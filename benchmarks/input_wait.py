@@ -18,6 +18,7 @@ from fanlight.config import Config
 from fanlight.data.loader import train_batches
 from fanlight.parallel import comm
 from fanlight.train import build, clock, folder, prepare
+from fanlight.train.training import Training
 from fanlight.types import Position
 from hardware import heading, median_interval
 
@@ -72,7 +73,7 @@ def main() -> None:
     print("| input wait, share of a step | {:.2%} | {:.2%} … {:.2%} | ≤ 2 % |".format(*found["input_wait_share"]))
 
 
-def _block(t: build.Training, batches) -> tuple[float, float]:
+def _block(t: Training, batches) -> tuple[float, float]:
     """Seconds of training on these batches, and the seconds of them spent waiting for input."""
     times = clock.StepClock(t.world.device)
     begin = time.perf_counter()

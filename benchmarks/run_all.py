@@ -18,7 +18,10 @@ JOBS = {
     "packing": ["packing.py", "--data", DATA],
     "augment-cost": ["augment_cost.py"],
     "input-wait": ["input_wait.py", "--data", DATA],
-    "ddp-overhead": ["ddp_overhead.py", "--data", DATA, "--ranks", "2"],
+    **{
+        f"{name}-overhead": ["layout_overhead.py", "--data", DATA, "--layout", name]
+        for name in ("ddp", "fsdp", "pipeline")
+    },
     "kill-resume": ["kill_resume.py", "--points", "20"],
     "loader-memory": ["loader_memory.py", "--work", "scratch/87k"],
 }

@@ -52,6 +52,7 @@ def test_every_flag_reaches_its_key(fanlight):
         "policy": "rand", "jitter": "0.4,0.3,0.2,0.1", "erase": 0.25, "mixup": 0.2, "cutmix": 1.0, "no_augment": True,
         "compile": True, "autotune": False, "time_limit": "90s",
         "cache_features": True, "freeze_epochs": 2, "recompute": True, "image_size_start": 32,
+        "pipeline_schedule": "gpipe", "stages_per_rank": 2, "split_at": "layer1", "sync_every": 4,
     }  # fmt: skip
     assert asked.keys() == cli.FLAGS.keys()
     printed = printed_config(fanlight, "photos", *tiny.flags(asked))

@@ -37,7 +37,9 @@ def values_for(key: str) -> st.SearchStrategy[Any]:
     floats = st.floats(allow_nan=False)
     text = st.text(st.characters(codec="utf-8"), max_size=12).filter(lambda word: word.lower() not in WORDS)
     values: st.SearchStrategy[Any]
-    if typing.get_origin(kind) is tuple:
+    if typing.get_args(kind)[:1] == (str,):
+        values = st.tuples(text)
+    elif typing.get_origin(kind) is tuple:
         values = st.tuples(*(floats for _ in typing.get_args(kind)))
     else:
         values = {int: st.integers(), float: floats, bool: st.booleans(), str: text}[kind]
@@ -54,6 +56,8 @@ def other_value(key: str) -> Any:
     """A value that is not the default."""
     kind, _ = hint_of(key)
     default = value_of(Config(), key)
+    if typing.get_args(kind)[:1] == (str,):
+        return ("layer1", "layer2")
     if typing.get_origin(kind) is tuple:
         return tuple(0.125 for _ in typing.get_args(kind))
     candidates = {int: (3, 4), float: (0.375, 0.5), bool: (True, False), str: ("another", "word")}[kind]

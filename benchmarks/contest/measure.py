@@ -19,7 +19,8 @@ from pathlib import Path
 
 import psutil
 
-SAMPLE_S = 1.0  # reading PSS takes the kernel milliseconds, which are the command's too
+SAMPLE_S = 1.0  # at least, between two samples of memory
+SAMPLE_SHARE = 0.005  # of a core, at most: reading PSS walks every page, .1 s for some gigabytes
 GRACE_S = 10.0  # between asking a process to end and ending it
 
 
@@ -38,7 +39,13 @@ class Finished:
 
 
 def run(
-    command: Sequence[str], *, env: Mapping[str, str], log: Path, cap_s: float | None = None, sample_s: float = SAMPLE_S
+    command: Sequence[str],
+    *,
+    env: Mapping[str, str],
+    log: Path,
+    cap_s: float | None = None,
+    sample_s: float = SAMPLE_S,
+    share: float = SAMPLE_SHARE,
 ) -> Finished:
     """Runs it to its end, or to `cap_s`. Its standard output and errors are kept as `log` with .out and .err."""
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -66,8 +73,11 @@ def run(
         waiter.start()
         peak, is_capped = 0, False
         try:
-            while not ended.wait(sample_s):
+            pause_s = sample_s
+            while not ended.wait(pause_s):
+                asked = time.perf_counter()
                 peak = max(peak, tree_bytes(process.pid))
+                pause_s = max(sample_s, (time.perf_counter() - asked) / share)
                 if cap_s is not None and time.perf_counter() - begin > cap_s:
                     is_capped = True
                     _end(process.pid, ended)

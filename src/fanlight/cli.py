@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from fanlight import console
-from fanlight.errors import ConfigError, DataError, FanlightError, RunError, Stopped
+from fanlight.errors import ConfigError, DataError, FanlightError, RunError, Stopped, TrainingError
 
 INTERRUPTED = 130  # exit code of a command that Ctrl-C ended and that has nothing to continue
 
@@ -59,7 +59,8 @@ FLAGS = {
     "cutmix": "augment.cutmix", "no_augment": "augment.off", "pack": "execution.pack",
     "compile": "execution.compile", "autotune": "execution.autotune", "time_limit": "train.time_limit_s",
     "pack_dir": "execution.pack_dir", "report": "execution.report", "cache_features": "execution.cache_features",
-    "recompute": "execution.recompute",
+    "recompute": "execution.recompute", "pipeline_schedule": "execution.pipeline_schedule",
+    "stages_per_rank": "execution.stages_per_rank", "split_at": "execution.split_at", "sync_every": "train.sync_every",
 }  # fmt: skip
 
 
@@ -108,8 +109,14 @@ def train(
     patience: Annotated[int | None, typer.Option(help="Stop after this many evaluations without a better one.")] = None,
     image_size: Annotated[int | None, typer.Option(help="Side in pixels of what the model sees.")] = None,
     image_size_start: Annotated[int | None, typer.Option(help="Side in the first epoch; it grows to the full.")] = None,
-    layout: Annotated[str | None, typer.Option(help="serial or ddp. Default: ddp over all GPUs when several.")] = None,
+    layout: Annotated[
+        str | None, typer.Option(help="ddp, fsdp, pipeline, tensor, …, or replicate=2,pipe=2. Default: serial, or ddp over GPUs.")
+    ] = None,
     ranks: Annotated[int | None, typer.Option(help="Processes that train together.")] = None,
+    pipeline_schedule: Annotated[str | None, typer.Option(help="1f1b, gpipe, interleaved or sequential.")] = None,
+    stages_per_rank: Annotated[int | None, typer.Option(help="Of an interleaved pipeline.")] = None,
+    split_at: Annotated[str | None, typer.Option(help="Blocks to cut a pipeline after. Default: balanced.")] = None,
+    sync_every: Annotated[int | None, typer.Option(help="Of local-sgd and diloco: steps between meetings.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda.")] = None,
     precision: Annotated[str | None, typer.Option(help="fp32, bf16 or fp16. Default: the fastest here.")] = None,
     threads: Annotated[int | None, typer.Option(help="Compute threads per rank.")] = None,
@@ -222,6 +229,38 @@ def predict(
     console.result({"predictions": answers})
     if answers and all("error" in answer for answer in answers):
         raise DataError(f"none of the {len(answers)} files could be read; each says why above")
+
+
+@app.command()
+def verify(
+    data: Annotated[str, typer.Argument(help="Images to compare on. Default: the built-in `digits`.")] = "digits",
+    model: Annotated[str | None, typer.Option(help="timm, torchvision or own name. Default: as `train` has it.")] = None,
+    ranks: Annotated[int | None, typer.Option(help="Processes. Default: by usable cores, 2 to 4.")] = None,
+    steps: Annotated[int, typer.Option(help="Training steps that are compared.")] = 20,
+    only: Annotated[str, typer.Option(help="Some layouts, with commas between: ddp,tensor.")] = "",
+    precision: Annotated[str | None, typer.Option(help="fp32, or fp64 for proof.")] = None,
+    image_size: Annotated[int | None, typer.Option(help="Side in pixels of what the model sees.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images per step, global. Default: 16.")] = None,
+    microbatches: Annotated[int | None, typer.Option(help="Parts of a batch. Default: 4.")] = None,
+    values: Annotated[list[str] | None, typer.Option("--set", help="Any config key: --set optim.name=sgd")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the certificate. Default: runs/<data>-<model>-<n>.")] = None,
+    as_json: JsonOption = False,
+) -> None:  # fmt: skip
+    """Prove every layout equal to the serial run, on this machine, with your model and images."""
+    console.set_json(as_json)
+    from fanlight.recipes import assemble
+    from fanlight.train import verify as verifying
+
+    flags = {"model": model, "image_size": image_size, "batch_size": batch_size, "microbatches": microbatches}
+    config = assemble(data, recipe=None, config=None, flags=config_values(flags), values=values or [])
+    found = verifying.verify(
+        config, precision=precision or "fp32", ranks=ranks, steps=steps, out=out, command=_command(),
+        only=[word.strip() for word in only.split(",") if word.strip()],
+    )  # fmt: skip
+    console.say(f"Certificate: {found['run']}/certificate.md")
+    console.result(found)
+    if not found["passed"]:
+        raise TrainingError(f"{verifying.verdict(found)}: {found['run']}/certificate.md says why")
 
 
 @app.command()

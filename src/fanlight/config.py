@@ -122,6 +122,8 @@ class Optim:
     step_shares: tuple[float, ...] = (0.5, 0.75)  # of schedule step: after which shares of all steps it drops
     step_gamma: float = 0.1  # of schedule step: factor of each drop
     decay_share: float = 0.2  # of schedule wsd: share of all steps, the last ones, in which the rate falls to 0
+    outer_lr: float | None = None  # of diloco: share of the mean change that is taken; None: 0.7
+    outer_momentum: float | None = None  # of diloco, Nesterov's; None: 0.9
     clip_norm: float | None = 1.0  # largest global gradient norm; None: no clipping
     label_smoothing: float = 0.1  # probability mass spread over all classes
     class_weights: str | None = None  # in the training loss: balanced, effective or name=weight,…; None: all equal
@@ -136,6 +138,8 @@ class Train:
     batch_auto: bool = False  # a batch_size left open is measured: the knee of throughput within memory
     microbatches: int = 1  # parts of a batch whose gradients are summed before the optimizer moves
     precision: str | None = None  # fp32, bf16, fp16; None: what this processor does fastest
+    compress_gradients: str | None = None  # bf16: ddp sends gradients in it, which rounds them; None: as they are
+    sync_every: int | None = None  # of local-sgd and diloco: steps between two meetings of the ranks; None: 8
     time_limit_s: float | None = None  # seconds from Enter to the last metric, which epochs left open fill; None: none
     seed: int = 0  # of weights, split, order and augmentation
     evaluate_every: int | None = None  # epochs between evaluations; None: so that there are at most 20
@@ -146,10 +150,17 @@ class Train:
 
 @dataclass(frozen=True)
 class Execution:
-    """Who computes, and where things go. Changes nothing about the numbers beyond rounding."""
+    """Who computes, and where things go. Changes nothing about the numbers beyond rounding, but for the layouts that are other
+    algorithms: local-sgd, diloco, dataparallel."""
 
-    layout: str | None = None  # serial or ddp; None: ddp over all GPUs when several are visible, else serial
+    layout: str | None = (
+        None  # as parallel/layout.py names them; None: ddp over all GPUs when several are visible, else serial
+    )
     ranks: int | None = None  # processes; None: by layout
+    pipeline_schedule: str | None = None  # gpipe, 1f1b, interleaved or sequential; None: 1f1b
+    stages_per_rank: int | None = None  # of an interleaved pipeline; None: 1, interleaved 2
+    bucket_mb: float | None = None  # of ddp's gradient buckets, in 2^20 bytes; None: fitted to the measured link
+    split_at: tuple[str, ...] | None = None  # blocks after which a pipeline is cut; None: where measured costs balance
     device: str | None = None  # cpu or cuda; None: cuda where there is one
     threads: int | None = None  # compute threads per rank; None: usable cores over ranks
     workers: int | None = None  # input threads per rank; None: by device and cores
@@ -302,14 +313,13 @@ def _convert(key: str, value: object, hint: Any) -> Any:
             kinds = typing.get_args(kind)
             if not parts or (kinds[-1] is not Ellipsis and len(parts) != len(kinds)):
                 raise ValueError
+            if kinds[0] is str:
+                return tuple(_text(part) for part in parts)
             return tuple(_number(part, float) for part in parts)
         if kind is bool:
             return _truth(value)
         if kind is str:
-            if not isinstance(value, str):
-                raise ValueError
-            value.encode()
-            return value
+            return _text(value)
         if key.endswith("_s") and isinstance(value, str) and value.strip()[-1:].lower() in SECONDS:
             return _number(value.strip()[:-1], float) * SECONDS[value.strip()[-1:].lower()]
         return _number(value, kind)
@@ -326,10 +336,18 @@ def _expected(key: str, kind: Any) -> str:
     if typing.get_origin(kind) is tuple:
         kinds = typing.get_args(kind)
         count = "" if kinds[-1] is Ellipsis else f"{len(kinds)} "
-        return f"{count}numbers with commas between"
+        return f"{count}{'names' if kinds[0] is str else 'numbers'} with commas between"
     if key.endswith("_s"):
         return "a time such as 90s, 10m or 1.5h"
     return kind.__name__
+
+
+def _text(value: Any) -> str:
+    """A string that UTF-8 can hold."""
+    if not isinstance(value, str):
+        raise ValueError
+    value.encode()
+    return value
 
 
 def _number(value: Any, kind: type[int] | type[float]) -> int | float:

@@ -23,6 +23,11 @@ def cores_usable(*, cgroup: Path = CGROUP) -> int:
     return max(1, min(affinity, math.ceil(quota) if quota else affinity))
 
 
+def cores() -> list[int]:
+    """Numbers of the cores that this process is bound to; none where the system does not bind."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+
+
 def memory_available(*, cgroup: Path = CGROUP) -> int:
     """Bytes that can still be had before the system or the container's limit would refuse."""
     free = psutil.virtual_memory().available

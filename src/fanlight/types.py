@@ -45,6 +45,15 @@ class Rows:
     changes: Changes | None = None  # still to be done to the images, by the device; None: nothing, or done already
     mix: Mix | None = None  # still to be done to images and loss; None: no mixing
     keys: np.ndarray | None = None  # int64 [B], what random numbers are hashed by; None: the samples themselves
+    unseen: tuple[int, int] | None = None  # rows and side of the images that another rank makes, where images is None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Rows and side in pixels of the images, wherever they are."""
+        if self.images is None:
+            assert self.unseen is not None
+            return self.unseen
+        return self.images.shape[0], self.images.shape[1]
 
 
 @dataclass(frozen=True)

@@ -91,7 +91,7 @@ def test_an_archive_gives_the_first_of_each_class_and_writes_nowhere_else(tmp_pa
 
 
 def python(code, tmp_path, **given):
-    return measure.run([sys.executable, "-c", code], env={}, log=tmp_path / "log", sample_s=0.05, **given)
+    return measure.run([sys.executable, "-c", code], env={}, log=tmp_path / "log", sample_s=0.05, share=1.0, **given)
 
 
 def test_a_run_is_measured_with_its_children(tmp_path):

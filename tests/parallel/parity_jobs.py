@@ -29,11 +29,12 @@ from fanlight.parallel import comm, compiled
 from fanlight.parallel.comm import World
 from fanlight.parallel.layout import Layout
 from fanlight.parallel.norm import synchronise
-from fanlight.parallel.parallelize import parallelize
+from fanlight.parallel.parallelize import place, reduced_over_ranks
 from fanlight.parallel.replicate import Replicated
-from fanlight.train import build, compiling, evaluate, state
+from fanlight.train import build, compiling, evaluate, parts, state
 from fanlight.train.clock import StepClock
 from fanlight.train.ledger import Ledger
+from fanlight.train.training import Training
 from fanlight.types import Batch, Position, Rows
 
 DTYPES = {"fp64": torch.float64, "fp32": torch.float32, "bf16": torch.bfloat16}
@@ -98,7 +99,7 @@ def strictly() -> Iterator[None]:
         yield
 
 
-def training(world: World, folder: str, values: dict[str, Any], *, dtype: str = "fp32") -> build.Training:
+def training(world: World, folder: str, values: dict[str, Any], *, dtype: str = "fp32") -> Training:
     layout = {"execution.layout": "ddp" if world.ranks > 1 else "serial", "execution.pack_dir": f"{folder}/pack"}
     config = Config().with_values({**BASE, **values, **layout})
     manifest = manifests.load(Path(folder, "manifest.parquet"))
@@ -109,7 +110,7 @@ def training(world: World, folder: str, values: dict[str, Any], *, dtype: str = 
         return t
 
 
-def batches(t: build.Training, *, done: int = 0) -> Iterator[Batch]:
+def batches(t: Training, *, done: int = 0) -> Iterator[Batch]:
     start = Position(*divmod(done, t.steps_per_epoch))
     while start.epoch < (t.config.train.epochs or 0):
         with strictly():
@@ -119,11 +120,11 @@ def batches(t: build.Training, *, done: int = 0) -> Iterator[Batch]:
         start = Position(t.phase.end, 0)
 
 
-def gradient(t: build.Training) -> torch.Tensor:
+def gradient(t: Training) -> torch.Tensor:
     return torch.cat([p.grad.flatten() for p in t.optimizer.named.values() if p.grad is not None]).double()
 
 
-def whole(t: build.Training) -> dict[str, torch.Tensor]:
+def whole(t: Training) -> dict[str, torch.Tensor]:
     """Each kind of state as one vector: some single tensors are 0 but for rounding."""
     tensors = {**t.step.parts[0].state_dict()}
     kinds: dict[str, list[torch.Tensor]] = {"weights": [tensors.pop(name) for name in t.optimizer.named]}
@@ -134,7 +135,7 @@ def whole(t: build.Training) -> dict[str, torch.Tensor]:
     return {kind: torch.cat([value.flatten() for value in values]) for kind, values in kinds.items()}
 
 
-def sums_of(t: build.Training, batch: Batch) -> np.ndarray:
+def sums_of(t: Training, batch: Batch) -> np.ndarray:
     """One step's gradients are left in the model; its sums over all ranks."""
     clock = StepClock(t.world.device)
     clock.begin()
@@ -337,7 +338,7 @@ def lockstep(world: World, *, folder: str, values: dict[str, Any], dtype: str, s
         t.restore(load_file(shared))
         world.barrier()
         sums = sums_of(t, batch)
-        state.check_equal({"gradient": gradient(t)}, world)
+        check_equal({"gradient": gradient(t)}, world)
         errors = {}
         if serial:
             expected = sums_of(serial, next(serial_batches))
@@ -370,7 +371,7 @@ def scored_rows(
 ) -> list | None:
     """Evaluation rows from a checkpoint's weights: of each [split, rows of a batch, views] in `parts`."""
     t = training(world, folder, values)
-    t.restore(state.load(Path(checkpoint), world=world)[0])
+    t.restore(state.load(Path(checkpoint))[0])
     before, modes = digest(t.tensors()), [module.training for module in t.model.modules()]
     torch.set_num_threads(threads)
     try:
@@ -397,7 +398,7 @@ def train_on(
         t = training(world, folder, values, dtype=dtype)
     done = 0
     if start:
-        tensors, document = state.load(Path(start), world=world)
+        tensors, document = state.load(Path(start))
         t.enter(document["step"] // t.steps_per_epoch)
         t.restore(tensors)
         t.optimizer.restore_scalars(document)
@@ -469,15 +470,15 @@ def replicated_gradients(world: World, *, channels_last: bool) -> dict[str, Any]
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(16, 2))
     serial = copy.deepcopy(model)
-    replicated = parallelize(model, Layout(dp_replicate=world.ranks, name="ddp"), world, channels_last=channels_last)
+    replicated = replicated_model(model, world, channels_last=channels_last)
     assert replicated is not None
     x = torch.randn(2, world.ranks, 3, 4, 4, generator=torch.Generator().manual_seed(1))
     sent, changed = [], []
     for index, more in (0, True), (1, False):
-        before = replicated.last_bucket_at
+        before = replicated.sent_at
         with replicated.accumulating(more), strictly():
             replicated.wrapped(x[index, world.rank, None]).square().sum().backward()
-        sent.append(replicated.last_bucket_at > before)
+        sent.append(replicated.sent_at > before)
         changed.append(world.any(not equal_on_ranks(model, world)))
     serial(x.flatten(0, 1)).square().sum().backward()
     pairs = [(p.grad, q.grad) for p, q in zip(model.parameters(), serial.parameters())]
@@ -489,9 +490,20 @@ def replicated_gradients(world: World, *, channels_last: bool) -> dict[str, Any]
     }  # fmt: skip
 
 
+def replicated_model(model: nn.Module, world: World, *, channels_last: bool) -> Any:
+    layout = Layout(dp_replicate=world.ranks, name="ddp")
+    placed = place(model, layout, world, channels_last=channels_last)
+    return reduced_over_ranks(placed, layout, world, number_format="fp32")[0]
+
+
+def check_equal(tensors: dict[str, torch.Tensor], world: World) -> None:
+    """TrainingError when a tensor differs between ranks in any bit."""
+    parts.plan(tensors, parts.whole_tensors, world)
+
+
 def equal_on_ranks(model: nn.Module, world: World) -> bool:
     try:
-        state.check_equal({name: p.grad for name, p in model.named_parameters()}, world)
+        check_equal({name: p.grad for name, p in model.named_parameters()}, world)
     except TrainingError:
         return False
     return True
@@ -539,12 +551,12 @@ def save_and_load(world: World, *, checkpoints: str, step: int) -> dict[str, Any
     given = odd_tensors()
     with strictly():
         path = state.save(Path(checkpoints), tensors=given, document={"step": step, "x": 1.5}, world=world, keep=2)
-        tensors, document = state.load(path, world=world)
+        tensors, document = state.load(path)
     return {"name": path.name, "same": digest(tensors) == digest(given), "document": document}
 
 
 def load_only(world: World, *, checkpoint: str) -> str:
-    return digest(state.load(Path(checkpoint), world=world)[0])
+    return digest(state.load(Path(checkpoint))[0])
 
 
 def save_unequal(world: World, *, checkpoints: str, key: str, place: int) -> None:

@@ -1,5 +1,7 @@
+import asyncio
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -9,9 +11,10 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 
 from fanlight import errors
-from fanlight.parallel import launch
+from fanlight.parallel import comm, launch
 from fanlight.parallel.comm import alone
 from fanlight.parallel.launch import Pool
 
@@ -77,6 +80,24 @@ def test_a_job_runs_in_another_thread(pool):
     thread.start()
     thread.join()
     assert results == [[3, 3]]
+
+
+def test_a_pool_works_beside_an_event_loop_and_its_threads():
+    """As in a notebook, where a cell runs inside the loop of the main thread."""
+
+    async def cell() -> tuple[list, list, int]:
+        await asyncio.to_thread(time.sleep, 0)  # the loop has a thread of its own from here on
+        ticks = 0
+        with Pool(2, threads=1, preload=LIGHT) as pool:
+            inside = pool.run("parallel.jobs:rank_sum")
+            beside = asyncio.create_task(asyncio.to_thread(pool.run, "parallel.jobs:device_sum"))
+            while not beside.done():
+                ticks += 1
+                await asyncio.sleep(0.001)
+            return inside, await beside, ticks
+
+    inside, beside, ticks = asyncio.run(cell())
+    assert inside == [[2, 1]] * 2 and len(beside) == 2 and ticks > 0
 
 
 def test_run_here_is_what_a_rank_does():
@@ -179,8 +200,8 @@ def test_a_module_that_cannot_be_imported_ends_the_pool(capfd):
     assert "No module named 'fanlight.nowhere'" in capfd.readouterr().err
 
 
-def test_close_leaves_no_process_and_no_file():
-    before = set(Path(tempfile.gettempdir()).glob("fanlight-ranks-*"))
+def test_close_leaves_no_process_and_no_file(monkeypatch, tmp_path):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     children = set(psutil.Process().children(recursive=True))
     pool = Pool(3, threads=1, preload=LIGHT)
     started = pool.run("parallel.jobs:start_a_child")
@@ -191,7 +212,7 @@ def test_close_leaves_no_process_and_no_file():
     pool.close()
     assert not any(process.is_running() for process in mine if process.pid not in started)
     assert gone(started)
-    assert set(Path(tempfile.gettempdir()).glob("fanlight-ranks-*")) == before
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_pool_that_was_never_used_closes_at_once():
@@ -328,3 +349,37 @@ def test_wrong_variables_of_torchrun_are_named(
         errors.ConfigError, match=f"the environment variable {name} is '{value or ''}'; torchrun sets it {range_}"
     ):
         launch.from_environment("cpu")
+
+
+def test_a_port_that_is_taken_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("", 0)) as taken:
+        port = taken.getsockname()[1]
+        place = {
+            "RANK": "0",
+            "WORLD_SIZE": "2",
+            "LOCAL_RANK": "0",
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+        }
+        for name, text in place.items():
+            monkeypatch.setenv(name, text)
+        with pytest.raises(
+            errors.ConfigError,
+            match=f"^MASTER_PORT {port}: another program on 127.0.0.1 listens there; set MASTER_PORT to a free port",
+        ):
+            launch.from_environment("cpu", threads=torch.get_num_threads())
+
+
+def test_ranks_that_do_not_meet_name_the_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(**_: object) -> None:
+        raise RuntimeError("timed out after 600 s\nat frame 1")
+
+    place = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "nowhere", "MASTER_PORT": "29500"}
+    for name, text in place.items():
+        monkeypatch.setenv(name, text)
+    monkeypatch.setattr(comm, "join", fail)
+    with pytest.raises(
+        errors.TrainingError,
+        match=r"^rank 1 could not meet the others at nowhere, port 29500 \(MASTER_ADDR, MASTER_PORT\): timed out after 600 s;",
+    ):
+        launch.from_environment("cpu", threads=torch.get_num_threads())

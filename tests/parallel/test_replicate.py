@@ -6,7 +6,7 @@ import torch
 from fanlight.models import small
 from fanlight.parallel.comm import alone
 from fanlight.parallel.layout import Layout
-from fanlight.parallel.parallelize import parallelize
+from fanlight.parallel.parallelize import place, reduced_over_ranks
 
 JOBS = "parallel.parity_jobs:"
 SUM_RTOL = 1e-6  # worst measured 2.0e-7: fp32 sums of at most 8 rows
@@ -25,6 +25,8 @@ def test_gradients_are_summed_once_and_in_the_last_microbatch(pool, ranks, chann
 def test_one_rank_stays_a_plain_model():
     model = small.NAMES["small-resnet"](3, 8)
     kinds = [type(module) for module in model.modules()]
-    assert parallelize(model, Layout(), alone(), channels_last=True) is None
+    placed = place(model, Layout(), alone(), channels_last=True)
+    assert placed.stages == {0: model} and not placed.held
+    assert reduced_over_ranks(placed, Layout(), alone(), number_format="fp32") == {}
     assert [type(module) for module in model.modules()] == kinds
     assert all(p.is_contiguous(memory_format=torch.channels_last) for p in model.parameters() if p.ndim == 4)

@@ -82,6 +82,7 @@ RECIPES = {
     "lung-colon-resnet18": (tiles, TILES, ["--image-size", 32]),
     "photos-small": (photos, ("cloudy", "rain", "shine"), ["--image-size", 32, "--batch-size", 8]),
     "fast": (photos, ("cloudy", "rain", "shine"), ["--image-size", 32]),
+    "cifar10-fast": (photos, ("cloudy", "rain", "shine"), ["--image-size", 32]),
     "fine-tune": (photos, ("cloudy", "rain", "shine"), ["--image-size", 32, "--batch-size", 8]),
     "from-scratch": (photos, ("cloudy", "rain", "shine"), ["--image-size", 32, "--batch-size", 8]),
 }

@@ -32,6 +32,8 @@ class Numbered:
 class Seeing:
     """A step whose outputs are what it saw: [first pixel, rows of the batch]."""
 
+    evaluates_in_threads = True
+
     def __init__(self) -> None:
         self.sizes: list[int] = []
 

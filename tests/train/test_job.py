@@ -30,7 +30,7 @@ FILES = {
 # The design's table for `train --json`.
 KEYS = {
     "run", "task", "model", "layout", "ranks", "precision", "epochs", "steps", "batch_size", "microbatches", "metrics",
-    "wall_s", "train_s", "images_per_s", "input_wait_share", "peak_rss_bytes",
+    "wall_s", "train_s", "images_per_s", "input_wait_share", "peak_rss_bytes", "sent_bytes",
 }  # fmt: skip
 # One rank's sums are added up in another order than two ranks'; measured 2e-9 over the 12 steps of such a run.
 LOSS_RTOL = 1e-5
@@ -141,6 +141,8 @@ def test_resolved_yaml_has_every_choice_and_reasons_for_the_automatic_ones(finis
         "execution.autotune",
         "train.time_limit_s",
         "data.image_px_start",
+        *("execution.pipeline_schedule", "execution.stages_per_rank", "execution.split_at", "execution.bucket_mb"),
+        *("train.compress_gradients", "train.sync_every", "optim.outer_lr", "optim.outer_momentum"),
         "optim.unfrozen_lr_scale",
         "execution.cache_features",
     }
@@ -185,10 +187,10 @@ def limit_rows(monkeypatch, most: int) -> None:
     """A device on which microbatches of more than `most` rows do not fit."""
     inner = WholeStep._gradients
 
-    def gradients(self, model, batch, rows, loss_scale, clock):
+    def gradients(self, batch, rows, loss_scale, clock):
         if len(rows.samples) > most:
             raise torch.OutOfMemoryError(f"CUDA out of memory. Tried {len(rows.samples)} rows\nmore lines")
-        return inner(self, model, batch, rows, loss_scale, clock)
+        return inner(self, batch, rows, loss_scale, clock)
 
     monkeypatch.setattr(WholeStep, "_gradients", gradients)
 
@@ -212,11 +214,11 @@ def test_out_of_memory_later_continues_from_the_checkpoint(monkeypatch, colours,
     """A checkpoint that was saved with fewer microbatches is taken."""
     inner, calls = WholeStep._gradients, []
 
-    def gradients(self, model, batch, rows, loss_scale, clock):
+    def gradients(self, batch, rows, loss_scale, clock):
         calls.append(len(rows.samples))
         if len(calls) == 6:
             raise MemoryError("cannot allocate memory")
-        return inner(self, model, batch, rows, loss_scale, clock)
+        return inner(self, batch, rows, loss_scale, clock)
 
     monkeypatch.setattr(WholeStep, "_gradients", gradients)
     run = tiny.train(colours, out=own_place / "run", execution__checkpoint_steps=4)

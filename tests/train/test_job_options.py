@@ -13,7 +13,6 @@ import torch
 from safetensors.torch import load_file
 
 from fanlight import cli
-from fanlight.parallel.comm import alone
 from fanlight.train import folder, state
 from fanlight.train.step import WholeStep
 from train import colours as tiny
@@ -31,7 +30,7 @@ def test_averaged_weights_are_scored_and_exported(fanlight, colours, own_place):
     options = {"model": "small-resnet", "ema": 0.99, "optim__lr": 0.02}
     run = tiny.train(colours, out=own_place / "run", **options)
     plain = tiny.train(colours, out=own_place / "plain", **(options | {"ema": None}))
-    checkpoint, _ = state.load(state.whole(run / "checkpoints")[-1], world=alone())
+    checkpoint, _ = state.load(state.whole(run / "checkpoints")[-1])
     found = tensors(run)
     assert {f"ema.{name}" for name in found if "num_batches" not in name} == {
         key for key in checkpoint if key.startswith("ema.")
@@ -104,7 +103,7 @@ def test_spoiled_gradients_end_the_run_before_anything_is_saved(monkeypatch, fan
     assert "Error: the gradient's norm is nan at step 4, where the loss is " in answer.err
     newest = state.whole(own_place / "run" / "checkpoints")[-1]
     assert newest.name == "step-00000003"
-    kept, _ = state.load(newest, world=alone())
+    kept, _ = state.load(newest)
     assert all(torch.isfinite(value).all() for value in kept.values())
     monkeypatch.setattr(WholeStep, "__call__", inner)
     assert fanlight("train", "--resume", "run").code == 0  # and goes on from there

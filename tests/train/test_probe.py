@@ -30,10 +30,10 @@ def rows_seen(monkeypatch) -> list[int]:
     seen: list[int] = []
     inner = WholeStep._gradients
 
-    def gradients(self, model, batch, rows, loss_scale, clock):
+    def gradients(self, batch, rows, loss_scale, clock):
         assert rows.images.shape == (len(rows.samples), 16, 16, 3) and rows.images.dtype == torch.uint8
         seen.append(len(rows.samples))
-        return inner(self, model, batch, rows, loss_scale, clock)
+        return inner(self, batch, rows, loss_scale, clock)
 
     monkeypatch.setattr(WholeStep, "_gradients", gradients)
     return seen

@@ -118,7 +118,7 @@ def test_a_checkpoint_of_another_version_is_refused(colours, own_place):
     path = state.whole(run / "checkpoints")[-1] / "state.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"version": 99}))
     with pytest.raises(
-        RunError, match=r"step-00000008 has version 99; this Fanlight reads 1. Use the Fanlight that wrote it"
+        RunError, match=r"step-00000008 has version 99; this Fanlight reads 2. Use the Fanlight that wrote it"
     ):
         tiny.train(colours, resume=run)
 

@@ -1,7 +1,6 @@
 """Checkpoints: exact, whole or absent, and refused where they would hold one rank's opinion."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -53,7 +52,7 @@ def test_the_same_step_may_be_saved_again(tmp_path):
     save(tmp_path, 3, keep=1)
     save(tmp_path, 3, keep=1, tensors={"model.a": torch.ones(2)})
     assert names(tmp_path) == ["step-00000003"]
-    assert state.load(tmp_path / "step-00000003", world=alone())[0]["model.a"].tolist() == [1, 1]
+    assert state.load(tmp_path / "step-00000003")[0]["model.a"].tolist() == [1, 1]
 
 
 @pytest.mark.parametrize("at", ["write_text", "_sync", "rename"])
@@ -70,7 +69,7 @@ def test_an_interrupted_save_leaves_the_one_before_whole(tmp_path, monkeypatch, 
         with pytest.raises(KeyboardInterrupt):
             save(tmp_path, step, keep=1, tensors={"model.a": torch.ones(2)})
     assert [path.name for path in state.whole(tmp_path)] == ["step-00000001"]
-    tensors, document = state.load(tmp_path / "step-00000001", world=alone())
+    tensors, document = state.load(tmp_path / "step-00000001")
     assert torch.equal(tensors["model.a"], TENSORS["model.a"]) and document["step"] == 1
     save(tmp_path, 4, keep=1)
     assert names(tmp_path) == ["step-00000004"]  # what was left behind is gone
@@ -84,9 +83,9 @@ def test_another_version_is_refused_with_the_way_out(tmp_path):
     path = save(tmp_path, 1)
     about = json.loads((path / "state.json").read_text())
     (path / "state.json").write_text(json.dumps({**about, "version": 99}))
-    message = r"step-00000001 has version 99; this Fanlight reads 1\. Use the Fanlight that wrote it, or train again"
+    message = r"step-00000001 has version 99; this Fanlight reads 2\. Use the Fanlight that wrote it, or train again"
     with pytest.raises(RunError, match=message):
-        state.load(path, world=alone())
+        state.load(path)
 
 
 @pytest.mark.parametrize(
@@ -107,7 +106,7 @@ def test_damaged_tensors_are_refused(tmp_path, damage, message):
     if content is not None:
         file.write_bytes(content)
     with pytest.raises(RunError, match=f"(?s){message}; delete it to use the one before"):
-        state.load(path, world=alone())
+        state.load(path)
 
 
 def test_a_missing_ranks_file_is_noticed(pool, tmp_path):
@@ -127,7 +126,7 @@ def test_a_checkpoint_without_its_document_is_refused(tmp_path, text):
     if text is not None:
         (path / "state.json").write_text(text)
     with pytest.raises(RunError, match=r"step-00000001 is no whole checkpoint .*; delete it to use the one before"):
-        state.load(path, world=alone())
+        state.load(path)
 
 
 @pytest.mark.parametrize("place", [0, 1, 65_520 * 2 + 1, 139_999])
@@ -140,13 +139,6 @@ def test_a_tensor_that_differs_between_ranks_is_refused_by_name(pool, tmp_path, 
     assert names(tmp_path) == []
 
 
-def test_the_order_of_values_is_part_of_what_ranks_compare():
-    a, b = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([2.0, 1.0, 3.0])
-    assert state._checksum(a) != state._checksum(b)
-    assert state._checksum(a) == state._checksum(a.clone())
-    assert state._checksum(torch.zeros(2)) != state._checksum(-torch.zeros(2))
-
-
 def test_what_is_written_is_what_was_when_saving_began(tmp_path):
     tensors = {"model.a": torch.ones(3), "model.b": torch.zeros(2, 3, 4, 4).to(memory_format=torch.channels_last)}
     final, write = state.begin(tmp_path, tensors=tensors, document={"step": 1}, world=alone(), keep=1)
@@ -154,17 +146,8 @@ def test_what_is_written_is_what_was_when_saving_began(tmp_path):
     for tensor in tensors.values():
         tensor.add_(1)
     write()
-    kept = state.load(final, world=alone())[0]
+    kept = state.load(final)[0]
     assert torch.equal(kept["model.a"], torch.ones(3)) and torch.equal(kept["model.b"], torch.zeros(2, 3, 4, 4))
-
-
-@pytest.mark.parametrize("ranks", [1, 2, 3, 7])
-@pytest.mark.parametrize("sizes", [[1], [5, 0, 3], [100, 1, 1, 1], [1] * 20, [0, 0]])
-def test_ranks_write_every_tensor_once(ranks, sizes):
-    tensors = {str(index): torch.zeros(size) for index, size in enumerate(sizes)}
-    worlds = [replace(alone(), rank=rank, ranks=ranks) for rank in range(ranks)]
-    written = [key for world in worlds for key in state._share(tensors, world)]
-    assert sorted(written) == sorted(tensors)
 
 
 def test_a_background_error_surfaces_once_where_it_is_waited_for():

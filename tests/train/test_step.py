@@ -15,7 +15,7 @@ from fanlight.data import policy
 from fanlight.models import keyed
 from fanlight.tasks.classify import Classify
 from fanlight.train.clock import StepClock
-from fanlight.train.step import Normalise, WholeStep
+from fanlight.train.step import Normalise, Sight, WholeStep
 from fanlight.types import Batch, Changes, Mix, Position, Rows
 
 CPU = torch.device("cpu")
@@ -56,9 +56,8 @@ def stepped(
     model: nn.Module, given: Batch, *, smoothing: float = 0.0, loss_scale: float = 1.0, **options: Any
 ) -> tuple[list[float], list[torch.Tensor]]:
     """Sums and gradients of one step."""
-    step = WholeStep(
-        model, Classify(("a", "b", "c"), smoothing), normalise=normalise(), number_format="fp32", seed=3, **options
-    )
+    sight = Sight(Classify(("a", "b", "c"), smoothing), normalise(), 3, CPU, options.pop("keys", None))
+    step = WholeStep(model, sight, number_format="fp32", **options)
     sums = step(given, loss_scale=loss_scale, clock=ticking())
     assert sums.dtype == torch.float64
     gradients = [p.grad.clone() for p in model.parameters() if p.grad is not None]
@@ -176,7 +175,7 @@ def test_bf16_computes_the_network_in_bf16_and_the_loss_in_fp32():
     seen = []
     model[0].register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
     task = Classify(("a", "b", "c"))
-    step = WholeStep(model, task, normalise=normalise(dtype=torch.float32), number_format="bf16", seed=0)
+    step = WholeStep(model, Sight(task, normalise(dtype=torch.float32), 0, CPU), number_format="bf16")
     losses = []
     real = Classify.loss_sum
 
@@ -198,7 +197,7 @@ def test_evaluation_changes_nothing_and_trains_on():
         nn.Conv2d(3, 5, 1), frozen, nn.BatchNorm2d(5), nn.Dropout(0.5), nn.Flatten(), nn.Linear(80, 3)
     )
     task = Classify(("a", "b", "c"))
-    step = WholeStep(model, task, normalise=normalise(dtype=torch.float32), number_format="fp32", seed=0)
+    step = WholeStep(model, Sight(task, normalise(dtype=torch.float32), 0, CPU), number_format="fp32")
     assert step.parts == [model] and step.needs_images and step.needs_targets
     modes = [module.training for module in model.modules()]
     assert modes[2:4] == [False, True]  # a norm whose weights do not move keeps its statistics
@@ -209,12 +208,12 @@ def test_evaluation_changes_nothing_and_trains_on():
     assert torch.equal(first, second) and not first.requires_grad
     assert [module.training for module in model.modules()] == modes
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    torch.testing.assert_close(first, model.eval()(step._normalise(rows.images)))
+    torch.testing.assert_close(first, model.eval()(normalise(dtype=torch.float32)(rows.images)))
 
 
 def test_a_failed_evaluation_still_trains_on():
     model = network()
-    step = WholeStep(model, Classify(("a", "b", "c")), normalise=normalise(), number_format="fp32", seed=0)
+    step = WholeStep(model, Sight(Classify(("a", "b", "c")), normalise(), 0, CPU), number_format="fp32")
     with pytest.raises(RuntimeError), step.evaluating():
         step.forward(Rows(np.arange(1), PIXELS[:1, :2], TARGETS[:1]))  # too small for the network
     assert all(module.training for module in model.modules())
@@ -224,7 +223,7 @@ class Sending:
     """A stand-in for replication: the last microbatch's backward hands over one bucket, 10 ms before it ends."""
 
     def __init__(self, model: nn.Module):
-        self.wrapped, self.last_bucket_at, self._more = model, time.perf_counter(), False
+        self.wrapped, self.sent_at, self._more, self.gathers = model, time.perf_counter(), False, False
         model[5].register_full_backward_hook(self._send)
 
     @contextlib.contextmanager
@@ -234,7 +233,7 @@ class Sending:
 
     def _send(self, *_: Any) -> None:
         if not self._more:
-            self.last_bucket_at = time.perf_counter()
+            self.sent_at = time.perf_counter()
             time.sleep(0.01)
 
 
@@ -260,7 +259,7 @@ def test_only_waiting_for_the_network_is_communication(is_replicated):
     replicated: Any = Sending(model) if is_replicated else None
     task = Classify(("a", "b", "c"))
     step = WholeStep(
-        model, task, normalise=normalise(), number_format="fp32", seed=0, replicated=replicated
+        model, Sight(task, normalise(), 0, CPU), number_format="fp32", reduced=replicated
     )  # fmt: skip
     for _ in range(2):
         step(batch([5, 4]), loss_scale=1.0, clock=clock)

@@ -67,6 +67,8 @@ class Cutting:
     start_px: int | None = None  # side of the first epoch's training images; None: image_px
     epochs: int = 1  # of the run, over which sides grow
     augment: Augment = field(default_factory=Augment)  # what else happens to training images, or that nothing does
+    has_images: bool = True  # whether this rank's layers begin with pixels; else it reads none
+    is_level: bool = False  # every rank gets equally many evaluation batches, the last ones perhaps of no samples
 
     def side_px(self, epoch: int) -> int:
         """Side of the training images in `epoch`."""
@@ -127,9 +129,13 @@ def evaluation_batches(
 
     def make(position: Position, chosen: np.ndarray) -> Batch:
         begin = time.perf_counter()
-        padded = np.concatenate([chosen, np.repeat(chosen[-1:], batch - len(chosen))])
+        last = chosen[-1:] if len(chosen) else every[:1]
+        padded = np.concatenate([chosen, np.repeat(last, batch - len(chosen))])
         rows = samples.rows[padded]
         targets = torch.from_numpy(samples.targets[chosen])
+        if not cutting.has_images:
+            part = Rows(chosen, None, targets, unseen=(batch, cutting.image_px))
+            return Batch(position, (part,) * views, float(samples.weights[chosen].sum()), time.perf_counter() - begin)
         if samples.features is not None:  # of the first view
             seen = [samples.features.of(padded)]
         else:
@@ -142,6 +148,9 @@ def evaluation_batches(
         return Batch(position, parts, float(samples.weights[chosen].sum()), time.perf_counter() - begin)
 
     slices = order.evaluation_slices(len(samples), batch=batch, rank=cutting.rank, ranks=cutting.ranks)
+    if cutting.is_level:
+        most = len(order.evaluation_slices(len(samples), batch=batch, rank=0, ranks=cutting.ranks))
+        slices += [slice(0, 0)] * (most - len(slices))
     every = np.arange(len(samples))
     tasks = ((Position(0, step), every[part]) for step, part in enumerate(slices))
     yield from _ahead(make, tasks, workers if samples.features is None else 0)
@@ -162,13 +171,15 @@ def _train_rows(samples: Samples, keys: np.ndarray, epoch: int, cutting: Cutting
             keys, heights, widths, flip=cutting.flip, share=cutting.crop_share, ratio=cutting.crop_ratio, **key
         )
     px = cutting.side_px(epoch)
+    mixing = mix.draw(keys, cutting.augment, image_px=px, **key)
+    if not cutting.has_images:
+        return Rows(chosen, None, targets, None, mixing, keys, unseen=(len(chosen), px))
     (pixels,) = images(samples, chosen, [boxes], image_px=px, pin=pin)
     changes = policy.draw(keys, cutting.augment, image_px=px, **key)
     if changes is not None and cutting.augment.engine == "cpu":
         for place, image in enumerate(pixels.numpy()):
             policy.change(image, changes, place)
         changes = None
-    mixing = mix.draw(keys, cutting.augment, image_px=px, **key)
     return Rows(chosen, pixels, targets, changes, mixing, keys)
 
 

@@ -86,7 +86,7 @@ def check(model: nn.Module, parts: Sequence[nn.Module], example: Tensor) -> None
     """
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     devices = [example.device.index or 0] if example.is_cuda else []
-    with _modes_kept([model, *parts]):
+    with modes_kept([model, *parts]):
         try:
             for training in (True, False):
                 results = []
@@ -135,7 +135,7 @@ class _Tracer(fx.Tracer):
 def _trace(model: nn.Module) -> fx.Graph:
     """The model's graph, the same in training and in eval mode; targets are names in `model`."""
     graphs = []
-    with _modes_kept([model]):
+    with modes_kept([model]):
         for training in (True, False):
             model.train(training)
             try:
@@ -199,7 +199,7 @@ def _batch_nodes(model: nn.Module, nodes: list[fx.Node], example: Tensor) -> set
                 found.add(n.name)
             return value
 
-    with torch.no_grad(), _modes_kept([model]):
+    with torch.no_grad(), modes_kept([model]):
         model.eval()
         try:
             Watch(fx.GraphModule(model, nodes[0].graph)).run(example)
@@ -261,7 +261,8 @@ def _restore(model: nn.Module, buffers: dict[str, Tensor]) -> None:
 
 
 @contextmanager
-def _modes_kept(roots: Sequence[nn.Module]) -> Iterator[None]:
+def modes_kept(roots: Sequence[nn.Module]) -> Iterator[None]:
+    """Inside, modules may change between training and eval mode; afterwards each is in its own again."""
     modes = [(module, module.training) for root in roots for module in root.modules()]
     try:
         yield

@@ -26,7 +26,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from fanlight import errors, machine
-from fanlight.parallel import zygote
+from fanlight.parallel import affinity, heartbeat, slurm, stall, zygote
 
 if TYPE_CHECKING:
     from fanlight.parallel.comm import World
@@ -44,7 +44,9 @@ class Pool:
     """Ranks of one machine. The constructor returns at once; the first `run` waits for what is not ready by then.
 
     `threads`: compute threads per rank; None: usable cores over ranks. `grace_s`: how long ranks may take to save after
-    they were asked to stop. `preload`: modules that jobs need and that are slow to import.
+    they were asked to stop. `preload`: modules that jobs need and that are slow to import. `stall_s`: how long ranks of a
+    job that beats (heartbeat.py) may stand still; None: as stall.py says. Ranks on CPUs keep to cores of their own
+    (affinity.py).
     """
 
     def __init__(
@@ -55,22 +57,27 @@ class Pool:
         threads: int | None = None,
         preload: tuple[str, ...] = HEAVY,
         grace_s: float = 60.0,
+        stall_s: float | None = None,
     ):
         if ranks < 1:
             raise errors.ConfigError(f"ranks: {ranks} processes cannot work; use 1 or more")
         self.ranks, self.grace_s = ranks, grace_s
         self.threads = threads or max(1, machine.cores_usable() // ranks)
+        self.cores = affinity.of_ranks(ranks, threads=self.threads) if device == "cpu" else None
+        stall.chosen(stall_s)  # refused before anything is started
         self.pids: list[int] = []  # of the ranks, by rank; known after the first run
         self._busy = threading.Lock()
         self._stops = self._signal = 0
         self._wake, self._wake_write = socket.socketpair()
         self._control, control = socket.socketpair()
         self._ranks, theirs = zip(*[socket.socketpair() for _ in range(ranks)])
-        folder = tempfile.mkdtemp(prefix="fanlight-ranks-")
+        self._folder = folder = tempfile.mkdtemp(prefix="fanlight-ranks-")
+        self._watch = stall.Watch(heartbeat.create(folder, ranks), ranks=ranks, stall_s=stall_s)
         given = [control.fileno(), *(each.fileno() for each in theirs)]
         plan = {
             "control": given[0], "ranks": given[1:], "parent": os.getpid(),
             "path": sys.path, "preload": preload, "threads": self.threads, "device": device, "folder": folder,
+            "cores": self.cores,
         }  # fmt: skip
         process = subprocess.Popen(
             [sys.executable, "-P", "-c", BOOT, json.dumps(plan)],
@@ -111,6 +118,7 @@ class Pool:
             if not self.is_open:
                 raise errors.TrainingError(f"cannot run {job}: this pool of ranks was closed; open a new one")
             self._stops = self._signal = 0
+            self._watch.begin()
             try:
                 with self._forwarding_signals():
                     answers, ends = self._exchange(message)
@@ -161,6 +169,7 @@ class Pool:
         """Sends one job; the ranks' answers, and the exit code (None: not known) of a rank that ended.
 
         Returns when every rank answered, one ended, or a deadline that a failure or a request to stop has set is over.
+        Raises TrainingError when ranks stand still.
         """
         answers: dict[int, dict[str, Any]] = {}
         ends: dict[int, int | None] = {}
@@ -175,7 +184,7 @@ class Pool:
                 left_s = deadline - time.monotonic()
                 if left_s <= 0:
                     break
-                for key, _ in ready.select(None if left_s == math.inf else left_s):
+                for key, _ in ready.select(min(left_s, self._watch.look_s)):
                     if key.data == "wake":
                         self._wake.recv(1024)
                         continue
@@ -195,6 +204,8 @@ class Pool:
                         if "error" in received:
                             patience_s = self.grace_s if received["error"] == errors.Stopped.__name__ else SETTLE_S
                             deadline = min(deadline, time.monotonic() + patience_s)
+                if self._watch.is_stalled(self.pids, answered=answers):
+                    raise self._watch.verdict(self._folder, self.pids, ask=self._ask_for_stacks)
                 if self._stops > 1 or (self._stops and not self.pids):
                     break
                 if self._stops and not asked:
@@ -203,6 +214,10 @@ class Pool:
                         zygote.send(self._control, {"signal": signal.SIGTERM})
                     deadline = min(deadline, time.monotonic() + self.grace_s)
         return answers, ends
+
+    def _ask_for_stacks(self) -> None:
+        with contextlib.suppress(OSError):
+            zygote.send(self._control, {"signal": stall.STACKS_SIGNAL})
 
     @contextlib.contextmanager
     def _forwarding_signals(self) -> Iterator[None]:
@@ -224,29 +239,61 @@ class Pool:
                 signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
+def joined() -> bool:
+    """Whether a launcher, torchrun or Slurm's srun, started this process as one of its ranks."""
+    return under_torchrun() or slurm.is_rank(os.environ)
+
+
 def under_torchrun() -> bool:
     """Whether torchrun, or something that sets the same variables, started this process as one of its ranks."""
     return all(name in os.environ for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR"))
 
 
 def from_environment(device: str, *, threads: int | None = None) -> World:
-    """Joins the ranks that torchrun started. `threads` as for a Pool; torchrun's own choice, one, is not kept.
-    Such a process ends by end_rank()."""
+    """Joins the ranks that torchrun or srun started. `threads` as for a Pool; torchrun's own choice, one, is not kept.
+    Such a process ends by end_rank(), and by itself when it stands still (stall.guard)."""
     import torch
 
     from fanlight.parallel import comm
 
+    own_threads = 0
+    if not under_torchrun() and slurm.is_rank(os.environ):
+        given = slurm.variables(os.environ)
+        own_threads = slurm.threads(
+            os.environ, cores=machine.cores_usable(), local_ranks=int(given["LOCAL_WORLD_SIZE"])
+        )
+        os.environ.update(given)  # for torch, which reads them itself, and whoever asks for torchrun later
     ranks = _from_torchrun("WORLD_SIZE", least=1)
     local_ranks = _from_torchrun("LOCAL_WORLD_SIZE", least=1, below=ranks + 1, default=ranks)
     rank = _from_torchrun("RANK", below=ranks)
     local_rank = _from_torchrun("LOCAL_RANK", below=local_ranks)
     if ranks > 1:
         _from_torchrun("MASTER_PORT", below=1 << 16)
-    torch.set_num_threads(threads or max(1, machine.cores_usable() // local_ranks))
+    torch.set_num_threads(threads or own_threads or max(1, machine.cores_usable() // local_ranks))
     if ranks == 1:
         return comm.alone(device)
-    return comm.join(
-        rank=rank, ranks=ranks, local_rank=local_rank, local_ranks=local_ranks, device=device, init_method="env://"
+    try:
+        world = comm.join(
+            rank=rank, ranks=ranks, local_rank=local_rank, local_ranks=local_ranks, device=device, init_method="env://"
+        )
+    except RuntimeError as error:  # torch's, of stores and sockets
+        raise _not_met(error, rank=rank) from error
+    stall.guard(world.heartbeat, rank=rank)
+    return world
+
+
+def _not_met(error: RuntimeError, *, rank: int) -> errors.FanlightError:
+    """Why ranks could not join, in words."""
+    address, port = os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]
+    if "EADDRINUSE" in str(error):
+        return errors.ConfigError(
+            f"MASTER_PORT {port}: another program on {address} listens there; set MASTER_PORT to a free port, the same for "
+            "every rank (torchrun: --master-port)"
+        )
+    why = (str(error).splitlines() or [type(error).__name__])[0]
+    return errors.TrainingError(
+        f"rank {rank} could not meet the others at {address}, port {port} (MASTER_ADDR, MASTER_PORT): {why}; see that every "
+        "rank was started, with the same two, and that nothing between the machines blocks the port"
     )
 
 
@@ -278,7 +325,7 @@ def end_rank(code: int) -> NoReturn:
 
 
 def run_here(job: str, world: World, **arguments: Any) -> Any:
-    """What a Pool's rank does with a job, in this process: for serial runs and under torchrun."""
+    """What a Pool's rank does with a job, in this process: for serial runs and under a launcher."""
     return zygote.load(job)(world, **arguments)
 
 

@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch import nn
 
 from fanlight.errors import ConfigError
+from fanlight.parallel import comm
 
 _KINDS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
@@ -86,6 +87,7 @@ def _statistics(x: torch.Tensor, eps: float, group) -> tuple[torch.Tensor, torch
 
 def _gathered(own: torch.Tensor, group) -> torch.Tensor:
     """Every rank's `own`, in rank order, [R, ...]. For vectors this small gloo's all-reduce takes twice as long."""
+    comm.sent["statistics of norms"] += own.nbytes
     all_R = [torch.empty_like(own) for _ in range(dist.get_world_size(group))]
     dist.all_gather(all_R, own, group=group)
     return torch.stack(all_R)

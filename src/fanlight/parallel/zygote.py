@@ -2,12 +2,13 @@
 the ranks, reports their ends and leaves none behind; a rank joins the others and takes jobs until its socket closes.
 
 Messages are JSON behind eight bytes of length: nothing is pickled. To a rank: {job, arguments, folder}; from it:
-{result} or {error, message, traceback, at_s}. To the zygote: {signal}; from it: {pids}, then {rank, code} for each rank
-that ended. Imports no torch by itself: the parent imports this file too.
+{result} or {error, message, traceback, at_s}. To the zygote: {signal}, for every rank; from it: {pids}, then {rank, code}
+for each rank that ended. Imports no torch by itself: the parent imports this file too.
 """
 
 import contextlib
 import ctypes
+import dataclasses
 import faulthandler
 import gc
 import importlib
@@ -24,6 +25,8 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from fanlight import errors
+from fanlight.parallel import affinity, stall
+from fanlight.parallel.heartbeat import Heartbeat, attach
 
 ITSELF = -1  # the zygote, among ranks
 LENGTH_BYTES = 8
@@ -83,7 +86,7 @@ def verdict(
 
 
 def main(plan: dict[str, Any], *, parent: int) -> None:
-    """The zygote's life. `plan` comes from launch.Pool: control and ranks (descriptors), preload, threads, device,
+    """The zygote's life. `plan` comes from launch.Pool: control and ranks (descriptors), preload, threads, cores, device,
     folder. `parent` is the process that everything here ends with."""
     control = _inherited(plan["control"])
     sockets = [_inherited(descriptor) for descriptor in plan["ranks"]]
@@ -165,12 +168,16 @@ def _serve(parent: socket.socket, *, rank: int, plan: dict[str, Any]) -> NoRetur
 def _take_jobs(parent: socket.socket, *, rank: int, plan: dict[str, Any]) -> None:
     import torch
 
+    if plan["cores"]:
+        affinity.bind(plan["cores"][rank])
     torch.set_num_threads(plan["threads"])  # first of all: a forked process may hang in its first operation without
     if "cv2" in sys.modules:
         sys.modules["cv2"].setNumThreads(0)
     from fanlight.parallel import comm
 
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    stacks = open(stall.stacks_path(plan["folder"], rank), "wb")  # noqa: SIM115
+    faulthandler.register(stall.STACKS_SIGNAL, file=stacks)  # which writes there as long as this process lives
     world, failure, ranks = None, None, len(plan["ranks"])
     try:
         if ranks == 1:
@@ -180,6 +187,7 @@ def _take_jobs(parent: socket.socket, *, rank: int, plan: dict[str, Any]) -> Non
             world = comm.join(
                 rank=rank, ranks=ranks, local_rank=rank, local_ranks=ranks, device=plan["device"], init_method=meeting
             )
+        world = dataclasses.replace(world, heartbeat=Heartbeat(attach(plan["folder"]), rank=rank))
     except BaseException as error:
         failure = _describe(error)  # the answer to every job
     with contextlib.suppress(ConnectionError):
@@ -200,6 +208,7 @@ def _answer(message: dict[str, Any], *, world: Any) -> dict[str, Any]:
     except BaseException as error:
         return _describe(error)
     finally:
+        world.heartbeat.rest()
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from dataclasses import dataclass, field
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,18 +15,12 @@ from fanlight.data.loader import Cutting, Samples
 from fanlight.data.manifest import SPLITS, Manifest
 from fanlight.errors import ConfigError, DataError
 from fanlight.models import freeze, keyed, recompute, tail, zoo
+from fanlight.parallel import comm
 from fanlight.parallel import layout as layouts
 from fanlight.parallel.comm import World
-from fanlight.parallel.compiled import Compiled
-from fanlight.parallel.layout import Layout
-from fanlight.parallel.parallelize import place, replicate
+from fanlight.parallel.parallelize import place
 from fanlight.tasks import Task
-from fanlight.train import features, phases
-from fanlight.train.ema import Average
-from fanlight.train.optim import Optimizer
-from fanlight.train.step import Cached, Normalise, WholeStep
-
-THREADS_PAY_FLOP = 5e7  # of a last layer's forward: about 1 ms of one core; below that threads wait for each other
+from fanlight.train.training import Training
 
 
 def open_source(config: Config, manifest: Manifest, world: World) -> source.Source:
@@ -52,145 +45,6 @@ def split_samples(config: Config, manifest: Manifest, task: Task, where: source.
     blocks = where.places[rows] // order.BLOCK_BYTES if config.data.order == "blocks" else None
     draws = sampling.draws(manifest, rows, sampling=config.data.sampling) if split == "train" else None
     return Samples(where, rows, targets, task.weights(targets), blocks, draws)
-
-
-@dataclass
-class Training:
-    """What one rank trains with: the whole model, or its last layer on features."""
-
-    config: Config
-    manifest: Manifest
-    world: World
-    layout: Layout
-    task: Task
-    images: dict[str, Samples]  # by split, those that have images
-    cutting: Cutting
-    model: nn.Module  # whole, on this rank's device
-    keys: keyed.Keys
-    steps_per_epoch: int
-    notes: list[str]
-    samples: dict[str, Samples] = field(init=False)  # what steps and evaluations see: `images`, or features of them
-    step: WholeStep = field(init=False)
-    optimizer: Optimizer = field(init=False)
-    average: Average | None = field(init=False)  # of the weights, where the config asks for one
-
-    phase: phases.Phase | None = None
-
-    def __post_init__(self) -> None:
-        self.enter(0)
-
-    def enter(self, epoch: int) -> None:
-        """Connects this rank to the others for what trains in `epoch`; the optimizer keeps what it knows of weights that
-        go on training. Before `restore`, where that is of a later phase. Collective; does nothing within a phase."""
-        config, phase = self.config, phases.at(self.config, epoch)
-        if phase == self.phase:
-            return
-        kept = (self.optimizer.tensors(), self.optimizer.scalars()) if self.phase else None
-        if self.phase is not None:
-            self.step.dissolve()
-            freeze.unfreeze(self.model)
-            torch.set_num_threads(config.execution.threads or 1)
-        self.phase, self.samples = phase, self.images
-        if self.is_cached:
-            last = tail.Tail(self.model)
-            keys = self.keys if keyed.holds(last) else None
-            self.step = self._step_of(last, Cached(like=next(last.parameters())), keys=keys, whole=self.model)
-        else:
-            self.step = self._step_of(self.model, self._normalise(), keys=self.keys)
-        self.optimizer = Optimizer(
-            self.step.parts, config.optim, steps=(phase.end - phase.first) * self.steps_per_epoch,
-            scaled=config.train.precision == "fp16", first_step=phase.first * self.steps_per_epoch,
-            lr_scale=phase.lr_scale,
-        )  # fmt: skip
-        means = self.average.tensors() if kept and self.average is not None else {}
-        self.average = Average(self.step.parts, decay=config.train.ema) if config.train.ema is not None else None
-        if kept:
-            self.optimizer.restore(kept[0])
-            self.optimizer.restore_scalars(kept[1])
-            self._restore_average(means)
-
-    def update(self, step: int) -> torch.Tensor:
-        """Moves the weights by the gradients of optimizer step `step`, then their average; the gradients' norm."""
-        norm = self.optimizer.update(step)
-        if self.average is not None:
-            self.average.update(step)
-        return norm
-
-    def averaged(self) -> contextlib.AbstractContextManager[None]:
-        """Inside, the model is what is evaluated and exported: the averaged weights where there are any."""
-        return contextlib.nullcontext() if self.average is None else self.average.in_place()
-
-    @property
-    def is_cached(self) -> bool:
-        """Whether steps see features, which the frozen network computes once, in place of images."""
-        assert self.phase is not None
-        return self.phase.is_frozen and bool(self.config.execution.cache_features)
-
-    def feed(self) -> None:
-        """Puts features in the place of images where the last layer alone is computed: after `restore`, since weights
-        decide them. Collective; a second call does nothing."""
-        if not self.is_cached or self.samples is not self.images:
-            return
-        at_once = 2 * self.cutting.batch // self.cutting.ranks * sum(p.numel() for p in self.optimizer.named.values())
-        images = WholeStep(
-            self.model, self.task, normalise=self._normalise(), number_format=self.config.train.precision or "fp32",
-            seed=self.config.train.seed,
-        )  # fmt: skip
-        self.samples = features.samples(
-            images, self.images, self.cutting, self.world, config=self.config, manifest=self.manifest
-        )
-        if at_once < THREADS_PAY_FLOP:
-            torch.set_num_threads(1)
-
-    def tensors(self) -> dict[str, torch.Tensor]:
-        """Everything a checkpoint holds, by canonical name."""
-        found = {f"model.{name}": value for part in self.step.parts for name, value in part.state_dict().items()}
-        return found | self.optimizer.tensors() | (self.average.tensors() if self.average is not None else {})
-
-    def restore(self, tensors: dict[str, torch.Tensor]) -> None:
-        """Takes back what `tensors` gave, in any layout."""
-        for part in self.step.parts:
-            names = part.state_dict().keys()
-            part.load_state_dict({name: tensors[f"model.{name}"] for name in names})
-        self.optimizer.restore(tensors)
-        if self.average is not None and self.config.train.ema is not None:
-            self.average = Average(self.step.parts, decay=self.config.train.ema)  # of the weights as they are now
-            self._restore_average(tensors)
-
-    def _restore_average(self, tensors: dict[str, torch.Tensor]) -> None:
-        """Averages that `tensors` has; those of weights that only now begin to train are the weights themselves."""
-        if self.average is not None:
-            self.average.restore(self.average.tensors() | tensors)
-
-    def _normalise(self) -> Normalise:
-        a, like = self.config.augment, next(self.model.parameters())
-        return Normalise(a.mean, a.std, like=like, channels_last=bool(self.config.execution.channels_last))
-
-    def _step_of(
-        self,
-        computed: nn.Module,
-        prepare: Normalise | Cached,
-        *,
-        keys: keyed.Keys | None,
-        whole: nn.Module | None = None,
-    ) -> WholeStep:
-        """A step of the `computed` part of the model, its gradients summed over ranks."""
-        t, px = self.config.train, self.cutting.image_px
-        replicated = replicate(computed, self.layout, self.world)
-        step = WholeStep(
-            computed, self.task, normalise=prepare, number_format=t.precision or "fp32", seed=t.seed,
-            replicated=replicated, keys=keys, whole=whole,
-        )  # fmt: skip
-        if self.config.execution.compile:
-            step.compiled = Compiled(computed, device=self.world.device)  # replicated before: blocks keep their places
-        if replicated is not None:
-            self.keys.set(seed=t.seed, epoch=0, samples=torch.zeros(2, dtype=torch.int64, device=self.world.device))
-            normalise = self._normalise()
-            example = normalise(torch.zeros((2, px, px, 3), dtype=torch.uint8))
-            if whole is not None:
-                example = tail.features(whole, example)
-            replicated.settle(example)
-        return step
 
 
 def create_model(config: Config, manifest: Manifest, *, resumed: bool = False) -> zoo.Created:
@@ -263,20 +117,40 @@ def build(
     """Every rank calls it with the same arguments. `dtype` float64 is for proofs of equality; `resumed` as create_model."""
     e, t = config.execution, config.train
     assert e.layout is not None and t.epochs is not None and t.batch_size is not None and t.precision is not None
-    layout = layouts.parse(e.layout, ranks=world.ranks)
+    layout = layouts.of(e, ranks=world.ranks, machines=world.ranks // world.local_ranks)
     where = where or open_source(config, manifest, world)
+    world = comm.connect(world, layout)
     task = tasks.of(config, manifest)
     images = {split: split_samples(config, manifest, task, where, split) for split in SPLITS}
     images = {split: part for split, part in images.items() if len(part)}
     created = create_model(config, manifest, resumed=resumed)
     model = created.model.to(dtype)
     keys = keyed.install(model)
+    words = zoo.parameters_text(model)
     if e.recompute:
         recompute.install(model, keys)
-    notes = [*created.notes, *task.notes, *_unkeyed_note(model, config)]
-    place(model, layout, world, channels_last=bool(e.channels_last))
     cutting = cut_batches(config, rank=layout.data_rank(world.rank), ranks=layout.data_ranks)
+
+    def ready(rows: int) -> None:  # keyed dropout, for a forward of made-up images
+        keys.set(seed=t.seed, epoch=0, samples=torch.zeros(rows, dtype=torch.int64))
+
+    placed = place(
+        model, layout, world, channels_last=bool(e.channels_last), example=_example(config, dtype), split_at=e.split_at or (),
+        rows=t.batch_size // t.microbatches // layout.data_ranks, ready=ready,
+    )  # fmt: skip
+    if layout.name == "dataparallel" and keyed.holds(model):
+        raise ConfigError(
+            f"layout dataparallel scatters batches, and the dropout of {config.model.name} is keyed by sample; use --layout ddp"
+        )
+    notes = [*created.notes, *task.notes, *_unkeyed_note(model, config), *placed.notes]
+    cutting = replace(cutting, has_images=0 in placed.stages, is_level=layout.dp_shard > 1)
     return Training(
-        config, manifest, world, layout, task, images, cutting, model, keys,
+        config, manifest, world, layout, task, images, cutting, placed, keys, words,
         order.steps_per_epoch(len(images["train"]), t.batch_size), notes,
     )  # fmt: skip
+
+
+def _example(config: Config, dtype: torch.dtype) -> torch.Tensor:
+    """Two images [2, 3, P, P] that a cut or divided model is checked with: noise, since zeros hide what is multiplied."""
+    px = config.data.image_px or 0
+    return torch.randn((2, 3, px, px), generator=torch.Generator().manual_seed(0), dtype=dtype)

@@ -16,7 +16,7 @@ from fanlight.config import Config
 from fanlight.data.manifest import Manifest
 from fanlight.errors import FanlightError
 from fanlight.parallel.launch import Pool
-from fanlight.train import compiling, precision, resolve
+from fanlight.train import compiling, layouting, precision, resolve
 from fanlight.train.autotune import Step, Tuner
 from fanlight.train.probe import Bench, RankBench
 
@@ -108,7 +108,7 @@ def ranks(tuner: Tuner, choices: resolve.Choices, manifest: Manifest, *, torchru
         return
     rows = (config.train.batch_size or 1) // config.train.microbatches
     cores = machine.cores_usable()
-    for ranks in dict.fromkeys([min(cores, resolve.CPU_RANKS_MAX), cores // 4]):
+    for ranks in dict.fromkeys([min(cores, layouting.CPU_RANKS_MAX), cores // 4]):
         if ranks < 2 or rows // ranks < 2:
             continue
         each = cores // ranks

@@ -7,8 +7,7 @@ import math
 from fanlight.config import ENGINES, MAGNITUDES, OPTIMIZERS, POLICIES, Augment, Config
 from fanlight.data import sampling, split
 from fanlight.errors import ConfigError
-from fanlight.parallel import layout as layouts
-from fanlight.train import devices, precision, schedule
+from fanlight.train import devices, layouting, precision, schedule
 
 THREADS_MAX, EVAL_BATCH_MAX = 1024, 65_536  # more is a slip; OpenMP ends the process where threads cannot be had
 IMAGE_PX_MAX, FOLDS_MAX, NORMALISE_MAX = 65_536, 1000, 1e6
@@ -21,6 +20,7 @@ def check(config: Config) -> None:
     """Raises ConfigError for a value that cannot work on any data or machine."""
     for part in _numbers, _shares, _optim, _execution, _augment, _data, _features, _model:
         part(config)
+    layouting.check(config)
 
 
 def _numbers(c: Config) -> None:
@@ -30,10 +30,12 @@ def _numbers(c: Config) -> None:
         "data.image_px_start": c.data.image_px_start,
         "data.canvas_px": c.data.canvas_px, "execution.ranks": c.execution.ranks, "execution.threads": c.execution.threads,
         "execution.workers": c.execution.workers, "execution.eval_batch": c.execution.eval_batch,
+        "execution.bucket_mb": c.execution.bucket_mb,
         "execution.keep_checkpoints": c.execution.keep_checkpoints, "optim.lr": c.optim.lr,
         "optim.unfrozen_lr_scale": c.optim.unfrozen_lr_scale,
         "execution.checkpoint_steps": c.execution.checkpoint_steps, "optim.clip_norm": c.optim.clip_norm,
-        "train.patience": c.train.patience, "train.time_limit_s": c.train.time_limit_s,
+        "train.patience": c.train.patience, "train.sync_every": c.train.sync_every, "optim.outer_lr": c.optim.outer_lr,
+        "train.time_limit_s": c.train.time_limit_s,
     }  # fmt: skip
     for key, value in positive.items():
         if value is not None and not (value > 0 and math.isfinite(value)):
@@ -78,8 +80,6 @@ def _optim(c: Config) -> None:
 
 def _execution(c: Config) -> None:
     place = devices.device(c.execution.device)
-    if c.execution.layout is not None:
-        layouts.parse(c.execution.layout, ranks=c.execution.ranks or (1 if c.execution.layout == "serial" else 2))
     if c.train.precision is not None:
         precision.check(c.train.precision, place)
 

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import torch
 
 from fanlight.console import warn
+from fanlight.parallel.heartbeat import Heartbeat
 
 PARTS = ("input", "copy", "forward", "backward", "communication", "optimizer")
 COLUMNS = (*(f"{part}_s" for part in PARTS), "total_s")
@@ -25,10 +26,11 @@ class StepClock:
 
     On a GPU a segment ends when the device is done with what was asked before the mark and the host has come to it, so
     `input` is the time that the device had nothing to do for want of a batch. Communication that overlaps the backward
-    is part of it there.
+    is part of it there. Each mark is a beat of `heartbeat`.
     """
 
-    def __init__(self, device: torch.device):
+    def __init__(self, device: torch.device, *, heartbeat: Heartbeat | None = None):
+        self._heartbeat = heartbeat or Heartbeat()
         self._cuda = device.type == "cuda"
         self._marks: list[tuple[str, Any]] = []
         self._pending: list[tuple[tuple[float, ...], list[tuple[str, Any]]]] = []  # GPU events that are not read yet
@@ -64,6 +66,7 @@ class StepClock:
 
     def mark(self, name: str) -> None:
         self._marks.append((name, self._now()))
+        self._heartbeat.enter(f"after {name}")
 
     def split(self, name: str, *, at: float) -> bool:
         """Ends a host segment in the past, at perf_counter time `at`; False when that is not within it, and on GPUs."""

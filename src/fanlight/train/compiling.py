@@ -18,8 +18,8 @@ import torch
 from fanlight import console
 from fanlight.parallel.comm import World
 from fanlight.train import probe
-from fanlight.train.build import Training
 from fanlight.train.clock import StepClock
+from fanlight.train.training import Training
 
 STEPS = 5  # timed of each kind
 SLOW_S = 1.0  # of a step: from here on STEPS_SLOW are timed

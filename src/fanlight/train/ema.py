@@ -9,6 +9,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import nn
 
+from fanlight.parallel.held import local
+
 
 def decay_at(step: int, *, most: float) -> float:
     """The decay of optimizer step `step`, from 0: min(most, (1 + step) / (10 + step)), so that the starting weights are
@@ -28,7 +30,7 @@ class Average:
         self._decay = decay
         frozen = {name for part in parts for name, p in part.named_parameters() if not p.requires_grad}
         # state_dict gives the very tensors, whatever wraps the parts later.
-        named = ((name, value) for part in parts for name, value in part.state_dict().items())
+        named = ((name, local(value)) for part in parts for name, value in part.state_dict().items())
         self._live = {name: value for name, value in named if value.is_floating_point() and name not in frozen}
         self._mean = {name: value.clone() for name, value in self._live.items()}
 

@@ -38,12 +38,12 @@ def outputs(
 
     batches = evaluation_batches(samples, cutting, batch=batch, workers=workers, views=views)
     with contextlib.closing(batches), step.evaluating():
-        threads = torch.get_num_threads() if world.device.type == "cpu" else 1
+        threads = torch.get_num_threads() if world.device.type == "cpu" and step.evaluates_in_threads else 1
         for found in in_threads(score, (each.parts for each in batches), threads=threads):
             if found is not None:
                 chosen.append(found[0])
                 rows.append(found[1])
-    width = int(world.sum_host(np.array([float(rows[0].shape[1]) if world.is_first and rows else 0.0]))[0])
+    width = int(world.sum_host(np.eye(world.ranks)[world.rank] * (rows[0].shape[1] if rows else 0)).max())
     own = np.concatenate(rows) if rows else np.empty((0, width), np.float32)
     all_chosen, all_rows = world.gather(np.concatenate(chosen)), world.gather(own)
     if all_chosen is None or all_rows is None:

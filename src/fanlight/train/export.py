@@ -20,15 +20,15 @@ VERSION = 2  # of the description in the file's metadata
 
 
 def save_weights(
-    parts: Sequence[nn.Module], path: Path, config: Config, classes: Sequence[str], *, temperature: float = 1.0
+    weights: Mapping[str, Tensor], path: Path, config: Config, classes: Sequence[str], *, temperature: float = 1.0
 ) -> None:
-    """Writes `path` whole or not at all, from the parts that make the whole model; keys are the model's own names.
+    """Writes `path` whole or not at all, from the whole model's parameters and buffers by their names.
     `temperature` is what logits are divided by before a probability is told; 1 where none was fitted."""
-    copy_weights(parts, path, config, classes, temperature=temperature)()
+    copy_weights(weights, path, config, classes, temperature=temperature)()
 
 
 def copy_weights(
-    parts: Sequence[nn.Module], path: Path, config: Config, classes: Sequence[str], *, temperature: float = 1.0,
+    weights: Mapping[str, Tensor], path: Path, config: Config, classes: Sequence[str], *, temperature: float = 1.0,
     instead: Mapping[str, Tensor] | None = None,
 ) -> Callable[[], None]:  # fmt: skip
     """Copies what `save_weights` writes; the answer writes it, for a thread beside training. `instead` holds some of the
@@ -39,7 +39,7 @@ def copy_weights(
         "mean": config.augment.mean, "std": config.augment.std, "flip": config.augment.flip,
         "temperature": temperature,
     }  # fmt: skip
-    named = {name: value for module in parts for name, value in module.state_dict().items()} | dict(instead or {})
+    named = {**weights, **(instead or {})}
     tensors = {
         name: value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
         for name, value in named.items()

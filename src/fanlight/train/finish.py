@@ -17,7 +17,7 @@ from fanlight.train import ahead, folder, prepare
 
 KEYS = (
     "run", "task", "model", "layout", "ranks", "precision", "epochs", "steps", "batch_size", "microbatches", "metrics",
-    "wall_s", "train_s", "images_per_s", "input_wait_share", "peak_rss_bytes",
+    "wall_s", "train_s", "images_per_s", "input_wait_share", "peak_rss_bytes", "sent_bytes",
 )  # fmt: skip
 
 
@@ -33,7 +33,7 @@ def train(
     if dry_run:
         return _dry_run(config, out=out, resume=resume, command=command, entered=entered)
     run, summary = _train(config, out=out, resume=resume, command=command, entered=entered)
-    if not summary:  # a rank that is not the first, under torchrun
+    if not summary:  # a rank that is not the first, under a launcher
         return {}
     _say(summary, run)
     if folder.read_config(run).execution.report:
@@ -48,7 +48,7 @@ def train(
 def _train(
     config: Config, *, out: Path | None, resume: str | None, command: str, entered: float
 ) -> tuple[Path, dict[str, Any]]:
-    gathered = ahead.gather(config) if resume is None and not launch.under_torchrun() else None
+    gathered = ahead.gather(config) if resume is None and not launch.joined() else None
     from fanlight.train import job
 
     return job.train(config, out=out, command=command, entered=entered, resume=resume, gathered=gathered)
@@ -59,12 +59,28 @@ def _dry_run(config: Config, *, out: Path | None, resume: str | None, command: s
         raise ConfigError(f"--dry-run prepares a new run, and --resume {resume} continues one; use one of them")
     run = prepare.prepare(config, out=out, command=command, entered=entered)
     with folder.discarded_when_refused(run):
+        from fanlight.models import zoo
         from fanlight.train import build
 
-        build.create_model(folder.read_config(run), folder.read_manifest(run))
-    summary = folder.update_summary(run, status="prepared")
+        config = folder.read_config(run)
+        created = build.create_model(config, folder.read_manifest(run))
+        facts: dict[str, Any] = {}
+        if (config.execution.ranks or 1) > 1:
+            facts["holdings"] = _holdings(run, config, whole=zoo.parameters_text(created.model))
+    summary = folder.update_summary(run, status="prepared", **facts)
     console.say(f"--dry-run: nothing was trained. Train it with: fanlight train --resume {shlex.quote(str(run))}")
-    return {**{key: summary.get(key) for key in KEYS}, "run": str(run)}
+    return {**{key: summary.get(key) for key in KEYS}, "run": str(run), **facts}
+
+
+def _holdings(run: Path, config: Config, *, whole: str) -> list[dict[str, Any]]:
+    """What each rank holds, sees and sends, found on ranks that are built for it."""
+    from fanlight.train import holdings
+
+    e = config.execution
+    with launch.Pool(e.ranks or 1, device=e.device or "cpu", threads=e.threads) as pool:
+        table = pool.run(holdings.JOB, run=str(run))
+    holdings.say(table, whole=whole)
+    return table
 
 
 def _say(summary: dict[str, Any], run: Path) -> None:

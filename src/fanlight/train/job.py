@@ -18,8 +18,8 @@ import torch
 from fanlight import console, machine
 from fanlight.config import Config
 from fanlight.errors import ConfigError, FanlightError, RunError, Stopped, TrainingError
-from fanlight.models import zoo
-from fanlight.parallel import comm, launch
+from fanlight.parallel import comm, launch, shard
+from fanlight.parallel import layout as layouts
 from fanlight.parallel.comm import World
 from fanlight.tasks import calibration
 from fanlight.train import (
@@ -27,6 +27,7 @@ from fanlight.train import (
     checks,
     compiling,
     export,
+    fitted,
     folder,
     ledger,
     memory,
@@ -41,6 +42,7 @@ from fanlight.train.journal import Journal
 from fanlight.train.loop import Progress
 from fanlight.train.loop import run as loop_run
 from fanlight.train.timelimit import Deadline
+from fanlight.train.training import Training
 
 JOB = "fanlight.train.job:rank_main"
 GRACE_S = 600.0  # ranks may be in the middle of an evaluation when they are asked to stop
@@ -51,6 +53,7 @@ def rank_main(world: World, *, run: str, entered: float, wall_before_s: float = 
 
     `entered` is when the user pressed Enter (seconds since 1970), `wall_before_s` what earlier starts took.
     """
+    world.heartbeat.announce("build")
     path = Path(run)
     config, manifest = folder.read_config(path), folder.read_manifest(path)
     torch.set_num_threads(config.execution.threads or 1)
@@ -59,7 +62,9 @@ def rank_main(world: World, *, run: str, entered: float, wall_before_s: float = 
     precision.set_up(config.train.precision or "fp32", world.device, deterministic=config.train.deterministic)
     begin = time.perf_counter()
     resumed = bool(state.whole(path / "checkpoints"))
+    config, said = fitted.buckets(config, path, world)
     t = build.build(config, manifest, world, resumed=resumed)
+    t.notes.extend(said)
     progress = _resume(path, t)
     steps = t.steps_per_epoch * (config.train.epochs or 0)
     verdict = compiling.prove(t, steps=steps - progress.step) if config.execution.compile else None
@@ -74,7 +79,7 @@ def rank_main(world: World, *, run: str, entered: float, wall_before_s: float = 
             console.say(f"  {note}")
         if verdict is not None:
             console.say(f"  {verdict.words()}")
-        console.say(f"{config.model.name}: {zoo.parameters_text(t.step.parts[0])}")
+        console.say(f"{config.model.name}: {t.parameters}")
     e = config.execution
     is_late = progress.step > 0 and deadline is not None and deadline.is_over()
     with Journal(
@@ -82,7 +87,11 @@ def rank_main(world: World, *, run: str, entered: float, wall_before_s: float = 
         is_trained=progress.is_trained(config.train) or is_late,
         save_every_s=e.checkpoint_every_s, save_every_steps=e.checkpoint_steps,
     ) as journal, stop.listening() as wish:  # fmt: skip
-        progress = loop_run(t, progress, journal, wish, deadline=deadline)
+        comm.sent.clear()
+        with shard.counting(t.world):
+            progress = loop_run(t, progress, journal, wish, deadline=deadline)
+        sent = dict(comm.sent)
+        world.heartbeat.announce("finish")
         if deadline is not None and deadline.was_reached and progress.step < steps:
             share = t.optimizer.lr(progress.step) / (config.optim.lr or 1.0)
             t.notes.append(deadline.words(step=progress.step, steps=steps, lr_share=share))
@@ -94,21 +103,35 @@ def rank_main(world: World, *, run: str, entered: float, wall_before_s: float = 
             if split in t.samples
         }
         wall_s = wall_before_s + time.time() - entered
-        if val := scores.get("val"):
-            journal.keep_best(t, progress, val)
+        if "val" in scores:
+            journal.keep_best(t, progress, scores["val"])
             journal.write_best(t)
     peak = memory.peak_over_ranks(world)
-    if not world.is_first:
+    with t.averaged():
+        weights = t.whole_weights()
+        last = None if weights is None else {name: value.detach().clone() for name, value in weights.items()}
+    if last is None:
         return None
-    return _finish(path, t, progress, scores, wall_s=wall_s, peak=peak, phases_s=phases_s, verdict=verdict)
+    return _finish(
+        path,
+        t,
+        progress,
+        scores,
+        wall_s=wall_s,
+        peak=peak,
+        phases_s=phases_s,
+        verdict=verdict,
+        weights=last,
+        sent=sent,
+    )
 
 
-def _resume(path: Path, t: build.Training) -> Progress:
+def _resume(path: Path, t: Training) -> Progress:
     """The newest whole checkpoint's progress, its tensors put in place; a fresh start where there is none."""
     checkpoints = state.whole(path / "checkpoints")
     if not checkpoints:
         return Progress()
-    tensors, document = state.load(checkpoints[-1], world=t.world)
+    document = state.describe(checkpoints[-1])
     try:
         if document["config"] not in _hashes(t.config):
             raise RunError(
@@ -116,7 +139,7 @@ def _resume(path: Path, t: build.Training) -> Progress:
                 "another run; change it back, or train anew"
             )
         t.enter(document["epoch"])
-        t.restore(tensors)
+        t.restore(state.load(checkpoints[-1], part_of=t.part_of)[0])
         t.optimizer.restore_scalars(document)
         progress = Progress.of(document)
     except KeyError as error:  # a rank's file is gone, or state.json was edited
@@ -136,8 +159,9 @@ def _hashes(config: Config) -> set[str]:
 
 
 def _finish(
-    path: Path, t: build.Training, progress: Progress, scores: dict[str, dict[str, Any] | None], *, wall_s: float, peak: int,
-    phases_s: dict[str, float], verdict: compiling.Verdict | None,
+    path: Path, t: Training, progress: Progress, scores: dict[str, dict[str, Any] | None], *, wall_s: float, peak: int,
+    phases_s: dict[str, float], verdict: compiling.Verdict | None, weights: dict[str, torch.Tensor],
+    sent: dict[str, int],
 ) -> dict[str, Any]:  # fmt: skip
     """On rank 0: predictions, weights and the summary."""
     tables = [part["table"] for part in scores.values() if part]
@@ -149,9 +173,9 @@ def _finish(
     calibrated = calibration.of_run(
         {split: part["table"] for split, part in scores.items() if part}, temperature=temperature, reason=why
     )
-    weights = path / "weights" / "last.safetensors"
-    with t.averaged():
-        export.save_weights(t.step.parts, weights, t.config, t.task.classes, temperature=temperature)
+    export.save_weights(
+        weights, path / "weights" / "last.safetensors", t.config, t.task.classes, temperature=temperature
+    )
     rows = pq.read_table(path / "steps-rank0.parquet").to_pylist()
     steady = clocks.steady([row for row in rows if row["epoch"] >= phases.last_kind(t.config)])
     steady_s = sum(row["total_s"] for row in steady)
@@ -162,7 +186,7 @@ def _finish(
     kept = ("count", "correct", "accuracy", "interval", "balanced_accuracy", "loss")
     before = folder.read_summary(path)
     return folder.update_summary(
-        path, **facts, status="finished", wall_s=wall_s, train_s=progress.train_s, peak_rss_bytes=peak,
+        path, **facts, status="finished", wall_s=wall_s, sent_bytes=sent, train_s=progress.train_s, peak_rss_bytes=peak,
         metrics={split: {name: part[name] for name in kept} for split, part in scores.items() if part},
         images_per_s=len(steady) * t.cutting.batch / steady_s if steady else None,
         input_wait_share=sum(row["input_s"] for row in steady) / steady_s if steady else None,
@@ -172,7 +196,7 @@ def _finish(
     )  # fmt: skip
 
 
-def _early_words(progress: Progress, t: build.Training) -> list[str]:
+def _early_words(progress: Progress, t: Training) -> list[str]:
     """Why the run ended before its last epoch; nothing where it did not."""
     if not progress.is_impatient(t.config.train):
         return []
@@ -246,7 +270,8 @@ def _start(run: Path, config: Config, **times: float) -> dict[str, Any]:
 
 
 def _halve(run: Path, config: Config, error: BaseException) -> None:
-    rows = (config.train.batch_size or 1) // config.train.microbatches // (config.execution.ranks or 1)
+    parts = layouts.of(config.execution, ranks=config.execution.ranks).data_ranks
+    rows = (config.train.batch_size or 1) // config.train.microbatches // parts
     why = (str(error).splitlines() or [type(error).__name__])[0]
     unit = config.augment.row_unit
     if rows < 2 * unit:
@@ -267,9 +292,8 @@ def train(
 ) -> tuple[Path, dict[str, Any]]:  # fmt: skip
     """A new run, or the rest of one (`resume`: its folder, or `auto`): its folder and summary. `gathered`: the new run's
     data, where it has been read already."""
-    torchrun = launch.under_torchrun()
-    if torchrun:
-        return _train_under_torchrun(config, out=out, command=command, entered=entered, resume=resume)
+    if launch.joined():
+        return _train_joined(config, out=out, command=command, entered=entered, resume=resume)
     run = _resumed_folder(resume, config, out=out) if resume else None
     if run is not None:
         with folder.locked(run), folder.put_back_when_refused(run):
@@ -301,7 +325,7 @@ def _resumed_folder(resume: str, config: Config, *, out: Path | None) -> Path | 
 
 
 def _take_up(run: Path, config: Config, **given: int) -> None:
-    """Checks that the run can go on, and takes what is asked anew. `given`: ranks that torchrun started."""
+    """Checks that the run can go on, and takes what is asked anew. `given`: ranks that a launcher started."""
     summary = folder.read_summary(run)
     for key in ("status", "notes", "phases", "data"):
         if key not in summary:
@@ -314,7 +338,7 @@ def _take_up(run: Path, config: Config, **given: int) -> None:
     console.say(f"Continuing {run}")
 
 
-def _train_under_torchrun(
+def _train_joined(
     config: Config, *, out: Path | None, command: str, entered: float, resume: str | None
 ) -> tuple[Path, dict[str, Any]]:
     """The ranks exist already: rank 0 prepares, tells the others the folder, and all train."""
@@ -323,13 +347,19 @@ def _train_under_torchrun(
         device = folder.read_config(Path(resume)).execution.device
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     world = launch.from_environment(device)
+    own_threads = torch.get_num_threads()
+    if config.execution.threads is None and own_threads != max(1, machine.cores_usable() // world.local_ranks):
+        config = config.with_value("execution.threads", own_threads)  # Slurm bound each rank to cores of its own
     told = {"run": "", "error": ""}
+    # Of this machine's ranks together: Slurm may have bound each to its own.
+    bound = [set(own) for own in world.share(machine.cores())[: world.local_ranks]]
+    cores = None if all(own == bound[0] for own in bound) else len(set().union(*bound))
     room = world.gather(np.array([memory.available(world.device, local_ranks=world.local_ranks)]))
     with contextlib.ExitStack() as held:
         if world.is_first:
             assert room is not None
             try:
-                given: dict[str, Any] = {"ranks": world.ranks, "local_ranks": world.local_ranks}
+                given: dict[str, Any] = {"ranks": world.ranks, "local_ranks": world.local_ranks, "local_cores": cores}
                 run = _resumed_folder(resume, config, out=out) if resume else None
                 is_new = run is None
                 run = run or prepare.prepare(

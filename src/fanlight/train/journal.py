@@ -16,9 +16,9 @@ import torch
 from fanlight import console
 from fanlight.train import clock as clocks
 from fanlight.train import evaluate, export, phases, state, tracking
-from fanlight.train.build import Training
 from fanlight.train.ledger import Ledger
 from fanlight.train.timelimit import Deadline
+from fanlight.train.training import Training
 from fanlight.types import Batch
 
 if TYPE_CHECKING:
@@ -86,10 +86,14 @@ class Journal:
         """A checkpoint, written while training goes on. Collective."""
         self.write_best(t)  # the checkpoint's progress names it
         document = {**progress.document(), **t.optimizer.scalars(), "config": t.config.hash(), "ranks": t.world.ranks}
+        if t.config.execution.bucket_mb is not None:
+            document["bucket_mb"] = t.config.execution.bucket_mb
         keep = t.config.execution.keep_checkpoints
         self._background.wait()  # what the save before has not renamed yet would be taken for a killed one's remains
         tensors = t.tensors()
-        _, write = state.begin(self.run / "checkpoints", tensors=tensors, document=document, world=t.world, keep=keep)
+        _, write = state.begin(
+            self.run / "checkpoints", tensors=tensors, document=document, world=t.world, keep=keep, held_of=t.held_of
+        )
         self._background.start(write)
         self._save_steps()  # a killed run then lacks the times of no step that it will not do again
         self._saved_at = time.monotonic()
@@ -140,9 +144,7 @@ class Journal:
             if scores is not None:
                 loss = "not finite" if scores["loss"] is None else f"{scores['loss']:.3f}"
                 line += f" | val loss {loss}  {t.task.headline} {scores[t.task.headline]:.3f}"
-                self.keep_best(t, progress, scores)
-            told = t.world.tell({"best": progress.best, "waited": progress.waited})  # rank 0 alone has the scores
-            progress.best, progress.waited = told["best"], told["waited"]
+            self.keep_best(t, progress, scores)
         memory = console.bytes_text(psutil.Process().memory_info().rss)
         line += f" | {rates['images_per_s']:.0f} img/s  input wait {rates['input_wait_share']:.1%}  memory {memory}"
         ends = progress.is_trained(t.config.train)
@@ -176,32 +178,45 @@ class Journal:
         self._log("evaluate", {**record, "seconds": time.perf_counter() - begin})
         return {**scores, "table": table}
 
-    def keep_best(self, t: Training, progress: Progress, scores: dict[str, Any]) -> None:
+    def keep_best(self, t: Training, progress: Progress, scores: dict[str, Any] | None) -> None:
         """Exports the weights, with the temperature of their probabilities, when no evaluation was better, else counts it:
-        `scores` of `evaluate` on validation. On rank 0."""
-        accuracy = scores[t.task.headline]
-        # Patience begins where the work is that of the end: whole network, full side.
-        progress.waited += progress.position.epoch > phases.last_kind(t.config)
-        if accuracy > progress.best.get("accuracy", -1.0):
-            progress.best, progress.waited = {"epoch": progress.position.epoch, "accuracy": accuracy}, 0
-            temperature, _ = t.task.temperature(scores["table"])
+        `scores` of `evaluate` on validation, which rank 0 alone has. Collective."""
+        told: dict[str, Any] = {}
+        if scores is not None:
+            accuracy = scores[t.task.headline]
+            # Patience begins where the work is that of the end: whole network, full side.
+            waited = progress.waited + (progress.position.epoch > phases.last_kind(t.config))
+            told = {"best": progress.best, "waited": waited, "temperature": None}
+            if accuracy > progress.best.get("accuracy", -1.0):
+                temperature, _ = t.task.temperature(scores["table"])
+                best = {"epoch": progress.position.epoch, "accuracy": accuracy}
+                told = {"best": best, "waited": 0, "temperature": temperature}
+        told = t.world.tell(told)
+        progress.best, progress.waited = told["best"], told["waited"]
+        if told["temperature"] is None:
+            return
+        kept: dict[str, torch.Tensor] = {}
+        if t.is_cached and self._rank == 0:
             with t.averaged():
-                weights = {name: p.detach().clone() for name, p in t.optimizer.named.items()} if t.is_cached else {}
-            self._best = (temperature, weights)
-            if not t.is_cached:  # else copying the frozen rest again and again would take longer than the epochs
-                self.write_best(t)
+                kept = {name: p.detach().clone() for name, p in t.optimizer.named.items()}
+        self._best = (told["temperature"], kept)
+        if not t.is_cached:  # else copying the frozen rest again and again would take longer than the epochs
+            self.write_best(t)
 
     def write_best(self, t: Training) -> None:
-        """Exports the best weights where that is still to be done. On rank 0."""
-        if self._best is not None:
-            temperature, weights = self._best
-            best = self.run / "weights" / "best.safetensors"
-            with t.averaged():
+        """Exports the best weights where that is still to be done. Collective."""
+        if self._best is None:
+            return
+        temperature, kept = self._best
+        self._best = None
+        with t.averaged():
+            weights = t.whole_weights()
+            if weights is not None:
+                best = self.run / "weights" / "best.safetensors"
                 write = export.copy_weights(
-                    t.step.parts, best, t.config, t.task.classes, temperature=temperature, instead=weights
+                    weights, best, t.config, t.task.classes, temperature=temperature, instead=kept
                 )
-            self._background.start(write)
-            self._best = None
+                self._background.start(write)
 
     def _save_steps(self) -> None:
         if self._clock is not None:

@@ -12,11 +12,11 @@ from fanlight.config import Train
 from fanlight.data.loader import train_batches
 from fanlight.errors import Stopped
 from fanlight.train import clock as clocks
-from fanlight.train.build import Training
 from fanlight.train.journal import Journal
 from fanlight.train.ledger import Ledger
 from fanlight.train.stop import Wish
 from fanlight.train.timelimit import Deadline
+from fanlight.train.training import Training
 from fanlight.types import Position
 
 START = Position(0, 0)
@@ -60,7 +60,7 @@ def run(t: Training, progress: Progress, journal: Journal, wish: Wish, *, deadli
     when asked to; TrainingError when the loss or a gradient is not finite. `journal` receives everything that is worth
     keeping."""
     began = time.perf_counter() - progress.train_s
-    clock, ledger = clocks.StepClock(t.world.device), Ledger(t.world)
+    clock, ledger = clocks.StepClock(t.world.device, heartbeat=t.world.heartbeat), Ledger(t.world)
     ledger.epoch_sums[:] = progress.epoch_sums
     with journal.following(clock, progress, epochs=t.config.train.epochs or 0):
         _begin(t, progress)
@@ -87,15 +87,20 @@ def _train_phase(
 ) -> None:  # fmt: skip
     """Steps until the phase ends, in which the same weights train. `began`: perf_counter less earlier starts' seconds."""
     assert t.phase is not None
+    heartbeat, is_new = t.world.heartbeat, True  # a phase's and an epoch's first step may compile
     batches = train_batches(
         t.samples["train"], t.cutting, start=progress.position, epochs=t.phase.end,
         workers=t.config.execution.workers or 1, pin=t.world.device.type == "cuda",
     )  # fmt: skip
     with contextlib.closing(batches):
         while True:
+            heartbeat.beat("input", step=progress.step)
+            if is_new:
+                heartbeat.announce("first step")
             clock.begin()
             batch = None if progress.is_impatient(t.config.train) else next(batches, None)
             if batch is None:
+                heartbeat.announce("end of phase")
                 return
             clock.arrived()
             sums = t.step(batch, loss_scale=t.optimizer.loss_scale, clock=clock)
@@ -111,11 +116,14 @@ def _train_phase(
             )
             stopping, saving, over = False, False, False
             if last or ledger.is_due or journal.is_save_step(progress.step):
+                heartbeat.enter("exchange")
                 stopping, saving, over = ledger.exchange(
                     step=progress.step, stop=wish.asked, save=journal.save_is_due(progress.step),
                     over=deadline is not None and deadline.is_over(),
                 )  # fmt: skip
             clock.end(step=progress.step, epoch=batch.position.epoch, images=batch.rows)
+            heartbeat.announce("journal")  # evaluation, checkpoints, a terminal that does not read
+            is_new = last
             journal.stepped(t, batch, ledger)
             if last:
                 journal.close_epoch(t, progress, ledger.close_epoch(), deadline)

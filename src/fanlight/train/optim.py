@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import nn
 
 from fanlight import config as configuration
 from fanlight.errors import ConfigError
+from fanlight.parallel.held import local
 from fanlight.train import schedule
 
 NAMES = configuration.OPTIMIZERS
@@ -22,13 +23,18 @@ class Optimizer:
 
     def __init__(
         self, parts: Sequence[nn.Module], config: configuration.Optim, *, steps: int, scaled: bool, first_step: int = 0,
-        lr_scale: float = 1.0,
+        lr_scale: float = 1.0, total_norm: Callable[[Mapping[str, torch.Tensor]], torch.Tensor] | None = None,
     ):  # fmt: skip
+        """`total_norm`: of the whole gradient, from this rank's parts by name; None: they are all of it."""
         if config.name not in NAMES:
             raise ConfigError(f"optim.name is {config.name!r}; use one of {', '.join(NAMES)}")
         assert config.lr is not None and config.weight_decay is not None, "resolved before training"
         self.config, self.steps, self.first_step, self.lr_scale = config, steps, first_step, lr_scale
-        self.named = {name: p for part in parts for name, p in part.named_parameters() if p.requires_grad}
+        self._total_norm = total_norm or (lambda own: torch.nn.utils.get_total_norm(list(own.values())))
+        self._asked = {name: p for part in parts for name, p in part.named_parameters() if p.requires_grad}
+        # What moves is this rank's part of a sharded parameter: plain tensors, for plain arithmetic. Some parts are empty.
+        self.named = {name: _own(p) for name, p in self._asked.items()}
+        self.named = {name: p for name, p in self.named.items() if p.numel()}
         self.loss_scale = SCALE_START if scaled else 1.0
         self._scaled, self._good_steps = scaled, 0
         # Norms, biases and other vectors are not decayed: they have no redundancy that decay could remove.
@@ -55,12 +61,16 @@ class Optimizer:
         Gradients that are not finite move nothing. In fp16 they halve the loss scale, and the step has norm 0; else the
         norm says so, and the run ends where the ledger reads it, with the losses: here it would be waiting for a GPU.
         """
-        gradients = [p.grad for p in self.named.values() if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients) / self.loss_scale
+        for name, own in self.named.items():
+            gradient = self._asked[name].grad
+            own.grad = gradient if gradient is None else local(gradient)
+        norm = (
+            self._total_norm({name: p.grad for name, p in self.named.items() if p.grad is not None}) / self.loss_scale
+        )
         is_spoiled = ~torch.isfinite(norm)
         if self._scaled and is_spoiled:
             self.loss_scale, self._good_steps = self.loss_scale / 2, 0
-            self.torch.zero_grad(set_to_none=True)
+            self._clear()
             return norm if self.loss_scale < SCALE_LEAST else torch.zeros_like(norm)
         divisor: torch.Tensor | None = None
         if self._scaled or self.config.clip_norm is not None:
@@ -75,8 +85,12 @@ class Optimizer:
         self.torch.grad_scale = None if divisor is None else divisor.float()  # type: ignore[attr-defined]
         self.torch.found_inf = is_spoiled.float()  # type: ignore[attr-defined]
         self.torch.step()
-        self.torch.zero_grad(set_to_none=True)
+        self._clear()
         return norm
+
+    def _clear(self) -> None:
+        for parameter in (*self._asked.values(), *self.named.values()):
+            parameter.grad = None
 
     def _grow_scale(self) -> None:
         """After a good fp16 step."""
@@ -94,11 +108,15 @@ class Optimizer:
                     found[f"optim.{name}.{key}"] = value
         return found
 
-    def restore(self, tensors: dict[str, torch.Tensor]) -> None:
+    def restore(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Takes back what `tensors` gave."""
+        saved: dict[str, list[str]] = {}
+        for key in tensors:
+            kind, _, rest = key.partition(".")
+            if kind == "optim":
+                saved.setdefault(rest.rpartition(".")[0], []).append(key)
         for name, parameter in self.named.items():
-            prefix = f"optim.{name}."
-            state = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+            state = {key.rpartition(".")[2]: tensors[key] for key in saved.get(name, ())}
             if state:  # in the parameter's memory format: files hold none, and mixed formats are slow
                 self.torch.state[parameter] = {
                     key: value.to(parameter.device, copy=True)
@@ -112,3 +130,9 @@ class Optimizer:
 
     def restore_scalars(self, scalars: dict[str, float]) -> None:
         self.loss_scale, self._good_steps = scalars["loss_scale"], int(scalars["good_steps"])
+
+
+def _own(parameter: nn.Parameter) -> nn.Parameter:
+    """This rank's part of a parameter as a parameter by itself, of the same memory; a whole one as it is."""
+    part = local(parameter.detach())
+    return parameter if not hasattr(parameter, "to_local") else nn.Parameter(part)

@@ -17,7 +17,7 @@ from fanlight.data import checkup, formats, pack, scan, split
 from fanlight.data import manifest as manifests
 from fanlight.data.manifest import SPLITS, Manifest
 from fanlight.errors import ConfigError, DataError
-from fanlight.train import checks, folder, resolve
+from fanlight.train import checks, folder, layouting, resolve
 
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow", "opencv-python-headless", "safetensors", "pyarrow")
 
@@ -32,7 +32,9 @@ class Gathered:
     phases: dict[str, float]  # seconds
 
 
-def gather(config: Config, *, ranks: int | None = None, local_ranks: int | None = None) -> Gathered:
+def gather(
+    config: Config, *, ranks: int | None = None, local_ranks: int | None = None, local_cores: int | None = None
+) -> Gathered:
     """Checks the config, scans and packs."""
     phases: dict[str, float] = {}
     checks.check(config)
@@ -44,11 +46,12 @@ def gather(config: Config, *, ranks: int | None = None, local_ranks: int | None 
         if config.execution.ranks not in (None, ranks) or (config.execution.layout == "serial" and ranks > 1):
             raise ConfigError(
                 f"execution.ranks {config.execution.ranks}, layout {config.execution.layout}: this process is one of {ranks} "
-                "ranks that torchrun started; leave --ranks and --layout out"
+                "ranks that torchrun or srun started; leave --ranks out, and --layout serial"
             )
-        config = config.with_values({"execution.ranks": ranks, "execution.layout": "ddp" if ranks > 1 else "serial"})
+        layout = config.execution.layout or ("ddp" if ranks > 1 else "serial")
+        config = config.with_values({"execution.ranks": ranks, "execution.layout": layout})
     begin = time.perf_counter()
-    choices, manifest = _scan(config, local_ranks=local_ranks)
+    choices, manifest = _scan(config, local_ranks=local_ranks, local_cores=local_cores)
     phases["scan_s"] = time.perf_counter() - begin
     begin = time.perf_counter()
     manifest = _pack(choices, manifest)
@@ -63,12 +66,14 @@ def pack_ahead(config: Config) -> None:
         _make_pack(choices.config, manifest)
 
 
-def _scan(config: Config, *, local_ranks: int | None) -> tuple[resolve.Choices, Manifest]:
+def _scan(
+    config: Config, *, local_ranks: int | None, local_cores: int | None = None
+) -> tuple[resolve.Choices, Manifest]:
     """The images that are used, and the sizes that packing needs."""
     manifest = checkup.up_to_date(config.data.path, decode=config.execution.pack is False)
     if config.data.limit is not None:
         manifest = split.limit(manifest, config.data.limit, seed=config.train.seed)
-    choices = resolve.Choices(config, local_ranks=local_ranks)
+    choices = resolve.Choices(config, local_ranks=local_ranks, local_cores=local_cores)
     resolve.sizes(choices, manifest)
     return choices, manifest
 
@@ -82,16 +87,17 @@ def _make_pack(config: Config, manifest: Manifest) -> pack.Pack:
 
 def prepare(
     config: Config, *, out: Path | None, command: str, entered: float | None = None, ranks: int | None = None,
-    local_ranks: int | None = None, memory_bytes: int | None = None, gathered: Gathered | None = None,
+    local_ranks: int | None = None, local_cores: int | None = None, memory_bytes: int | None = None,
+    gathered: Gathered | None = None,
 ) -> Path:  # fmt: skip
     """Makes the run folder of a new run: after it, ranks need nothing but that folder's path.
 
-    `entered` as rank_main has it, None: now; `ranks`, `local_ranks` and the memory that the poorest of them has, where
-    given by who started this process.
+    `entered` as rank_main has it, None: now; `ranks`, `local_ranks`, their cores and the memory that the poorest of them has,
+    where given by who started this process.
     """
     from fanlight.train import tune
 
-    found = gathered or gather(config, ranks=ranks, local_ranks=local_ranks)
+    found = gathered or gather(config, ranks=ranks, local_ranks=local_ranks, local_cores=local_cores)
     config, choices = found.asked, found.choices
     resolve.warn_of_unused(config)
     _report_quarantine(found.manifest)
@@ -211,7 +217,14 @@ def _device_name(device: str | None) -> str:
     return "cpu"
 
 
-def take_changes(run: Path, asked: Config, *, ranks: int | None = None, local_ranks: int | None = None) -> None:
+def take_changes(
+    run: Path,
+    asked: Config,
+    *,
+    ranks: int | None = None,
+    local_ranks: int | None = None,
+    local_cores: int | None = None,
+) -> None:
     """What is asked beside `--resume`: who computes may change, since any layout continues any layout's checkpoint, and
     is written down; what decides the numbers is refused. A value that says the default is asked for as any other is.
     `ranks` where they are given by who started this process."""
@@ -242,14 +255,24 @@ def take_changes(run: Path, asked: Config, *, ranks: int | None = None, local_ra
         return
     open_again = {
         key
-        for key in ("execution.layout", "execution.ranks", "execution.threads", "execution.workers")
+        for key in (
+            "execution.layout",
+            "execution.ranks",
+            "execution.threads",
+            "execution.workers",
+            "execution.pipeline_schedule",
+            "execution.stages_per_rank",
+            "execution.split_at",
+        )
         if key not in changed
         and getattr(asked.execution, key.split(".")[1]) is None  # a value that was asked for stays
     }
     is_moved = changed.keys() & {"execution.layout", "execution.ranks", "execution.device"}
     choices = resolve.Choices(
-        config.with_values({**(dict.fromkeys(open_again) if is_moved else {}), **changed}), local_ranks=local_ranks
-    )
+        config.with_values({**(dict.fromkeys(open_again) if is_moved else {}), **changed}), local_ranks=local_ranks,
+        local_cores=local_cores,
+    )  # fmt: skip
+    layouting.check_same_algorithm(config, choices.config)
     checks.check(choices.config)
     resolve.who(choices, folder.read_manifest(run))
     reasons = {**dict.fromkeys(changed, "asked for when the run was resumed"), **choices.reasons}

@@ -31,8 +31,9 @@ from fanlight.models import tail
 from fanlight.parallel import comm
 from fanlight.parallel.comm import World
 from fanlight.parallel.launch import Pool
-from fanlight.train import build, memory, precision
+from fanlight.train import build, layouting, memory, precision
 from fanlight.train.clock import StepClock
+from fanlight.train.training import Training
 from fanlight.types import Batch, Position, Rows
 
 JOB = "fanlight.train.probe:rank_step"
@@ -66,7 +67,7 @@ class Bench:
             unit = config.augment.row_unit
             rows = max(1, (config.train.batch_size or 1) // (config.execution.ranks or 1) // unit) * unit
             config = config.with_values(
-                {"train.batch_size": rows, "execution.ranks": 1, "execution.layout": "serial"}
+                {"train.batch_size": rows, "execution.ranks": 1, "execution.layout": "serial", **layouting.PLAIN}
             )  # fmt: skip
         if world.device.type == "cpu":
             machine.keep_freed_memory()  # as a run does
@@ -187,7 +188,7 @@ def _kept(config: str, classes: int, world: World) -> Bench:
     return Bench(from_document(json.loads(config), where="a probe"), classes=classes, world=world)
 
 
-def timed(t: build.Training, batch: Batch, clock: StepClock, *, update: bool) -> float:
+def timed(t: Training, batch: Batch, clock: StepClock, *, update: bool) -> float:
     """Seconds of one step of `t` on `batch`; without `update` of its gradients only, which are thrown away."""
     _wait(t.world.device)
     begin = time.perf_counter()
@@ -202,7 +203,7 @@ def timed(t: build.Training, batch: Batch, clock: StepClock, *, update: bool) ->
     return taken_s
 
 
-def made_up_batch(t: build.Training, *, batch: int | None = None) -> Batch:
+def made_up_batch(t: Training, *, batch: int | None = None) -> Batch:
     """This rank's rows of one step, of `batch` images where the config's number is not wanted: random pixels, changed and
     mixed as the run's are where the step does that, and the first targets."""
     train, cutting = t.samples["train"], replace(t.cutting, batch=batch or t.cutting.batch)
@@ -213,6 +214,10 @@ def made_up_batch(t: build.Training, *, batch: int | None = None) -> Batch:
         unit=cutting.augment.row_unit,
     ):  # fmt: skip
         mine, about = chosen_B[rows], {"seed": cutting.seed, "epoch": 0, "image_px": cutting.image_px}
+        if not cutting.has_images:
+            unseen, mixing = (len(mine), cutting.image_px), mix.draw(mine, cutting.augment, **about)
+            parts.append(Rows(mine, None, torch.from_numpy(train.targets[mine]), None, mixing, unseen=unseen))
+            continue
         images = draws.integers(0, 256, (len(mine), cutting.image_px, cutting.image_px, 3), np.uint8)
         changes = None if cutting.augment.engine == "cpu" else policy.draw(mine, cutting.augment, **about)
         targets = torch.from_numpy(train.targets[mine])

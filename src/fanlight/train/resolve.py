@@ -15,7 +15,7 @@ from fanlight.data.manifest import Manifest
 from fanlight.errors import ConfigError, DataError
 from fanlight.parallel import layout as layouts
 from fanlight.tasks import class_weights
-from fanlight.train import devices, precision
+from fanlight.train import devices, layouting, precision
 
 PHOTOS_WORTH = 15_000  # training images seen in a default run: minutes on two cores, seconds on a GPU
 SMALL_WORTH = 100_000  # of small images, which cost less
@@ -27,7 +27,6 @@ PHOTO_MODEL = "resnet18"
 PHOTO_CROP, PHOTO_EVAL = (0.25, 1.0), 0.875
 SMALL_CROP = (0.6, 1.0)
 CORE_IMAGES_PER_S, GPU_IMAGES_PER_S = 100, 3_000  # what training consumes, roughly, where only its order matters
-CPU_RANKS_MAX = 16  # that are chosen by themselves
 SMALL_PX = 64  # up to here a stem that shrinks 4× leaves too little
 MIRRORED_WORDS = {"left", "right"}  # classes whose meaning a mirror image changes
 
@@ -35,9 +34,12 @@ MIRRORED_WORDS = {"left", "right"}  # classes whose meaning a mirror image chang
 class Choices:
     """A config being completed, and why."""
 
-    def __init__(self, config: Config, *, local_ranks: int | None = None):
+    def __init__(self, config: Config, *, local_ranks: int | None = None, local_cores: int | None = None):
         self.config = config
         self.local_ranks = local_ranks  # on this machine; None: all of them
+        self.local_cores = (
+            local_cores or machine.cores_usable()
+        )  # of all those ranks; a launcher may have bound this one
         self.reasons: dict[str, str] = {}
 
     def take(self, key: str, value: object, reason: str) -> None:
@@ -117,38 +119,32 @@ def whole(choices: Choices, manifest: Manifest) -> None:
     _model(choices, manifest)
     _features(choices, manifest)
     _length(choices, manifest)
+    layouting.mathematics(choices)
     _optimizer(choices)
-    _fits_together(choices.config, manifest)
+    _fits_together(choices, manifest)
 
 
 def who(choices: Choices, manifest: Manifest) -> None:
     """Who computes, where a resumed run has that open again. Raises ConfigError where it cannot work."""
     _machine(choices)
-    _fits_together(choices.config, manifest)
+    _fits_together(choices, manifest)
 
 
 def _machine(choices: Choices) -> None:
     execution = choices.config.execution
-    cores, gpus = machine.cores_usable(), devices.gpus_visible() if execution.device == "cuda" else 0
+    cores, gpus = choices.local_cores, devices.gpus_visible() if execution.device == "cuda" else 0
     if execution.layout is None and execution.ranks is None and gpus > 1:
         choices.take("execution.layout", "ddp", f"{gpus} GPUs are visible; --layout serial uses one")
         choices.take("execution.ranks", gpus, "one process per GPU")
-    if execution.layout == "ddp":
-        if gpus == 1 and execution.ranks is None:
-            raise ConfigError(
-                "layout ddp takes one GPU per rank, and 1 is visible; use --layout serial, or --device cpu"
-            )
-        ranks, why = max(2, gpus or cores), f"one process per {'GPU' if gpus else 'core'}"
-        if not gpus and ranks > CPU_RANKS_MAX:
-            ranks, why = CPU_RANKS_MAX, f"{cores} cores; more ranks would leave each too few images of a batch"
-        choices.take("execution.ranks", ranks, why)
+    layouting.ranks(choices, gpus=gpus, cores=cores)
     several = (choices.config.execution.ranks or 1) > 1
     why = "more than one rank was asked for" if several else "one process uses all cores of a machine best"
     choices.take("execution.layout", "ddp" if several else "serial", why)
     choices.take("execution.ranks", 1, "layout serial")
     ranks = choices.config.execution.ranks or 1
-    layouts.parse(choices.config.execution.layout or "", ranks=ranks)
     here = choices.local_ranks or ranks
+    layouts.of(choices.config.execution, ranks=ranks, machines=ranks // here)
+    layouting.check(choices.config)
     if gpus and here > gpus:
         raise ConfigError(
             f"execution.ranks is {ranks} and {gpus} GPU(s) are visible; use --ranks {gpus} or --device cpu"
@@ -285,6 +281,9 @@ def warn_of_unused(config: Config) -> None:
     """Names what was asked for and decides nothing, for want of the flag that it belongs to."""
     a, o = config.augment, config.optim
     belongs = {
+        "train.sync_every": (config.execution.layout in layouts.PERIODIC, "--layout local-sgd or diloco"),
+        "optim.outer_lr": (config.execution.layout == "diloco", "--layout diloco"),
+        "optim.outer_momentum": (config.execution.layout == "diloco", "--layout diloco"),
         "augment.rand_ops": (a.policy == "rand", "--policy rand"),
         "augment.rand_magnitude": (a.policy == "rand", "--policy rand"),
         "augment.mix_probability": (a.mixes, "--mixup or --cutmix"),
@@ -299,7 +298,8 @@ def warn_of_unused(config: Config) -> None:
             warn(f"{key} is set and nothing uses it", why=f"It belongs to {flag}", do=f"Give {flag}, or leave it out")
 
 
-def _fits_together(config: Config, manifest: Manifest) -> None:
+def _fits_together(choices: Choices, manifest: Manifest) -> None:
+    config = choices.config
     count = len(manifest.rows("train"))
     if not count:
         raise DataError(f"{config.data.path}: no usable training image; see `fanlight check {config.data.path}`")
@@ -339,7 +339,10 @@ def _fits_together(config: Config, manifest: Manifest) -> None:
             do="Use a smaller --patience, more --epochs, or a smaller train.evaluate_every",
         )
     check_phases(config)
-    batch, microbatches, ranks = config.train.batch_size or 1, config.train.microbatches, config.execution.ranks or 1
+    batch, microbatches = config.train.batch_size or 1, config.train.microbatches
+    all_ranks = config.execution.ranks or 1
+    machines = all_ranks // (choices.local_ranks or all_ranks)
+    ranks = layouts.of(config.execution, ranks=all_ranks, machines=machines).data_ranks
     if batch > count:
         raise ConfigError(
             f"train.batch_size is {batch} and there are {count} training images; use --batch-size {count}"

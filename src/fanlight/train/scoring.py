@@ -17,11 +17,11 @@ from fanlight.errors import ConfigError, DataError, near
 from fanlight.parallel import comm, launch
 from fanlight.parallel.comm import World
 from fanlight.parallel.layout import Layout
-from fanlight.parallel.parallelize import parallelize
+from fanlight.parallel.parallelize import place
 from fanlight.tasks import calibration
 from fanlight.train import build, devices, export, folder, precision
 from fanlight.train import evaluate as evaluating
-from fanlight.train.step import Normalise, WholeStep
+from fanlight.train.step import Normalise, Sight, WholeStep
 
 JOB = "fanlight.train.scoring:rank_score"
 
@@ -73,7 +73,8 @@ def rank_score(
     number_format = config.train.precision or "fp32"
     if number_format == "fp16" and world.device.type == "cpu":
         number_format = "fp32"  # as a CPU does not compute in fp16
-    torch.set_num_threads(max(1, machine.cores_usable() // world.local_ranks))
+    if world.ranks == 1:  # several have their share already
+        torch.set_num_threads(machine.cores_usable())
     precision.set_up(number_format, world.device, deterministic=config.train.deterministic)
     about, model = export.load_network(path / "weights" / ("best.safetensors" if best else "last.safetensors"))
     classes = tuple(about["classes"])
@@ -85,11 +86,11 @@ def rank_score(
     task = tasks.of(config, manifest)
     where = Files(manifest, canvas_px=about["canvas_px"]) if data else build.open_source(config, manifest, world)
     samples = build.split_samples(config, manifest, task, where, split)
-    parallelize(model, Layout(), world, channels_last=bool(config.execution.channels_last))
+    place(model, Layout(), world, channels_last=bool(config.execution.channels_last))
     normalise = Normalise(
         about["mean"], about["std"], like=next(model.parameters()), channels_last=bool(config.execution.channels_last)
     )
-    step = WholeStep(model, task, normalise=normalise, number_format=number_format, seed=config.train.seed)
+    step = WholeStep(model, Sight(task, normalise, config.train.seed, world.device), number_format=number_format)
     cutting = build.cut_batches(config, rank=world.rank, ranks=world.ranks)
     logits = evaluating.outputs(
         step, task, samples, cutting, world, batch=config.execution.eval_batch, views=tta,

@@ -1,9 +1,9 @@
 """Checkpoints: `checkpoints/step-00001234/` with safetensors by rank and `state.json`. No pickle.
 
-Keys do not depend on layout: `model.<name>`, `optim.<name>.<state>`, `<name>` as the plain model has it. A tensor means
-"equal on all ranks", which is checked before saving; each rank writes its share of them. A checkpoint is whole or absent:
-it is written beside, synced, and renamed after every rank is done. Writing goes on while training does: what is written
-was copied first.
+Keys do not depend on layout: `model.<name>`, `optim.<name>.<state>`, `<name>` as the plain model has it. What several ranks
+hold is equal on them, which is checked before saving, and one of them writes it (parts.py); what they hold parts of is put
+together when it is read, for any other layout. A checkpoint is whole or absent: it is written beside, synced, and renamed
+after every rank is done. Writing goes on while training does: what is written was copied first.
 """
 
 from __future__ import annotations
@@ -13,19 +13,20 @@ import json
 import os
 import shutil
 import threading
-import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 
-from fanlight.errors import RunError, TrainingError
+from fanlight.errors import RunError
 from fanlight.parallel.comm import World
+from fanlight.train import parts
+from fanlight.train.parts import HeldOf, PartOf, whole_tensors
 
-VERSION = 1  # of state.json and the keys
+VERSION = 2  # of state.json and the keys; 2: divided tensors
 
 
 class Background:
@@ -62,25 +63,31 @@ class Background:
 
 
 def save(
-    folder: Path, *, tensors: Mapping[str, torch.Tensor], document: dict[str, Any], world: World, keep: int
-) -> Path:
+    folder: Path, *, tensors: Mapping[str, torch.Tensor], document: dict[str, Any], world: World, keep: int,
+    held_of: HeldOf = whole_tensors,
+) -> Path:  # fmt: skip
     """Writes `folder/step-<document['step']>`; afterwards only the newest `keep` are left. All ranks call it."""
-    final, write = begin(folder, tensors=tensors, document=document, world=world, keep=keep)
+    final, write = begin(folder, tensors=tensors, document=document, world=world, keep=keep, held_of=held_of)
     write()
     return final
 
 
 def begin(
-    folder: Path, *, tensors: Mapping[str, torch.Tensor], document: dict[str, Any], world: World, keep: int
-) -> tuple[Path, Callable[[], None]]:
-    """Copies what `save` writes; the checkpoint's place, and the writing, for a thread of its own. All ranks call both."""
-    check_equal(tensors, world)
+    folder: Path, *, tensors: Mapping[str, torch.Tensor], document: dict[str, Any], world: World, keep: int,
+    held_of: HeldOf = whole_tensors,
+) -> tuple[Path, Callable[[], None]]:  # fmt: skip
+    """Copies what `save` writes; the checkpoint's place, and the writing, for a thread of its own. All ranks call both.
+
+    `held_of(key)`: which part of the whole a rank's tensor is; None: all of it. TrainingError where ranks that hold the same
+    part hold other bits, and where the parts are not the whole.
+    """
+    plan = parts.plan(tensors, held_of, world)
     final = folder / f"step-{document['step']:08d}"
     part = final.with_suffix(".tmp")
     # Copied, since training goes on; contiguous, since safetensors takes no other and convolutions are channels last.
     share = {
-        key: tensors[key].detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
-        for key in _share(tensors, world)
+        name: tensors[key].detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+        for name, key in plan.mine.items()
     }
     if world.is_first:
         for left in folder.glob("step-*.tmp"):  # by a save that was killed
@@ -94,18 +101,11 @@ def begin(
         _sync(file)
         world.barrier_saving()
         if world.is_first:
-            _publish(part, final, document=document, keep=keep)
+            about = document | ({"parts": plan.parts} if plan.parts else {})
+            _publish(part, final, document=about, keep=keep)
         world.barrier_saving()
 
     return final, write
-
-
-def _share(tensors: Mapping[str, torch.Tensor], world: World) -> list[str]:
-    """The keys that this rank writes: a stretch of them with about its part of the bytes; together all, once."""
-    ends = np.cumsum([tensor.nbytes for tensor in tensors.values()])
-    middles = ends - np.array([tensor.nbytes for tensor in tensors.values()]) / 2
-    ranks = np.minimum((middles * world.ranks / max(1, ends[-1])).astype(int), world.ranks - 1)
-    return [key for key, rank in zip(tensors, ranks.tolist()) if rank == world.rank]
 
 
 def _publish(part: Path, final: Path, *, document: dict[str, Any], keep: int) -> None:
@@ -137,8 +137,8 @@ def trained_s(folder: Path) -> float:
     return 0.0
 
 
-def load(checkpoint: Path, *, world: World) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Tensors (on CPU, whole) and document of a checkpoint. Raises RunError for another version or a damaged file."""
+def describe(checkpoint: Path) -> dict[str, Any]:
+    """The document of a checkpoint. RunError for another version, and where a file is missing or has another size."""
     try:
         document = json.loads((checkpoint / "state.json").read_text())
         version = document["version"]
@@ -152,38 +152,19 @@ def load(checkpoint: Path, *, world: World) -> tuple[dict[str, torch.Tensor], di
     expected, found = document.get("files"), _sizes(checkpoint)
     if found != expected:  # the reader would not miss a rank's file
         raise RunError(f"{checkpoint} holds {found}, not {expected} (bytes); delete it to use the one before")
-    tensors: dict[str, torch.Tensor] = {}
+    return document
+
+
+def load(checkpoint: Path, *, part_of: PartOf = parts.everything) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Tensors (on CPU) and document of a checkpoint. `part_of(key)`: None for a whole tensor, the part that is wanted of
+    it, or parts.NOTHING. Raises RunError for another version or a damaged file."""
+    document = describe(checkpoint)
     try:
-        for name in found:
-            tensors |= load_file(checkpoint / name)
+        with contextlib.ExitStack() as opened:
+            files = [opened.enter_context(safe_open(checkpoint / name, framework="pt")) for name in document["files"]]
+            return parts.read(files, document.get("parts", {}), part_of), document
     except Exception as error:  # damaged safetensors surface as many types
         raise RunError(f"{checkpoint} cannot be read ({error}); delete it to use the one before") from error
-    return tensors, document
-
-
-def check_equal(tensors: Mapping[str, torch.Tensor], world: World) -> None:
-    """Raises TrainingError, naming the key, when a plain tensor differs between ranks: it would be saved as rank 0's."""
-    if world.host is None:
-        return
-    plain = [
-        key for key, value in tensors.items() if type(value) is torch.Tensor or isinstance(value, torch.nn.Parameter)
-    ]
-    sums = np.array([_checksum(tensors[key]) for key in plain], np.float64)
-    table_RK = np.zeros((world.ranks, len(plain)))
-    table_RK[world.rank] = sums
-    table_RK = world.sum_host(table_RK)
-    unequal = np.flatnonzero((table_RK != table_RK[0]).any(0))
-    if len(unequal):
-        ranks = np.flatnonzero(table_RK[:, unequal[0]] != table_RK[0, unequal[0]]).tolist()
-        raise TrainingError(
-            f"{plain[unequal[0]]} differs between rank 0 and ranks {ranks} ({len(unequal)} such tensors); not saved. "
-            "Every rank should hold the same bits: report this with resolved.yaml"
-        )
-
-
-def _checksum(tensor: torch.Tensor) -> float:
-    """A number that almost surely changes with any bit, without a copy on CPUs."""
-    return float(zlib.crc32(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data))
 
 
 def _sizes(folder: Path) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""Gradients of one optimizer step, and evaluation's forward, for a model that is whole on this rank.
+"""Gradients of one optimizer step, and evaluation's forward, where all layers are computed on this rank.
 
 b rows of a microbatch on this rank, P image side, K outputs. A step returns sums and logs nothing; nothing here waits
 for the device.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -17,7 +18,7 @@ from fanlight.data import mix, policy
 from fanlight.models.freeze import train_mode
 from fanlight.models.keyed import Keys
 from fanlight.parallel.compiled import Compiled
-from fanlight.parallel.replicate import Replicated
+from fanlight.parallel.parallelize import Reduced
 from fanlight.tasks import Task
 from fanlight.train import precision
 from fanlight.train.clock import StepClock
@@ -30,17 +31,22 @@ class Step(Protocol):
     parts: list[nn.Module]  # what this rank holds, under original names
     needs_images: bool  # this rank's forward begins with pixels
     needs_targets: bool  # this rank computes the loss
+    number_format: str  # of the forward
+    compiled: Compiled | None
+    evaluates_in_threads: bool  # several threads may call `forward` at once, as nothing in it meets another rank
+
+    def dissolve(self) -> None: ...
 
     def __call__(self, batch: Batch, *, loss_scale: float, clock: StepClock) -> torch.Tensor:
         """Leaves the global batch's gradient in `parts`; returns this rank's [loss sum, hits, rows], float64 [3]."""
         ...
 
     def evaluating(self) -> contextlib.AbstractContextManager[None]:
-        """Inside, `forward` may be called, also by several threads at once."""
+        """Inside, `forward` may be called."""
         ...
 
     def forward(self, rows: Rows) -> torch.Tensor | None:
-        """Evaluation outputs of one batch, or None on a rank that does not hold the last layer."""
+        """Evaluation outputs of one batch, or None on a rank that does not tell them: another one does."""
         ...
 
 
@@ -70,73 +76,104 @@ class Cached:
         return features.to(self._device, self._dtype, non_blocking=True)
 
 
-class WholeStep:
-    """Serial and replicated: the model is whole here. With `replicated`, gradients are summed over the ranks.
+@dataclass(frozen=True)
+class Sight:
+    """What a rank does with a batch's rows before the first layer and after the last: the same in every layout."""
 
-    `whole` is what the parts hold where `model`, which is computed, is only the end of it.
+    task: Task
+    normalise: Callable[[torch.Tensor], torch.Tensor]
+    seed: int
+    device: torch.device
+    keys: Keys | None = None  # of keyed dropout; None: the model has none
+
+    def images(self, rows: Rows) -> torch.Tensor:
+        """What the first layer sees, [b, 3, P, P]: changed, normalised, mixed."""
+        assert rows.images is not None
+        images = rows.images
+        if rows.changes is not None:
+            images = policy.change_batch(images.to(self.device, non_blocking=True), rows.changes)
+        x = self.normalise(images)
+        return x if rows.mix is None else mix.pixels(x, mix.on(rows.mix, self.device))
+
+    def ready(self, rows: Rows, *, epoch: int) -> None:
+        """Before each forward of training: keyed dropout learns whose rows these are."""
+        if self.keys is not None:
+            hashed_by = rows.samples if rows.keys is None else rows.keys
+            samples = torch.from_numpy(hashed_by).to(self.device, non_blocking=True)
+            self.keys.set(seed=self.seed, epoch=epoch, samples=samples)
+
+    def loss(self, outputs: torch.Tensor, rows: Rows) -> tuple[torch.Tensor, torch.Tensor]:
+        """The sum of the rows' losses, and [loss sum, hits, rows], float64 [3], without its graph."""
+        assert rows.targets is not None
+        targets = rows.targets.to(self.device, non_blocking=True)
+        if rows.mix is None:
+            loss_sum = self.task.loss_sum(outputs, targets)
+        else:
+            mixed = mix.on(rows.mix, self.device)
+            partner = mix.partners(targets)
+            loss_sum = self.task.loss_sum(outputs, targets, share=mixed.share)
+            loss_sum = loss_sum + self.task.loss_sum(outputs, targets[partner], share=1 - mixed.share)
+            targets = mix.larger(targets, mixed)
+        with torch.no_grad():
+            hits = self.task.hits(outputs, targets)
+            return loss_sum, torch.stack(
+                [loss_sum.detach().double(), hits.double(), torch.full_like(hits, len(targets)).double()]
+            )
+
+
+class WholeStep:
+    """All layers are computed here: serial, replicated, sharded, divided, and ranks that train apart.
+
+    With `reduced`, gradients are summed over the ranks that hold the same weights. `whole` is what the parts hold where
+    `model`, which is computed, is only the end of it. `is_counted`: of ranks that see the same rows, one tells their sums.
+    `factor` is what the gradient of this rank's own rows is multiplied by.
     """
 
     needs_images = needs_targets = True
 
     def __init__(
-        self, model: nn.Module, task: Task, *, normalise: Callable[[torch.Tensor], torch.Tensor], number_format: str,
-        seed: int, replicated: Replicated | None = None, keys: Keys | None = None, whole: nn.Module | None = None,
+        self, model: nn.Module, sight: Sight, *, number_format: str, reduced: Reduced | None = None,
+        whole: nn.Module | None = None, is_counted: bool = True, factor: float = 1.0,
     ):  # fmt: skip
         self.parts = [model if whole is None else whole]
-        self._model, self._task, self._replicated, self._keys = model, task, replicated, keys
+        self.evaluates_in_threads = reduced is None or not reduced.gathers
         self.compiled: Compiled | None = None  # where the forward of training is
-        self._normalise, self._seed = normalise, seed
         self.number_format = number_format  # of the forward; weights and sums are fp32 in any
-        self._device = next(model.parameters()).device
+        self._model, self._sight, self._reduced = model, sight, reduced
+        self._trained = model if reduced is None else reduced.wrapped or model
+        self._is_counted, self._factor = is_counted, factor
+        self._device = sight.device
         train_mode(model)
 
     def __call__(self, batch: Batch, *, loss_scale: float, clock: StepClock) -> torch.Tensor:
         sums = torch.zeros(3, dtype=torch.float64, device=self._device)
         for index, rows in enumerate(batch.parts):
             more = index + 1 < len(batch.parts)
-            if self._replicated is None:
-                sums += self._gradients(self._model, batch, rows, loss_scale, clock)
-                continue
-            with self._replicated.accumulating(more):
-                sums += self._gradients(self._replicated.wrapped, batch, rows, loss_scale, clock)
-        return sums
+            with contextlib.nullcontext() if self._reduced is None else self._reduced.accumulating(more):
+                sums += self._gradients(batch, rows, loss_scale, clock)
+        if self._reduced is not None and self._reduced.wrapped is None:  # it waits for its sums at the end
+            clock.mark("communication")
+        return sums if self._is_counted else torch.zeros_like(sums)
 
-    def _gradients(
-        self, model: nn.Module, batch: Batch, rows: Rows, loss_scale: float, clock: StepClock
-    ) -> torch.Tensor:
-        x, targets = self._inputs(rows)
-        mixed = None if rows.mix is None else mix.on(rows.mix, self._device)
-        if mixed is not None:
-            x = mix.pixels(x, mixed)
-        if self._keys is not None:
-            hashed_by = rows.samples if rows.keys is None else rows.keys
-            samples = torch.from_numpy(hashed_by).to(self._device, non_blocking=True)
-            self._keys.set(seed=self._seed, epoch=batch.position.epoch, samples=samples)
+    def _gradients(self, batch: Batch, rows: Rows, loss_scale: float, clock: StepClock) -> torch.Tensor:
+        x = self._sight.images(rows)
+        self._sight.ready(rows, epoch=batch.position.epoch)
         clock.mark("copy")
         with precision.autocast(self.number_format, self._device):
-            outputs = model(x)
-        if mixed is None:
-            loss_sum = self._task.loss_sum(outputs, targets)
-        else:
-            partner = mix.partners(targets)
-            loss_sum = self._task.loss_sum(outputs, targets, share=mixed.share)
-            loss_sum = loss_sum + self._task.loss_sum(outputs, targets[partner], share=1 - mixed.share)
+            outputs = self._trained(x)
+        loss_sum, sums = self._sight.loss(outputs, rows)
         clock.mark("forward")
         # The sum over ranks of these is the gradient of the global mean: one division, by what every rank knows.
-        (loss_sum * (loss_scale / batch.denominator)).backward()
+        (loss_sum * (loss_scale * self._factor / batch.denominator)).backward()
         # What follows the last bucket's sending is waiting for it; a microbatch that sends nothing has no such part.
-        waited = self._replicated is not None and clock.split("backward", at=self._replicated.last_bucket_at)
+        waited = self._reduced is not None and clock.split("backward", at=self._reduced.sent_at)
         clock.mark("communication" if waited else "backward")
-        with torch.no_grad():
-            hits = self._task.hits(outputs, targets if mixed is None else mix.larger(targets, mixed))
-            return torch.stack(
-                [loss_sum.detach().double(), hits.double(), torch.full_like(hits, len(targets)).double()]
-            )
+        return sums
 
     def dissolve(self) -> None:
         """Takes the connection to other ranks away, before another step is made of the same model."""
-        if self._replicated is not None:
-            self._replicated.dissolve()
+        if self._reduced is not None:
+            self._reduced.dissolve()
 
     @contextlib.contextmanager
     def evaluating(self) -> Iterator[None]:
@@ -148,14 +185,7 @@ class WholeStep:
             train_mode(self._model)
 
     @torch.no_grad()
-    def forward(self, rows: Rows) -> torch.Tensor:
-        x, _ = self._inputs(rows)
+    def forward(self, rows: Rows) -> torch.Tensor | None:
         with precision.autocast(self.number_format, self._device):
-            return self._model(x)
-
-    def _inputs(self, rows: Rows) -> tuple[torch.Tensor, torch.Tensor]:
-        assert rows.images is not None and rows.targets is not None
-        images = rows.images
-        if rows.changes is not None:
-            images = policy.change_batch(images.to(self._device, non_blocking=True), rows.changes)
-        return self._normalise(images), rows.targets.to(self._device, non_blocking=True)
+            outputs = self._model(self._sight.images(rows))
+        return outputs if self._is_counted else None

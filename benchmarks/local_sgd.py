@@ -1,0 +1,74 @@
+"""What do ranks that train apart lose in accuracy, and what do they save in bytes?
+
+ddp, local-sgd (H = 8) and diloco (H = 8) on 4 ranks, CIFAR-10, the same seeds for all, so differences are by pairs. Bytes
+are counted on the ranks, of one epoch, norms' statistics included.
+
+    python benchmarks/local_sgd.py --cifar ../shared/data/cifar10.tar.xz --work scratch/apart --seeds 3
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from contest import photos
+from hardware import heading
+
+LAYOUTS: dict[str, tuple[str, ...]] = {
+    "ddp": (), "local-sgd": ("--sync-every", "8"), "diloco": ("--sync-every", "8"),
+}  # fmt: skip
+
+
+def train(a: argparse.Namespace, data: Path, layout: str, seed: int) -> dict[str, Any]:
+    """What `fanlight train --json` says, and the bytes that rank 0 sent; read from --work where it is done."""
+    kept = a.work / f"{layout}-{seed}.json"
+    if not kept.exists():
+        words = [sys.executable, "-m", "fanlight", "train", str(data), "--layout", layout, "--ranks", str(a.ranks)]
+        words += ["--epochs", str(a.epochs), "--seed", str(seed), "--no-report", "--json", *LAYOUTS[layout]]
+        words += ["--out", str(a.work / f"{layout}-{seed}"), "--device", "cpu"]
+        kept.write_text(subprocess.run(words, stdout=subprocess.PIPE, check=True, text=True).stdout)
+    return json.loads(kept.read_text())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cifar", type=Path, required=True)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--ranks", type=int, default=4)
+    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--seeds", type=int, default=3)
+    a = parser.parse_args()
+    a.work.mkdir(parents=True, exist_ok=True)
+    os.environ.setdefault("PYTHONPATH", str(Path(__file__).parent.parent / "src"))
+    data = photos.unpack_cifar(a.cifar, a.work / "cifar10")
+    found = {name: [train(a, data, name, seed) for seed in range(a.seeds)] for name in LAYOUTS}
+    scores = {name: np.array([each["metrics"]["val"]["accuracy"] for each in runs]) for name, runs in found.items()}
+    sent = {name: sum(runs[0]["sent_bytes"].values()) for name, runs in found.items()}
+    count = found["ddp"][0]["metrics"]["val"]["count"]
+    print(heading(f"Ranks that train apart: {a.ranks} ranks, CIFAR-10, {a.epochs} epochs"))
+    print(
+        "| layout | accuracy by seed | mean | difference from ddp, by pairs | 95 % | bytes sent by rank 0 | of ddp's |"
+    )
+    print("|---|---|--:|--:|--:|--:|--:|")
+    from scipy.stats import t
+
+    for name, values in scores.items():
+        gaps = values - scores["ddp"]
+        half = float(t.ppf(0.975, len(gaps) - 1) * gaps.std(ddof=1) / np.sqrt(len(gaps))) if len(gaps) > 1 else np.nan
+        told = " ".join(f"{value:.4f}" for value in values)
+        print(
+            f"| {name} | {told} | {values.mean():.4f} | {gaps.mean():+.4f} | ±{half:.4f} | {sent[name]:,} "
+            f"| {sent[name] / sent['ddp']:.4f} |"
+        )
+    print(f"\nn = {count} validation images a run, {a.seeds} seeds.")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""Which cores each rank of one machine keeps to, so that ranks neither meet nor move. Linux only; imports no torch.
+
+The environment variable FANLIGHT_AFFINITY=off leaves ranks where the system puts them; so does any of BOUND_BY, with which
+someone binds threads himself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+
+from fanlight.errors import ConfigError
+
+SWITCH = "FANLIGHT_AFFINITY"
+BOUND_BY = ("OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY", "KMP_AFFINITY")
+CPUS = Path("/sys/devices/system/cpu")
+
+
+def of_ranks(ranks: int, *, threads: int, environment: Mapping[str, str] = os.environ) -> list[list[int]] | None:
+    """The cores of each rank: disjoint sets that together are all that this process may use. None where ranks stay
+    unbound: a single one, fewer cores than compute threads (a bound rank could not use what another leaves idle), another
+    system, or an environment that says so. ConfigError for a switch that is neither on nor off.
+    """
+    switch = environment.get(SWITCH, "on")
+    if switch not in ("on", "off"):
+        raise ConfigError(f"the environment variable {SWITCH} is {switch!r}; use on or off")
+    if switch == "off" or any(name in environment for name in BOUND_BY) or not hasattr(os, "sched_getaffinity"):
+        return None
+    usable = os.sched_getaffinity(0)
+    if ranks == 1 or len(usable) < ranks * threads:
+        return None
+    return shares(in_order(usable), ranks)
+
+
+def shares(cores: Sequence[int], ranks: int) -> list[list[int]]:
+    """The part of `cores` that each rank takes. Parts are disjoint and in order, their union is `cores`, and their sizes
+    differ by one at most. Neighbours stay together wherever their number divides the size."""
+    return [list(cores[rank * len(cores) // ranks : (rank + 1) * len(cores) // ranks]) for rank in range(ranks)]
+
+
+def in_order(usable: Collection[int], *, cpus: Path = CPUS) -> list[int]:
+    """Logical CPUs such that those of a processor, and in it the hardware threads of one core, are neighbours. Where the
+    system does not tell, each is a core of its own."""
+
+    def place(cpu: int) -> tuple[int, int, int]:
+        topology = cpus / f"cpu{cpu}" / "topology"
+        package, core = 0, cpu
+        with contextlib.suppress(OSError, ValueError):
+            core = min(numbers((topology / "thread_siblings_list").read_text()))
+            package = int((topology / "physical_package_id").read_text())
+        return package, core, cpu
+
+    return sorted(usable, key=place)
+
+
+def numbers(text: str) -> list[int]:
+    """The kernel's writing of a set of CPUs: `0-2,8` is 0, 1, 2, 8. ValueError for anything else."""
+    found: list[int] = []
+    for each in text.strip().split(","):
+        low, _, high = each.partition("-")
+        found += range(int(low), int(high or low) + 1)
+    return found
+
+
+def bind(cores: Sequence[int]) -> None:
+    """This thread, and whatever it starts from now on (compute and input threads), keeps to `cores`."""
+    with contextlib.suppress(OSError):  # taken away in the meantime, by whoever runs the container
+        os.sched_setaffinity(0, cores)

@@ -1,0 +1,103 @@
+"""Where to cut a model into stages: by the measured cost of what lies between its cuts.
+
+N segments between N-1 possible cuts, S stages. The slowest stage decides a pipeline's pace, so the largest stage is made
+as small as it can be; among equals the cuts with the least to send win.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from fanlight.errors import ConfigError
+from fanlight.models import cut
+
+REPEATS = 3  # of which the fastest counts: what else runs on the machine only ever adds time
+ROWS_MOST = 8  # of the example: costs per image hardly change beyond, and large models take seconds
+
+
+def choose(model: nn.Module, example: Tensor, *, stages: int, device: torch.device) -> tuple[list[str], list[float]]:
+    """Names to cut after, and seconds of a forward and backward of each stage on `example`, measured segment by segment.
+
+    ConfigError where the model has fewer segments than stages. Changes no buffer.
+    """
+    names = cut.cuts(model, example)
+    if len(names) + 1 < stages:
+        raise ConfigError(
+            f"{type(model).__name__} can be cut into at most {len(names) + 1} stages, and the layout has {stages}; use fewer "
+            "ranks or --stages-per-rank, or another --model"
+        )
+    costs_s, sent_bytes = measure(model, names, example, device=device)
+    at = best(costs_s, sent_bytes, stages=stages)
+    bounds = [0, *(index + 1 for index in at), len(costs_s)]
+    return [names[index] for index in at], [sum(costs_s[a:b]) for a, b in itertools.pairwise(bounds)]
+
+
+def measure(
+    model: nn.Module, names: Sequence[str], example: Tensor, *, device: torch.device
+) -> tuple[list[float], list[int]]:
+    """Seconds of a forward and backward of every segment between the cuts `names`, and the bytes that each cut sends."""
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
+    costs_s, sent = [], []
+    x = example.to(device)
+    with cut.modes_kept([model]):
+        for segment in cut.stages(model, names, example):
+            segment.to(device).train()
+            took_s = []
+            for _ in range(REPEATS):
+                leaf = x.detach().requires_grad_()
+                begin = _now(device)
+                y = segment(leaf)
+                y.backward(torch.ones_like(y))
+                took_s.append(_now(device) - begin)
+            costs_s.append(min(took_s))
+            sent.append(y.nbytes)
+            x = y.detach()
+            segment.to(example.device)
+    with torch.no_grad():
+        for name, buffer in model.named_buffers():
+            buffer.copy_(buffers[name])
+    for name, parameter in model.named_parameters():
+        parameter.grad = gradients[name]
+    return costs_s, sent[:-1]
+
+
+def best(costs_s: Sequence[float], sent_bytes: Sequence[int], *, stages: int) -> list[int]:
+    """The stages - 1 cuts, by number, that make the costliest stage as cheap as possible; then those that send least.
+
+    Cut i lies after segment i. Two dynamic programs over (segments, stages): the least that the costliest stage can be, then
+    the least bytes with no stage above that. Exact.
+    """
+    ends = [0.0, *itertools.accumulate(costs_s)]
+    count = len(costs_s)
+    worst = [0.0] + [float("inf")] * count  # of the first segments in as many stages as were added
+    for _ in range(stages):
+        worst = [
+            min((max(worst[start], ends[end] - ends[start]) for start in range(end)), default=float("inf"))
+            for end in range(count + 1)
+        ]
+    limit = worst[count]
+    table: dict[int, tuple[int, tuple[int, ...]]] = {0: (0, ())}  # segments -> bytes, cuts
+    for _ in range(stages):
+        row: dict[int, tuple[int, tuple[int, ...]]] = {}
+        for end in range(1, count + 1):
+            ways = [
+                (sent, at) if end == count else (sent + sent_bytes[end - 1], (*at, end - 1))
+                for start, (sent, at) in table.items()
+                if start < end and ends[end] - ends[start] <= limit
+            ]
+            if ways:
+                row[end] = min(ways)
+        table = row
+    return list(table[count][1])
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()

@@ -1,0 +1,256 @@
+"""What ranks do to prove a layout equal to the serial run, which rank 0 plays beside it: the parity contract, measured.
+
+Runs and networks are real; only the number of steps is small. Lock-step: every step begins with the serial run's weights,
+so that an error is this step's own and no drift. See docs/parity.md for the contract, docs/verify.md for the reading.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from fanlight.config import Config
+from fanlight.data.loader import train_batches
+from fanlight.parallel import comm, held
+from fanlight.parallel.comm import World
+from fanlight.train import build, evaluate, folder, parts, precision, state
+from fanlight.train.clock import StepClock
+from fanlight.train.training import Training
+from fanlight.types import Batch, Position
+
+DTYPES = {"fp32": torch.float32, "fp64": torch.float64}
+MARGIN = 1e-4  # between the two best outputs: below, rounding may choose the class
+IMAGES_MOST = 256  # of the evaluation
+
+
+def rank_proof(
+    world: World, *, run: str, values: dict[str, Any], dtype: str, steps: int, losses: list[float]
+) -> dict[str, Any] | None:
+    """On rank 0 what the comparison of this layout with the serial run found; None elsewhere. `values`: config keys of the
+    layout; `losses`: of the serial run left alone."""
+    path = Path(run)
+    t = _training(world, path, values, dtype=dtype)
+    serial = _training(comm.alone(world.device.type), path, {}, dtype=dtype) if world.is_first else None
+    shared = path / f"step-{world.ranks}.safetensors"
+    errors, same = _lockstep(t, serial, shared, steps=steps)
+    _become(t, serial, shared)
+    rows = _evaluated(t)
+    expected = _evaluated(serial) if serial is not None else None
+    resumed = _resumes(t, serial, path / f"checkpoints-{world.ranks}")
+    del t, serial
+    again = _training(world, path, values, dtype=dtype)
+    alone = [float(sums[0] / sums[2]) for sums in _left_alone(again, steps)]
+    if not world.is_first:
+        return None
+    assert rows is not None and expected is not None
+    return {
+        **errors, "same_batches": same, "resume_equal": resumed, "evaluation_equal": _same_classes(rows, expected),
+        "evaluation_same_bits": bool(np.array_equal(rows, expected)),
+        "run_error": max(abs(a - b) / abs(b) for a, b in zip(alone, losses)),
+    }  # fmt: skip
+
+
+def rank_floor(world: World, *, run: str, dtype: str, steps: int) -> dict[str, Any]:
+    """The serial run left alone: its losses, and how far they are from those of the same run with samples exchanged inside
+    each microbatch, which only rounding can tell apart."""
+    path = Path(run)
+    losses = [float(sums[0] / sums[2]) for sums in _left_alone(_training(world, path, {}, dtype=dtype), steps)]
+    others = [
+        float(sums[0] / sums[2])
+        for sums in _left_alone(_training(world, path, {}, dtype=dtype), steps, is_reversed=True)
+    ]
+    return {"losses": losses, "noise_floor": max(abs(a - b) / abs(b) for a, b in zip(others, losses))}
+
+
+def _training(world: World, run: Path, values: Mapping[str, Any], *, dtype: str) -> Training:
+    config: Config = folder.read_config(run).with_values(dict(values))
+    torch.set_num_threads(config.execution.threads or 1)
+    precision.set_up("fp32", world.device, deterministic=True)
+    t = build.build(config, folder.read_manifest(run), world, dtype=DTYPES[dtype])
+    t.samples = {split: _few(part) if split != "train" else part for split, part in t.samples.items()}
+    return t
+
+
+def _few(samples: Any) -> Any:
+    cut = slice(0, IMAGES_MOST)
+    return replace(samples, rows=samples.rows[cut], targets=samples.targets[cut], weights=samples.weights[cut])
+
+
+def _batches(t: Training, *, steps: int) -> Iterator[tuple[int, Batch]]:
+    epochs = -(-steps // t.steps_per_epoch)
+    made = train_batches(t.samples["train"], t.cutting, start=Position(0, 0), epochs=epochs, workers=1)
+    return zip(range(steps), made)
+
+
+def _sums(t: Training, batch: Batch) -> np.ndarray:
+    """One step's gradients are left in the model; [loss sum, hits, rows] over all ranks."""
+    clock = StepClock(t.world.device)
+    clock.begin()
+    clock.arrived()
+    return t.world.sum_host(t.step(batch, loss_scale=1.0, clock=clock).cpu().numpy())
+
+
+def _left_alone(t: Training, steps: int, *, is_reversed: bool = False) -> Iterator[np.ndarray]:
+    for step, batch in _batches(t, steps=steps):
+        yield _sums(t, _reversed(batch) if is_reversed else batch)
+        t.update(step)
+
+
+def _reversed(batch: Batch) -> Batch:
+    """The batch with the samples of each microbatch in reverse; pairs that are mixed stay pairs, their sides exchanged."""
+    turned = []
+    for rows in batch.parts:
+        places = np.arange(len(rows.samples))[::-1].copy()
+        turned.append(
+            replace(
+                rows, samples=rows.samples[places], images=None if rows.images is None else rows.images[places],
+                targets=None if rows.targets is None else rows.targets[places],
+                keys=None if rows.keys is None else rows.keys[places],
+                mix=rows.mix and replace(rows.mix, share=rows.mix.share[places], box=rows.mix.box[places]),
+                changes=rows.changes and replace(
+                    rows.changes, op=rows.changes.op[places], amount=rows.changes.amount[places],
+                    erase=rows.changes.erase[places],
+                ),
+            )
+        )  # fmt: skip
+    return replace(batch, parts=tuple(turned))
+
+
+def _lockstep(t: Training, serial: Training | None, shared: Path, *, steps: int) -> tuple[dict[str, float], bool]:
+    """The worst relative differences over all steps, and whether every rank saw the serial run's rows. On rank 0."""
+    worst = {"loss_error": 0.0, "gradient_error": 0.0, "buffer_error": 0.0}
+    same = True
+    beside = _batches(serial, steps=steps) if serial is not None else iter(())
+    for step, batch in _batches(t, steps=steps):
+        _become(t, serial, shared)
+        sums = _sums(t, batch)
+        own = _gradients(t)
+        parts.plan(own, t.held.get, t.world)  # raises where ranks that hold the same part hold other bits
+        gradient = parts.whole_on_first(own, t.held.get, t.world)
+        buffers = parts.whole_on_first(_buffers(t), t.held.get, t.world)
+        t.update(step)  # which also clears the gradients
+        told = t.world.share([t.layout.data_rank(t.world.rank), t.cutting.has_images, _fingerprints(batch)])
+        if serial is None:
+            continue
+        assert gradient is not None and buffers is not None
+        _, expected_batch = next(beside)
+        expected = _sums(serial, expected_batch)
+        same = (
+            same and sums[1:].tolist() == expected[1:].tolist() and _put_together(told) == _fingerprints(expected_batch)
+        )
+        found = {
+            "loss_error": abs(sums[0] - expected[0]) / abs(expected[0]),
+            "gradient_error": _error(gradient, _gradients(serial)), "buffer_error": _error(buffers, _buffers(serial)),
+        }  # fmt: skip
+        worst = {name: max(value, float(found[name])) for name, value in worst.items()}
+        serial.update(step)
+    return worst, same
+
+
+def _fingerprints(batch: Batch) -> list[list[int]]:
+    """By microbatch, a number for every row that changes with its sample, its pixels, its target or its mixing."""
+    found = []
+    for rows in batch.parts:
+        made = []
+        for place, sample in enumerate(rows.samples.tolist()):
+            said = [np.int64(sample).tobytes()]
+            said += [] if rows.images is None else [rows.images[place].numpy().tobytes()]
+            said += [] if rows.targets is None else [rows.targets[place].numpy().tobytes()]
+            said += [] if rows.mix is None else [rows.mix.share[place].numpy().tobytes()]
+            made.append(zlib.crc32(b"".join(said)))
+        found.append(made)
+    return found
+
+
+def _put_together(told: list[Any]) -> list[list[int]]:
+    """Every microbatch's rows in the order of the parts; of ranks that see the same part, one that has its pixels. Empty
+    where two of them differ."""
+    by_part: dict[int, list[list[int]]] = {}
+    for part, has_images, made in told:
+        if has_images and by_part.setdefault(part, made) != made:
+            return []
+    ordered = [by_part[part] for part in sorted(by_part)]
+    return [[row for part in ordered for row in part[index]] for index in range(len(ordered[0]))]
+
+
+def _gradients(t: Training) -> dict[str, Tensor]:
+    """Copies, since the optimizer clips in place. A parameter that no backward reached has a gradient of 0."""
+    named = {name: p for part in t.step.parts for name, p in part.named_parameters() if p.requires_grad}
+    return {name: held.local(p.new_zeros(p.shape) if p.grad is None else p.grad).clone() for name, p in named.items()}
+
+
+def _buffers(t: Training) -> dict[str, Tensor]:
+    return {
+        name: b.clone() for part in t.step.parts for name, b in part.named_buffers() if b.is_floating_point() and b.ndim
+    }
+
+
+def _error(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> float:
+    """‖found − expected‖ / ‖expected‖ over all tensors together: some single ones are 0 but for rounding."""
+    if not expected:
+        return 0.0
+    off = sum(float((found[name].double() - value.cpu().double()).square().sum()) for name, value in expected.items())
+    size = sum(float(value.double().square().sum()) for value in expected.values())
+    return (off / size) ** 0.5 if size else off**0.5
+
+
+def _become(t: Training, serial: Training | None, shared: Path) -> None:
+    """Every rank takes its parts of the serial run's state, which rank 0 leaves in a file."""
+    if serial is not None:
+        save_file({key: value.detach().cpu().contiguous() for key, value in serial.tensors().items()}, shared)
+    t.world.barrier()
+    _take(t, load_file(shared))
+    t.world.barrier()
+
+
+def _take(t: Training, tensors: Mapping[str, Tensor]) -> None:
+    """Whole tensors, of which this rank takes its parts."""
+    own = {}
+    for key, value in tensors.items():
+        part = t.part_of(key)
+        if part is not parts.NOTHING:
+            own[key] = value if part is None else held.cut(value, part)
+    t.restore(own)
+
+
+def _evaluated(t: Training) -> np.ndarray | None:
+    split = "val" if "val" in t.samples else "train"
+    return evaluate.outputs(
+        t.step, t.task, t.samples[split], t.cutting, t.world, batch=t.config.execution.eval_batch, workers=1
+    )
+
+
+def _same_classes(rows: np.ndarray, expected: np.ndarray) -> bool:
+    best = np.sort(expected, 1)
+    clear = best[:, -1] - best[:, -2] > MARGIN
+    return bool((rows.argmax(1) == expected.argmax(1))[clear].all())
+
+
+def _resumes(t: Training, serial: Training | None, place: Path) -> bool:
+    """Whether what this layout saves is what serial reads, and what serial saves is what this layout holds, in every bit."""
+    document = {"step": 1, **t.optimizer.scalars()}
+    there = state.save(place, tensors=t.tensors(), document=document, world=t.world, keep=1, held_of=t.held_of)
+    mine = parts.whole_on_first(t.tensors(), t.held_of, t.world)
+    equal = True
+    back = place.with_name(f"{place.name}-serial")
+    if serial is not None:
+        assert mine is not None
+        read = state.load(there)[0]
+        equal = read.keys() == mine.keys() and all(torch.equal(read[key], mine[key]) for key in mine)
+        serial.restore(read)
+        state.save(back, tensors=serial.tensors(), document=document, world=serial.world, keep=1)
+    t.world.barrier()
+    (newest,) = state.whole(back)
+    t.restore(state.load(newest, part_of=t.part_of)[0])
+    again = parts.whole_on_first(t.tensors(), t.held_of, t.world)
+    if again is not None and mine is not None:
+        equal = equal and again.keys() == mine.keys() and all(torch.equal(again[key], mine[key]) for key in mine)
+    return equal

@@ -1,0 +1,187 @@
+"""Functions that tests of layouts run on ranks: any layout against the serial run, which rank 0 plays beside it."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from fanlight.config import Config
+from fanlight.data import manifest as manifests
+from fanlight.parallel import comm, held, link
+from fanlight.parallel.comm import World
+from fanlight.train import build, evaluate, parts, state
+from fanlight.train.training import Training
+from parallel import micro  # noqa: F401  (registers the networks)
+from parallel.parity_jobs import BASE, DTYPES, batches, error, strictly, sums_of
+
+
+def training(world: World, folder: str, values: Mapping[str, Any], *, dtype: str = "fp32") -> Training:
+    alone = {"execution.layout": "serial"} if world.ranks == 1 else {}
+    config = Config().with_values({**BASE, **values, **alone, "execution.pack_dir": f"{folder}/pack"})
+    if world.ranks == 1:
+        cleared = ("pipeline_schedule", "stages_per_rank", "split_at")
+        config = config.with_values(dict.fromkeys((f"execution.{name}" for name in cleared), None))
+    os.environ["FANLIGHT_CACHE"] = f"{folder}/cache-{world.ranks}"
+    with strictly():
+        t = build.build(config, manifests.load(Path(folder, "manifest.parquet")), world, dtype=DTYPES[dtype])
+        t.feed()
+        return t
+
+
+def gradients(t: Training) -> dict[str, Tensor]:
+    """Copies of this rank's parts, by name; those that no backward reached are 0. The optimizer clips in place."""
+    named = {name: p for part in t.step.parts for name, p in part.named_parameters() if p.requires_grad}
+    return {name: held.local(p.new_zeros(p.shape) if p.grad is None else p.grad).clone() for name, p in named.items()}
+
+
+def mean_over_ranks(tensor: Tensor, world: World) -> Tensor:
+    return torch.from_numpy(world.sum_host(tensor.double().numpy()) / world.ranks).to(tensor.dtype)
+
+
+def vector(tensors: Mapping[str, Tensor], names: list[str]) -> Tensor:
+    return torch.cat([tensors[name].detach().flatten() for name in names]).double()
+
+
+def restore(t: Training, tensors: Mapping[str, Tensor]) -> None:
+    """Whole tensors, of which this rank takes its parts."""
+    own = {}
+    for key, value in tensors.items():
+        part = t.part_of(key)
+        if part is not parts.NOTHING:
+            own[key] = value if part is None else held.cut(value, part)
+    t.restore(own)
+
+
+def lockstep(
+    world: World, *, folder: str, values: dict[str, Any], dtype: str, steps: int
+) -> dict[str, float] | None:  # fmt: skip
+    """Steps of the serial run, each taken by this layout too, from the serial state: the worst relative differences.
+
+    Raises TrainingError when ranks that hold the same part of a gradient hold other bits."""
+    t = training(world, folder, values, dtype=dtype)
+    serial = training(comm.alone(), folder, values, dtype=dtype) if world.is_first else None
+    serial_batches = batches(serial) if serial else iter([])
+    shared = Path(folder, f"layouts-{world.ranks}.safetensors")
+    worst: dict[str, float] = {}
+    for step, batch in zip(range(steps), batches(t)):
+        if serial:
+            save_file({key: value.contiguous() for key, value in serial.tensors().items()}, shared)
+        world.barrier()
+        restore(t, load_file(shared))
+        world.barrier()
+        sums = sums_of(t, batch)
+        own = gradients(t)
+        if t.meetings is not None:  # each rank's is of its own rows; their mean is what the serial run's is
+            own = {name: mean_over_ranks(gradient, world) for name, gradient in own.items()}
+        parts.plan(own, t.held.get, world)
+        found = parts.whole_on_first(own, t.held.get, world)
+        norm = float(t.update(step))
+        after = parts.whole_on_first(t.weights(), t.held.get, world)
+        if serial is None:
+            continue
+        assert found is not None and after is not None
+        expected = sums_of(serial, next(serial_batches))
+        assert sums[1:].tolist() == expected[1:].tolist(), f"hits or rows: {sums[1:]} {expected[1:]}"
+        errors = {"loss": abs(sums[0] - expected[0]) / abs(expected[0])}
+        wanted = gradients(serial)
+        assert found.keys() == wanted.keys()
+        errors["gradient"] = error(vector(found, [*wanted]), vector(wanted, [*wanted]))
+        expected_norm = float(serial.update(step))
+        errors["norm"] = 0.0 if t.meetings is not None else abs(norm - expected_norm) / norm
+        whole = serial.weights()
+        assert after.keys() == whole.keys()
+        names = [name for name, _ in serial.model.named_parameters()]
+        errors["weights"] = error(vector(after, names), vector(whole, names))
+        buffers = [name for name in whole if name not in names]
+        errors["buffers"] = error(vector(after, buffers), vector(whole, buffers)) if buffers else 0.0
+        worst = {kind: max(value, worst.get(kind, 0.0)) for kind, value in errors.items()}
+    return worst if world.is_first else None
+
+
+def seen(world: World, *, folder: str, values: dict[str, Any], steps: int) -> dict[str, Any]:
+    """Samples by step and microbatch, and where this rank stands."""
+    t = training(world, folder, values)
+    samples = [[rows.samples.tolist() for rows in batch.parts] for _, batch in zip(range(steps), batches(t))]
+    return {"samples": samples, "data rank": t.layout.data_rank(world.rank), "data ranks": t.layout.data_ranks}
+
+
+def rows(world: World, *, folder: str, values: dict[str, Any], checkpoint: str) -> list | None:
+    """Evaluation rows of val, from a checkpoint's weights."""
+    t = training(world, folder, values)
+    t.restore(state.load(Path(checkpoint), part_of=t.part_of)[0])
+    with strictly(), t.averaged():
+        found = evaluate.outputs(t.step, t.task, t.samples["val"], t.cutting, world, batch=4, workers=1)
+    return None if found is None else found.tolist()
+
+
+def train_on(
+    world: World, *, folder: str, values: dict[str, Any], to: int, checkpoints: str = "", start: str = "", dtype: str = "fp32"
+) -> dict[str, Any]:  # fmt: skip
+    """Trains to step `to`, from the checkpoint `start` or the seed, and saves there. Losses and samples by step."""
+    t = training(world, folder, values, dtype=dtype)
+    done = 0
+    if start:
+        document = state.describe(Path(start))
+        done = document["step"]
+        t.enter(done // t.steps_per_epoch)
+        t.restore(state.load(Path(start), part_of=t.part_of)[0])
+        t.optimizer.restore_scalars(document)
+    losses, samples = [], []
+    for step, batch in zip(range(done, to), batches(t, done=done)):
+        sums = sums_of(t, batch)
+        t.update(step)
+        losses.append(float(sums[0] / sums[2]))
+        samples.append([rows.samples.tolist() for rows in batch.parts])
+    path = ""
+    if checkpoints:
+        document = {"step": to, **t.optimizer.scalars()}
+        path = str(
+            state.save(
+                Path(checkpoints), tensors=t.tensors(), document=document, world=world, keep=9, held_of=t.held_of
+            )
+        )
+    return {"losses": losses, "samples": samples, "checkpoint": path, "data rank": t.layout.data_rank(world.rank)}
+
+
+def through(world: World, *, folder: str, values: dict[str, Any], start: str, to: str) -> str:
+    """Reads a checkpoint and saves it again, as this layout holds it."""
+    t = training(world, folder, values)
+    document = state.describe(Path(start))
+    t.restore(state.load(Path(start), part_of=t.part_of)[0])
+    given = {"step": document["step"]}
+    return str(state.save(Path(to), tensors=t.tensors(), document=given, world=world, keep=9, held_of=t.held_of))
+
+
+def held_bytes(world: World, *, folder: str, values: dict[str, Any], steps: int = 1) -> dict[str, int]:
+    """Bytes that this rank holds after a step, by kind."""
+    t = training(world, folder, values)
+    found: dict[str, int] = {}
+    for step, batch in zip(range(steps), batches(t)):
+        sums_of(t, batch)
+        found["gradients"] = sum(value.nbytes for value in gradients(t).values())
+        t.update(step)
+    found["parameters"] = sum(held.local(p).nbytes for part in t.step.parts for p in part.parameters())
+    found["optimizer"] = sum(value.nbytes for key, value in t.optimizer.tensors().items() if not key.endswith(".step"))
+    return found
+
+
+def spoiled(world: World, *, folder: str, values: dict[str, Any]) -> str:
+    """What saving says of a plain tensor that rank 1 holds otherwise."""
+    t = training(world, folder, values)
+    tensors = t.tensors()
+    plain = next(key for key in sorted(tensors) if t.held_of(key) is None and tensors[key].is_floating_point())
+    tensors[plain] = tensors[plain].detach().clone()
+    if world.rank == world.ranks - 1:
+        tensors[plain].view(-1)[0] += 1
+    place = Path(folder, "never")
+    state.save(place, tensors=tensors, document={"step": 1}, world=world, keep=1, held_of=t.held_of)
+    return plain
+
+
+def measured_link(world: World) -> dict[str, float]:
+    return asdict(link.measure(world))

@@ -1,0 +1,48 @@
+"""Where a pipeline is cut: the best of all cuts, by costs that were measured."""
+
+import itertools
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fanlight.errors import ConfigError
+from fanlight.models import cut, small
+from fanlight.parallel import balance
+from parallel import micro  # noqa: F401  (registers the networks)
+
+
+@given(st.data(), st.lists(st.integers(1, 20), min_size=1, max_size=8))
+def test_the_chosen_cuts_are_the_best_of_all(data, costs):
+    stages = data.draw(st.integers(1, len(costs)))
+    sent = data.draw(st.lists(st.integers(1, 5), min_size=len(costs) - 1, max_size=len(costs) - 1))
+
+    def worst(at) -> tuple[int, int]:
+        bounds = [0, *(index + 1 for index in at), len(costs)]
+        return max(sum(costs[a:b]) for a, b in itertools.pairwise(bounds)), sum(sent[index] for index in at)
+
+    found = balance.best(costs, sent, stages=stages)
+    assert len(found) == stages - 1 and found == sorted(set(found))
+    assert worst(found) == min(worst(at) for at in itertools.combinations(range(len(costs) - 1), stages - 1))
+
+
+def test_measuring_changes_nothing():
+    torch.manual_seed(0)
+    model = small.NAMES["micro-basic"](3, 16)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    modes = [module.training for module in model.modules()]
+    names, costs_s = balance.choose(model, torch.randn(4, 3, 16, 16), stages=3, device=torch.device("cpu"))
+    assert len(names) == 2 and len(costs_s) == 3 and min(costs_s) > 0
+    assert set(names) <= set(cut.cuts(model, torch.zeros(2, 3, 16, 16)))
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(p.grad is None for p in model.parameters())
+    assert [module.training for module in model.modules()] == modes
+
+
+def test_more_stages_than_segments_are_refused():
+    model = small.NAMES["micro-basic"](3, 16)
+    with pytest.raises(
+        ConfigError, match=r"Micro can be cut into at most \d+ stages, and the layout has 99; use fewer ranks"
+    ):
+        balance.choose(model, torch.zeros(2, 3, 16, 16), stages=99, device=torch.device("cpu"))

@@ -1,0 +1,226 @@
+"""The parity contract for every layout and product, on micro networks that hold every kind of block."""
+
+import functools
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.torch import load_file
+
+from fanlight.errors import TrainingError
+from parallel import micro
+from parallel.test_parity import ADAMW, FLOOR_FACTOR, SGD, folder  # noqa: F401  (a fixture)
+
+JOBS = "parallel.layout_jobs:"
+LOSS_RTOL = {"fp64": 1e-12, "fp32": 1e-5}
+GRADIENT_RTOL = {"fp64": 1e-11, "fp32": 1e-4}
+STATE_RTOL = {"fp64": 1e-11, "fp32": 1e-5}
+STEPS = 3
+
+BASE = {"data.image_px": 16, "train.batch_size": 12, "train.microbatches": 3, "optim.clip_norm": 0.5}
+LAYOUTS: dict[str, tuple[int, dict[str, Any]]] = {  # ranks, execution
+    "ddp": (2, {"layout": "ddp"}),
+    "fsdp": (2, {"layout": "fsdp"}),
+    "fsdp-4": (4, {"layout": "fsdp"}),
+    "hsdp": (4, {"layout": "hsdp"}),
+    "model-parallel": (2, {"layout": "model-parallel"}),
+    "gpipe": (2, {"layout": "pipeline", "pipeline_schedule": "gpipe"}),
+    "1f1b": (4, {"layout": "pipeline"}),
+    "interleaved": (2, {"layout": "pipeline", "stages_per_rank": 2}),
+    "tensor": (2, {"layout": "tensor"}),
+    "tensor-4": (4, {"layout": "tensor"}),
+    "replicate-pipe": (4, {"layout": "replicate=2,pipe=2"}),
+    "replicate-tensor": (4, {"layout": "replicate=2,tensor=2"}),
+    "pipe-tensor": (4, {"layout": "pipe=2,tensor=2"}),
+    "shard-tensor": (4, {"layout": "shard=2,tensor=2"}),
+}
+
+
+def values(net: str, layout: str, **more: Any) -> dict[str, Any]:
+    execution = {f"execution.{key}": value for key, value in LAYOUTS[layout][1].items()} if layout else {}
+    optim = ADAMW if net == "micro-vit" else SGD
+    return {"model.name": net, **optim, **BASE, **execution, **more}
+
+
+@pytest.fixture(scope="module")
+def call(pool, folder):  # noqa: F811
+    """call(ranks, job, **arguments): the ranks' answers; serial ones are kept."""
+
+    @functools.cache
+    def serial(job: str, arguments: str) -> Any:
+        return pool(1).run(f"{JOBS}{job}", folder=folder, **json.loads(arguments))[0]
+
+    def answer(ranks: int, job: str, **arguments: Any) -> list[Any]:
+        if ranks == 1:
+            return [serial(job, json.dumps(arguments))]
+        return pool(ranks).run(f"{JOBS}{job}", folder=folder, **arguments)
+
+    return answer
+
+
+@pytest.mark.parametrize("dtype", ["fp64", "fp32"])
+@pytest.mark.parametrize("net", micro.NAMES)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_step_is_the_serial_step(call, layout, net, dtype):
+    worst = call(LAYOUTS[layout][0], "lockstep", values=values(net, layout), dtype=dtype, steps=STEPS)[0]
+    assert worst["loss"] < LOSS_RTOL[dtype], worst
+    assert worst["gradient"] < GRADIENT_RTOL[dtype], worst
+    assert max(worst["weights"], worst["buffers"], worst["norm"]) < STATE_RTOL[dtype], worst
+
+
+# Ranks that train apart: with a meeting after every step they are the serial run
+
+APART = {"local-sgd": {}, "diloco": {"optim.outer_lr": 1.0, "optim.outer_momentum": 0.0}}
+
+
+@pytest.mark.parametrize("dtype", ["fp64", "fp32"])
+@pytest.mark.parametrize("net", ["micro-convnext", "micro-vit"])  # LayerNorms: batch norms see each rank's own rows
+@pytest.mark.parametrize("name", APART)
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_meeting_after_every_step_is_ddp(call, ranks, name, net, dtype):
+    """With SGD, whose mean over ranks is the step of the mean; 13 rows are unequal parts."""
+    more = {"train.sync_every": 1, "optim.clip_norm": None, "train.batch_size": 13, **APART[name]}
+    given = values(net, "") | SGD | more | {"execution.layout": name}
+    worst = call(ranks, "lockstep", values=given, dtype=dtype, steps=STEPS)[0]
+    assert worst["loss"] < LOSS_RTOL[dtype] and worst["weights"] < STATE_RTOL[dtype], worst
+
+
+def test_rounded_gradients_are_another_algorithm_and_near(call):
+    """bf16 keeps 8 bits: the sum is off by about that, and half the bytes are sent."""
+    given = values("micro-vit", "ddp") | {"train.compress_gradients": "bf16"}
+    worst = call(2, "lockstep", values=given, dtype="fp32", steps=STEPS)[0]
+    assert worst["loss"] < LOSS_RTOL["fp32"] and GRADIENT_RTOL["fp32"] < worst["gradient"] < 2**-7, worst
+
+
+# 1. Data
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_layout_sees_the_serial_batches(call, layout):
+    """Ranks of one part of the batch see the same rows; the parts in their order are the serial microbatch."""
+    given = values("micro-basic", layout) | {"train.batch_size": 13}
+    serial = call(1, "seen", values={**given, "execution.layout": "serial"}, steps=STEPS)[0]["samples"]
+    answers = call(LAYOUTS[layout][0], "seen", values=given, steps=STEPS)
+    by_part: dict[int, Any] = {}
+    for answer in answers:
+        assert by_part.setdefault(answer["data rank"], answer["samples"]) == answer["samples"]
+    assert sorted(by_part) == list(range(answers[0]["data ranks"]))
+    for step, microbatches in enumerate(serial):
+        for index, expected in enumerate(microbatches):
+            assert [row for part in sorted(by_part) for row in by_part[part][step][index]] == expected
+
+
+# 3. A run that is left alone
+
+
+@pytest.mark.parametrize("layout", ["fsdp", "1f1b", "tensor", "replicate-pipe", "pipe-tensor", "shard-tensor"])
+def test_a_run_stays_within_the_noise_of_the_serial_run(call, layout):
+    given = values("micro-bottleneck", layout)
+    serial = call(1, "train_on", values=values("micro-bottleneck", "") | {"execution.layout": "serial"}, to=12)[0][
+        "losses"
+    ]
+    found = call(LAYOUTS[layout][0], "train_on", values=given, to=12)
+    losses = found[0]["losses"]
+    floor = 1e-6  # fp32: serial's distance from itself with samples exchanged is 1e-6 … 1e-5 over these steps
+    assert max(abs(a - b) / abs(b) for a, b in zip(losses, serial)) < FLOOR_FACTOR * 10 * floor
+
+
+# 4. Evaluation
+
+
+@pytest.fixture(scope="module")
+def checkpoint(call, tmp_path_factory) -> dict[str, str]:
+    """A serial checkpoint of each network after three steps."""
+    place = tmp_path_factory.mktemp("serial")
+    return {
+        net: call(
+            1, "train_on", values=values(net, "") | {"execution.layout": "serial"}, to=3, checkpoints=str(place / net)
+        )[0]["checkpoint"]
+        for net in micro.NAMES
+    }
+
+
+@pytest.mark.parametrize("net", ["micro-basic", "micro-vit"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_evaluation_scores_every_sample_once(call, checkpoint, layout, net):
+    serial = np.array(
+        call(1, "rows", values=values(net, "") | {"execution.layout": "serial"}, checkpoint=checkpoint[net])[0]
+    )
+    answers = call(LAYOUTS[layout][0], "rows", values=values(net, layout), checkpoint=checkpoint[net])
+    found = np.array(answers[0])
+    assert all(answer is None for answer in answers[1:])
+    if layout in ("ddp", "fsdp", "fsdp-4", "hsdp"):
+        np.testing.assert_array_equal(found, serial)
+    np.testing.assert_allclose(found, serial, rtol=1e-4, atol=1e-5)
+    best = np.sort(serial, 1)
+    clear = best[:, -1] - best[:, -2] > 1e-4
+    assert (found.argmax(1) == serial.argmax(1))[clear].all()
+
+
+# 5. Checkpoints
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_checkpoint_goes_through_any_layout_bit_for_bit(call, checkpoint, tmp_path, layout):
+    """Saved by serial, read by this layout, saved as it holds it, read by serial: so every pair is, through serial."""
+    net = "micro-vit" if "tensor" in layout else "micro-bottleneck"
+    there = call(
+        LAYOUTS[layout][0], "through", values=values(net, layout), start=checkpoint[net], to=str(tmp_path / "a")
+    )[0]
+    serial = {**values(net, ""), "execution.layout": "serial", "data.limit": None}
+    back = call(1, "through", values=serial, start=there, to=str(tmp_path / "b"))[0]
+    first, last = (
+        {key: value for path in sorted(Path(each).glob("*.safetensors")) for key, value in load_file(path).items()}
+        for each in (checkpoint[net], back)
+    )
+    assert first.keys() == last.keys()
+    assert all(first[key].equal(last[key]) for key in first)
+
+
+CHAIN = ["ddp", "fsdp", "gpipe", "tensor", "shard-tensor", "replicate-pipe", "1f1b", "hsdp"]
+
+
+def test_a_run_goes_on_from_layout_to_layout(call, tmp_path):
+    """Two steps in each: the next samples are the undisturbed serial run's, losses stay within the noise."""
+    net, steps = "micro-bottleneck", 2
+    serial_values = values(net, "") | {"execution.layout": "serial"}
+    whole = call(1, "train_on", values=serial_values, to=steps * (len(CHAIN) + 2))[0]
+    start, done = "", 0
+    for number, layout in enumerate(["", *CHAIN, ""]):
+        ranks = LAYOUTS[layout][0] if layout else 1
+        given = values(net, layout) if layout else serial_values
+        answers = call(
+            ranks, "train_on", values=given, to=done + steps, checkpoints=str(tmp_path / str(number)), start=start
+        )
+        parts = {answer["data rank"]: answer["samples"] for answer in answers}
+        for step in range(steps):
+            for index, expected in enumerate(whole["samples"][done + step]):
+                assert [row for part in sorted(parts) for row in parts[part][step][index]] == expected, layout
+        np.testing.assert_allclose(answers[0]["losses"], whole["losses"][done : done + steps], rtol=1e-4)
+        start, done = answers[0]["checkpoint"], done + steps
+
+
+@pytest.mark.parametrize("layout", ["ddp", "fsdp", "tensor", "replicate-tensor"])
+def test_whole_tensors_that_differ_between_ranks_are_not_saved(call, layout):
+    with pytest.raises(TrainingError, match=r"differs between rank 0 and ranks \[\d\] \(1 such tensors\); not saved"):
+        call(LAYOUTS[layout][0], "spoiled", values=values("micro-bottleneck", layout))
+
+
+# 6. Bytes
+
+
+@pytest.mark.parametrize("kind", ["parameters", "gradients", "optimizer"])
+@pytest.mark.parametrize("layout", ["fsdp", "fsdp-4", "gpipe", "tensor", "shard-tensor"])
+def test_all_ranks_together_hold_what_the_formula_says(call, layout, kind):
+    net = "micro-convnext"
+    answers = call(LAYOUTS[layout][0], "held_bytes", values=values(net, layout))
+    whole = call(1, "held_bytes", values=values(net, "") | {"execution.layout": "serial"})[0][kind]
+    found = [answer[kind] for answer in answers]
+    if layout == "gpipe":
+        assert sum(found) == whole
+    elif layout.startswith("fsdp"):
+        assert sum(found) == whole and max(found) <= whole / len(found) * 1.5
+    else:
+        assert sum(found) > whole and max(found) < whole
