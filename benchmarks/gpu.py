@@ -40,6 +40,7 @@ def main() -> None:
     if not arguments.skip_tests:
         found["tests"] = _tests()
     found["main_job"] = [_main_job(work / f"run-{layout}", layout) for layout in ("serial",)]
+    found["layouts"] = _layouts(work / "verify")
     found["input"] = _input(arguments.data or _pictures(work))
     (arguments.out / "gpu.json").write_text(json.dumps(found, indent=1))
     (arguments.out / "gpu.md").write_text(_markdown(found))
@@ -58,6 +59,32 @@ def _main_job(run: Path, layout: str) -> dict[str, Any]:
     command = [sys.executable, "-m", "fanlight", "train", "digits", "--json", "--layout", layout, "--out", str(run)]
     answer = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=120, check=True)
     return json.loads(answer.stdout)
+
+
+def _layouts(run: Path) -> dict[str, Any]:
+    """Every layout against serial, two ranks; where there is one GPU they share it, over gloo."""
+    command = [
+        sys.executable,
+        "-m",
+        "fanlight",
+        "verify",
+        "digits",
+        "--model",
+        "small-resnet",
+        "--ranks",
+        "2",
+        "--steps",
+        "5",
+    ]
+    shared = {**os.environ, "FANLIGHT_SHARE_GPU": "1"}
+    answer = subprocess.run(
+        [*command, "--device", "cuda", "--out", str(run), "--json"],
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=240,
+        env=shared,
+    )
+    return json.loads(answer.stdout) if answer.stdout else {"error": f"exit code {answer.returncode}"}
 
 
 def _pictures(work: Path) -> str:
@@ -89,6 +116,12 @@ def _markdown(found: dict[str, Any]) -> str:
             f"`fanlight train digits --layout {job['layout']}`: {job['wall_s']:.1f} s from Enter, accuracy {accuracy:.4f}, "
             f"{job['images_per_s']:.0f} img/s, {job['precision']}\n"
         )
+    if "layouts" in found["layouts"]:
+        from fanlight.train import verify
+
+        lines.append(verify.markdown(found["layouts"]).replace("# ", "## ", 1))
+    else:
+        lines.append(f"Layouts: {found['layouts']['error']}\n")
     lines.append(
         "Steps from the pack beside the same step on one batch in memory, bf16, alternating, n = 8 pairs of 10:\n"
     )

@@ -131,7 +131,10 @@ def _fsdp(bare: torch.nn.Module, t: Training, batch: Batch) -> Callable[[], None
     from fanlight.parallel.norm import synchronise
 
     synchronise(bare, t.world.norm)  # type: ignore[arg-type]
-    options = {"mesh": shard._mesh(t.world, t.layout), "mp_policy": shard._policy(t.config.train.precision or "fp32")}
+    options = {
+        "mesh": shard._mesh(t.world, t.layout),
+        "mp_policy": shard._policy(bare, t.config.train.precision or "fp32"),
+    }
     for name in cut.blocks(bare):
         fully_shard(bare.get_submodule(name), **options)
     fully_shard(bare, **options)

@@ -239,6 +239,7 @@ def verify(
     steps: Annotated[int, typer.Option(help="Training steps that are compared.")] = 20,
     only: Annotated[str, typer.Option(help="Some layouts, with commas between: ddp,tensor.")] = "",
     precision: Annotated[str | None, typer.Option(help="fp32, or fp64 for proof.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu (default) or cuda.")] = None,
     image_size: Annotated[int | None, typer.Option(help="Side in pixels of what the model sees.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images per step, global. Default: 16.")] = None,
     microbatches: Annotated[int | None, typer.Option(help="Parts of a batch. Default: 4.")] = None,
@@ -251,7 +252,13 @@ def verify(
     from fanlight.recipes import assemble
     from fanlight.train import verify as verifying
 
-    flags = {"model": model, "image_size": image_size, "batch_size": batch_size, "microbatches": microbatches}
+    flags = {
+        "model": model,
+        "device": device,
+        "image_size": image_size,
+        "batch_size": batch_size,
+        "microbatches": microbatches,
+    }
     config = assemble(data, recipe=None, config=None, flags=config_values(flags), values=values or [])
     found = verifying.verify(
         config, precision=precision or "fp32", ranks=ranks, steps=steps, out=out, command=_command(),

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fanlight.config import Config
 from fanlight.data import manifest as manifests
-from fanlight.parallel import comm, held, link
+from fanlight.parallel import comm, held, link, schedule
 from fanlight.parallel.comm import World
 from fanlight.train import build, evaluate, parts, state
 from fanlight.train.training import Training
@@ -81,6 +81,7 @@ def lockstep(
         parts.plan(own, t.held.get, world)
         found = parts.whole_on_first(own, t.held.get, world)
         norm = float(t.update(step))
+        means = parts.whole_on_first(t.average.tensors(), t.held_of, world) if t.average is not None else {}
         after = parts.whole_on_first(t.weights(), t.held.get, world)
         if serial is None:
             continue
@@ -97,6 +98,11 @@ def lockstep(
         assert after.keys() == whole.keys()
         names = [name for name, _ in serial.model.named_parameters()]
         errors["weights"] = error(vector(after, names), vector(whole, names))
+        errors["averages"] = 0.0
+        if serial.average is not None:
+            assert means is not None
+            kept = serial.average.tensors()
+            errors["averages"] = error(vector(means, [*kept]), vector(kept, [*kept]))
         buffers = [name for name in whole if name not in names]
         errors["buffers"] = error(vector(after, buffers), vector(whole, buffers)) if buffers else 0.0
         worst = {kind: max(value, worst.get(kind, 0.0)) for kind, value in errors.items()}
@@ -185,3 +191,50 @@ def spoiled(world: World, *, folder: str, values: dict[str, Any]) -> str:
 
 def measured_link(world: World) -> dict[str, float]:
     return asdict(link.measure(world))
+
+
+def saved_bytes(world: World, *, folder: str, values: dict[str, Any]) -> dict[str, Any]:
+    """The most bytes of activations that wait for the backward at one time in a step, and how many microbatches they are of.
+    Parameters and what shares their memory are not counted, a storage counts once."""
+    t = training(world, folder, values)
+    buffers = {b.untyped_storage().data_ptr() for part in t.step.parts for b in part.buffers()}
+    live: dict[int, list[int]] = {}
+    now = most = 0
+
+    class Kept:
+        def __init__(self, tensor: Tensor):
+            nonlocal now, most
+            self.tensor, storage = tensor, tensor.untyped_storage()
+            base = tensor if tensor._base is None else tensor._base
+            is_own = isinstance(base, torch.nn.Parameter) or storage.data_ptr() in buffers
+            self.place = 0 if is_own else storage.data_ptr()
+            if self.place:
+                entry = live.setdefault(self.place, [0, storage.nbytes()])
+                entry[0] += 1
+                now += entry[1] if entry[0] == 1 else 0
+                most = max(most, now)
+
+        def __del__(self) -> None:
+            nonlocal now
+            if self.place:
+                entry = live[self.place]
+                entry[0] -= 1
+                if not entry[0]:
+                    now -= live.pop(self.place)[1]
+
+    _, batch = next(zip(range(1), batches(t)))
+    sums_of(t, batch)  # finds out what travels
+    t.update(0)
+    most = 0
+    with torch.autograd.graph.saved_tensors_hooks(Kept, lambda kept: kept.tensor):
+        sums_of(t, batch)
+    flight = 1
+    if t.layout.pp > 1:
+        plan = schedule.orders(
+            t.layout.schedule,
+            ranks=t.layout.pp,
+            stages_per_rank=t.layout.stages_per_rank,
+            microbatches=len(batch.parts),
+        )
+        flight = plan.in_flight(t.layout.place(world.rank).pp)
+    return {"bytes": most, "in flight": flight}

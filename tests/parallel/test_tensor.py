@@ -46,8 +46,8 @@ def grouped() -> nn.Module:
         (lambda: ConvNeXtBlock(CHANNELS, use_grn=True), r"its mlp\.\w+ .* mixes the channels between mlp\.fc1 and mlp\.fc2"),
         (lambda: Block(CHANNELS, num_heads=4, proj_drop=0.1), r"its mlp\.drop1 drops elements of the channels in between"),
         (lambda: Block(CHANNELS, num_heads=4, qk_norm=True), r"its attn has q_norm, whose weights all heads share"),
-        (lambda: Block(CHANNELS, num_heads=1), r"it has 1 heads"),
-        (lambda: Bottleneck(CHANNELS, 1), r"it has 1 hidden channels"),
+        (lambda: Block(CHANNELS, num_heads=1), r"it has only 1 heads"),
+        (lambda: Bottleneck(CHANNELS, 1), r"it has only 1 hidden channels"),
     ],
     ids=["grouped", "blur", "group-norm", "grn", "dropout", "qk-norm", "heads", "narrow"],
 )  # fmt: skip

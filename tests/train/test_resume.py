@@ -244,3 +244,23 @@ def test_a_damaged_checkpoint_knows_of_no_time(own_place, text):
     (own_place / "checkpoints" / "step-00000001").mkdir(parents=True)
     (own_place / "checkpoints" / "step-00000001" / "state.json").write_text(text)
     assert state.trained_s(own_place / "checkpoints") == 0.0
+
+
+@pytest.mark.slow
+def test_killed_runs_go_on_in_other_layouts(quick_ranks, fanlight, colours, own_place, cache_folder, long_runs):
+    """serial → ddp → fsdp → pipeline → tensor → serial, each killed but the last: the epochs are the undisturbed run's."""
+    start: list[object] = ["train", colours, *words(1)]
+    for step, layout in zip((8, 16, 24, 32, 40), ("ddp", "fsdp", "pipeline", "tensor", "serial")):
+        process = command_line(*start, cache=cache_folder)
+        when_saved(process, own_place / "run", step=step)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate(timeout=60)
+        ranks = 1 if layout == "serial" else 2
+        start = ["train", "--resume", "run", "--layout", layout, "--ranks", ranks]
+    assert fanlight(*start).code == 0
+    whole, found = (tiny.metrics(run, "train") for run in (long_runs(1), own_place / "run"))
+    assert [record["step"] for record in found] == [record["step"] for record in whole]
+    for mine, its in zip(found, whole):
+        assert mine["loss"] == pytest.approx(its["loss"], rel=1e-3)  # other sums, 60 steps on
+    scores = [tiny.summary(run)["metrics"]["val"] for run in (long_runs(1), own_place / "run")]
+    assert scores[0]["count"] == scores[1]["count"] and scores[0]["loss"] == pytest.approx(scores[1]["loss"], rel=1e-2)

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,39 +22,58 @@ REPEATS = 3  # of which the fastest counts: what else runs on the machine only e
 ROWS_MOST = 8  # of the example: costs per image hardly change beyond, and large models take seconds
 
 
-def choose(model: nn.Module, example: Tensor, *, stages: int, device: torch.device) -> tuple[list[str], list[float]]:
+def choose(
+    model: nn.Module, example: Tensor, *, stages: int, device: torch.device,
+    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+) -> tuple[list[str], list[float]]:  # fmt: skip
     """Names to cut after, and seconds of a forward and backward of each stage on `example`, measured segment by segment.
 
-    ConfigError where the model has fewer segments than stages. Changes no buffer.
+    ConfigError where the model has fewer segments with weights than stages. Changes no buffer.
     """
-    names = cut.cuts(model, example)
+    names = _with_weights(model, cut.cuts(model, example), example)
     if len(names) + 1 < stages:
         raise ConfigError(
             f"{type(model).__name__} can be cut into at most {len(names) + 1} stages, and the layout has {stages}; use fewer "
             "ranks or --stages-per-rank, or another --model"
         )
-    costs_s, sent_bytes = measure(model, names, example, device=device)
+    costs_s, sent_bytes = measure(model, names, example, device=device, autocast=autocast)
     at = best(costs_s, sent_bytes, stages=stages)
     bounds = [0, *(index + 1 for index in at), len(costs_s)]
     return [names[index] for index in at], [sum(costs_s[a:b]) for a, b in itertools.pairwise(bounds)]
 
 
+def _with_weights(model: nn.Module, names: Sequence[str], example: Tensor) -> list[str]:
+    """The cuts that leave weights on both sides, and between each other: a rank without any has nothing to train."""
+    if not names:
+        return []
+    has = [any(True for _ in segment.parameters()) for segment in cut.stages(model, names, example)]
+    kept, since = [], False
+    for index, name in enumerate(names):
+        since = since or has[index]
+        if since and any(has[index + 1 :]):
+            kept.append(name)
+            since = False
+    return kept
+
+
 def measure(
-    model: nn.Module, names: Sequence[str], example: Tensor, *, device: torch.device
-) -> tuple[list[float], list[int]]:
+    model: nn.Module, names: Sequence[str], example: Tensor, *, device: torch.device,
+    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+) -> tuple[list[float], list[int]]:  # fmt: skip
     """Seconds of a forward and backward of every segment between the cuts `names`, and the bytes that each cut sends."""
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
     costs_s, sent = [], []
     x = example.to(device)
     with cut.modes_kept([model]):
-        for segment in cut.stages(model, names, example):
+        for index, segment in enumerate(cut.stages(model, names, example)):
             segment.to(device).train()
             took_s = []
             for _ in range(REPEATS):
-                leaf = x.detach().requires_grad_()
+                leaf = x.detach().requires_grad_(index > 0)  # nobody asks for the gradient of images
                 begin = _now(device)
-                y = segment(leaf)
+                with autocast():
+                    y = segment(leaf)
                 y.backward(torch.ones_like(y))
                 took_s.append(_now(device) - begin)
             costs_s.append(min(took_s))

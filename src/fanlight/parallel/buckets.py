@@ -32,7 +32,7 @@ class Buckets:
         self._left: list[int] = []  # gradients that each bucket still waits for
         self._sending: list[tuple[list[nn.Parameter], Tensor, Any]] = []
         self.sent_at = 0.0  # time.perf_counter() when the newest bucket was handed to the network
-        self._armed = False
+        self._armed, self._next = False, 0  # the bucket that is sent next
         self._place: dict[nn.Parameter, int] = {}
         self._hooks = []
         size = bucket_bytes
@@ -47,15 +47,14 @@ class Buckets:
 
     def arm(self) -> None:
         """The next backward brings the last gradients of the step: a bucket is sent when all of its are there."""
-        self._armed = True
+        self._armed, self._next = True, 0
         self._left = [len(bucket) for bucket in self._buckets]
 
     def finish(self) -> None:
         """Waits until every gradient is the sum over ranks. A parameter that the backward did not reach counts as 0, since
         another rank's may not be."""
-        for index, left in enumerate(self._left):
-            if left > 0:
-                self._send(index)
+        for index in range(self._next, len(self._left)):
+            self._send(index)
         for bucket, flat, work in self._sending:
             work.wait()
             pieces = flat.split([p.numel() for p in bucket])
@@ -63,8 +62,7 @@ class Buckets:
                 assert parameter.grad is not None
                 _flat(parameter.grad).copy_(piece)
         self._sending.clear()
-        self._left = []
-        self._armed = False
+        self._left, self._armed, self._next = [], False, 0
 
     @contextlib.contextmanager
     def accumulating(self, more: bool) -> Iterator[None]:
@@ -86,10 +84,9 @@ class Buckets:
     def _arrived(self, parameter: nn.Parameter) -> None:
         if not self._armed:
             return
-        index = self._place[parameter]
-        self._left[index] -= 1
-        if self._left[index] == 0:
-            self._send(index)
+        self._left[self._place[parameter]] -= 1
+        while self._next < len(self._left) and self._left[self._next] == 0:  # in one order on all ranks
+            self._send(self._next)
 
     def _send(self, index: int) -> None:
         bucket = self._buckets[index]
@@ -97,7 +94,7 @@ class Buckets:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
         flat = torch.cat([_flat(p.grad) for p in bucket])  # type: ignore[arg-type]
-        self._left[index] = 0
+        self._next = index + 1
         self.sent_at = time.perf_counter()
         comm.sent["gradients"] += flat.nbytes
         self._sending.append((bucket, flat, dist.all_reduce(flat, group=self._group, async_op=True)))

@@ -4,6 +4,7 @@ torch.distributed. A serial run is a World of one, with no process group at all.
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -130,20 +131,14 @@ def join(*, rank: int, ranks: int, local_rank: int, local_ranks: int, device: st
     """Meets the other ranks and opens the groups. `device` is `cpu` (gloo) or `cuda` (nccl, one GPU per local rank).
 
     `init_method` is where they meet: `file://…` for ranks of one machine (no port that could be taken), `env://` under
-    torchrun. Raises ConfigError when this machine has fewer GPUs than ranks.
+    torchrun and Slurm. Raises ConfigError when this machine has fewer GPUs than ranks; with FANLIGHT_SHARE_GPU=1 they share
+    them, over gloo, which proves layouts and is no way to train fast.
     """
+    place, backend = torch.device("cpu"), "gloo"
     if device == "cuda":
-        if torch.cuda.device_count() < local_ranks:
-            raise ConfigError(
-                f"ranks: {local_ranks} on this machine, but only {torch.cuda.device_count()} GPUs are visible; "
-                f"use --ranks {max(1, torch.cuda.device_count())} or --device cpu"
-            )
-        torch.cuda.set_device(local_rank)
-        place = torch.device("cuda", local_rank)
-    else:
-        place = torch.device("cpu")
-    backend = "nccl" if device == "cuda" else "gloo"
-    arguments: dict[str, Any] = {"device_id": place} if device == "cuda" else {}
+        place, backend = _gpu(local_rank, local_ranks=local_ranks)
+        torch.cuda.set_device(place)
+    arguments: dict[str, Any] = {"device_id": place} if backend == "nccl" else {}
     dist.init_process_group(backend, init_method=init_method, rank=rank, world_size=ranks, timeout=TIMEOUT, **arguments)
     everyone = list(range(ranks))
     norm: Any = dist.new_group(everyone, backend=backend, timeout=TIMEOUT)
@@ -153,6 +148,20 @@ def join(*, rank: int, ranks: int, local_rank: int, local_ranks: int, device: st
         rank=rank, ranks=ranks, local_rank=local_rank, local_ranks=local_ranks, device=place,
         group=dist.group.WORLD, norm=norm, host=host, saving=saving, everyone=dist.group.WORLD,
     )  # fmt: skip
+
+
+def _gpu(local_rank: int, *, local_ranks: int) -> tuple[torch.device, str]:
+    """The GPU of a rank, and what it talks through."""
+    count = torch.cuda.device_count()
+    if count >= local_ranks:
+        return torch.device("cuda", local_rank), "nccl"
+    if count and "SLURM_GPUS_PER_TASK" in os.environ:  # each task sees its own
+        return torch.device("cuda", 0), "nccl"
+    if count and os.environ.get("FANLIGHT_SHARE_GPU") == "1":
+        return torch.device("cuda", local_rank % count), "gloo"
+    raise ConfigError(
+        f"ranks: {local_ranks} on this machine, but only {count} GPUs are visible; use --ranks {max(1, count)} or --device cpu"
+    )
 
 
 _made: dict[tuple[str, tuple[int, ...]], Any] = {}  # groups by use and ranks: a kept rank opens each once
@@ -200,7 +209,7 @@ def _open(world: World, use: str, partition: list[list[int]]) -> Any:
             continue
         key = (use, tuple(ranks))
         if key not in _made:
-            backend = "nccl" if world.device.type == "cuda" else "gloo"
+            backend = dist.get_backend(world.everyone)
             _made[key] = dist.new_group(ranks, backend=backend, timeout=TIMEOUT)
         if world.rank in ranks:
             mine = _made[key]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -19,6 +19,8 @@ from fanlight.parallel.held import Held
 from fanlight.parallel.layout import Layout
 from fanlight.parallel.norm import synchronise
 from fanlight.parallel.replicate import Replicated, Scattered
+
+Ready = Callable[[int, torch.device], None]
 
 
 class Reduced(Protocol):
@@ -54,18 +56,21 @@ class Placed:
 
 def place(
     model: nn.Module, layout: Layout, world: World, *, channels_last: bool, example: Tensor | None = None,
-    split_at: Sequence[str] = (), rows: int = balance.ROWS_MOST, ready: Callable[[int], None] = lambda rows: None,
+    split_at: Sequence[str] = (), rows: int = balance.ROWS_MOST, ready: Ready = lambda rows, device: None,
+    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
 ) -> Placed:  # fmt: skip
     """All that is done to the whole `model`, initialised on the CPU, once. Collective.
 
-    `example` [2, 3, P, P] is what a cut or divided model is checked with, `rows` how many rows a microbatch has, `ready(n)`
-    prepares what a training forward of n rows needs.
+    `example` [2, 3, P, P] is what a cut or divided model is checked with, `rows` how many rows a microbatch has,
+    `ready(n, device)` prepares what a training forward of n rows needs, `autocast` is what a forward computes in.
     """
     placed = Placed({0: model}, {})
     # The cut first: it traces the plain model, and a stage is made of the model's own modules, whatever becomes of them.
     if layout.pp > 1:
         assert example is not None
-        _cut(model, placed, layout, world, example=example, split_at=split_at, rows=rows, ready=ready)
+        _cut(
+            model, placed, layout, world, example=example, split_at=split_at, rows=rows, ready=ready, autocast=autocast
+        )
     elif split_at:
         raise ConfigError(
             f"execution.split_at is {', '.join(split_at)}, and layout {layout.name} cuts nothing; leave it out"
@@ -73,9 +78,13 @@ def place(
     # Channels before the other stages are dropped: what is divided can then be compared with the whole model.
     if layout.tp > 1:
         assert example is not None
-        expected = tensor.outputs(model, example)
+        model.to(world.device)  # where the ranks of the group can talk
+        example = example.to(world.device)
+        with tensor.exactly():
+            expected = tensor.outputs(model, example)
         division = tensor.divide(model, group=world.tensor, rank=layout.place(world.rank).tp, ranks=layout.tp)
-        tensor.check(model, expected, example)
+        with tensor.exactly():
+            tensor.check(model, expected, example)
         placed.held |= division.held
         placed.notes += division.notes
     if layout.pp > 1:
@@ -134,11 +143,16 @@ def reduced_over_ranks(
 
 def _cut(
     model: nn.Module, placed: Placed, layout: Layout, world: World, *, example: Tensor, split_at: Sequence[str], rows: int,
-    ready: Callable[[int], None],
+    ready: Ready, autocast: Callable[[], AbstractContextManager[Any]],
 ) -> None:  # fmt: skip
     at = list(split_at)
     if not at:
-        at, costs_s = _balanced(model, layout, world, example=example, rows=rows, ready=ready)
+        # On all ranks at once, since that is how they will compute; rank 0's measurement counts.
+        many = example[:1].expand(max(2, min(rows, balance.ROWS_MOST)), -1, -1, -1).contiguous()
+        ready(len(many), world.device)
+        at, costs_s = balance.choose(model, many, stages=layout.stages, device=world.device, autocast=autocast)
+        told = world.tell({"at": at, "costs_s": costs_s})
+        at, costs_s = told["at"], told["costs_s"]
         shares = ", ".join(f"{cost_s / sum(costs_s):.0%}" for cost_s in costs_s)
         placed.notes.append(
             f"pipeline of {layout.stages} stages, cut after {', '.join(at)}: {shares} of the measured work"
@@ -149,24 +163,11 @@ def _cut(
             f"{layout.name} has {layout.stages}; name {layout.stages - 1}, or leave it out"
         )
     parts = cut.stages(model, at, example)
-    ready(len(example))
+    bare = [index for index, part in enumerate(parts) if not any(True for _ in part.parameters())]
+    if bare:
+        raise ConfigError(
+            f"execution.split_at {', '.join(at)} leaves stage {bare[0]} without weights; choose other cuts, or leave it out"
+        )
+    ready(len(example), example.device)
     cut.check(model, parts, example)
     placed.stages, placed.cuts = dict(enumerate(parts)), at
-
-
-def _balanced(
-    model: nn.Module, layout: Layout, world: World, *, example: Tensor, rows: int, ready: Callable[[int], None]
-) -> tuple[list[str], list[float]]:
-    """Cuts by measured cost, and the stages' seconds: of rank 0's measurement, while the others wait."""
-    told: dict[str, Any] = {}
-    if world.is_first:
-        many = example[:1].expand(max(2, min(rows, balance.ROWS_MOST)), -1, -1, -1).contiguous()
-        ready(len(many))
-        try:
-            told["at"], told["costs_s"] = balance.choose(model, many, stages=layout.stages, device=world.device)
-        except ConfigError as error:
-            told["error"] = str(error)
-    told = world.tell(told)
-    if "error" in told:
-        raise ConfigError(told["error"])
-    return told["at"], told["costs_s"]

@@ -178,16 +178,41 @@ class Pipeline:
         comm.sent["activations" if is_forward else "gradients of activations"] += x.nbytes
         self._post_send(x, stage, is_forward=is_forward)
 
+    @property
+    def _passes_by_host(self) -> bool:
+        """gloo sends no memory of a GPU."""
+        return self.device.type == "cuda" and dist.get_backend(next(iter(self._channels.values()))) == "gloo"
+
     def post(self, buffer: Tensor, stage: int, *, is_forward: bool) -> Any:
         """Begins receiving from the rank of `stage`; the answer's wait() ends it."""
         source = self.rank_of(stage)
         group = self._channels[source, self._pipe[self.me], is_forward]
+        if self._passes_by_host:
+            return _ByHost(buffer, source, group)
         return dist.irecv(comm.dense(buffer), src=source, group=group)
 
     def _post_send(self, x: Tensor, stage: int, *, is_forward: bool) -> None:
         target = self.rank_of(stage)
         group = self._channels[self._pipe[self.me], target, is_forward]
-        self._sends.append((dist.isend(comm.dense(x), dst=target, group=group), x))
+        while self._sends and self._sends[0][0].is_completed():  # what is gone need not be kept
+            self._sends.popleft()[0].wait()
+        x = comm.dense(x)
+        if self._passes_by_host:
+            x = x.cpu()
+        self._sends.append((dist.isend(x, dst=target, group=group), x))
+
+
+class _ByHost:
+    """A receive for a GPU through the memory of the host."""
+
+    def __init__(self, buffer: Tensor, source: int, group: Any):
+        self._buffer = comm.dense(buffer)
+        self._host = torch.empty_like(self._buffer, device="cpu")
+        self._work: Any = dist.irecv(self._host, src=source, group=group)
+
+    def wait(self) -> None:
+        self._work.wait()
+        self._buffer.copy_(self._host)
 
 
 class _Inbox:

@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from fanlight.errors import ConfigError
 from fanlight.parallel import comm, held
 from fanlight.parallel.comm import World
 from fanlight.parallel.held import Held
@@ -43,9 +44,14 @@ class Sharded:
     ):  # fmt: skip
         from torch.distributed.fsdp import fully_shard  # slow to import, and only where it is used
 
-        shapes = {name: p.shape for name, p in module.named_parameters()}
+        shapes = {name: p.shape for name, p in module.named_parameters(remove_duplicate=False)}
+        for name, shape in shapes.items():
+            if not shape:
+                raise ConfigError(
+                    f"layout {layout.name}: {name} is a single number, of which there are no shards; use --layout ddp"
+                )
         options: dict[str, Any] = {
-            "mesh": _mesh(world, layout), "mp_policy": _policy(number_format),
+            "mesh": _mesh(world, layout), "mp_policy": _policy(module, number_format),
             # Also at the root: its weights would else stay as the last forward saw them, through an optimizer step.
             "reshard_after_forward": True,
         }  # fmt: skip
@@ -122,16 +128,18 @@ def _mesh(world: World, layout: Layout) -> Any:
     return DeviceMesh.from_group(groups, kind, mesh=torch.tensor(table), mesh_dim_names=("replicate", "shard"))
 
 
-def _policy(number_format: str) -> Any:
-    """Weights travel in the format that the forward computes in, but those of norms, biases and other vectors, which stay
-    fp32; gradients are summed in fp32. A torch that cannot tell parameters apart sends all as they are."""
+def _policy(module: nn.Module, number_format: str) -> Any:
+    """Weights of convolutions and linear layers travel in the format that autocast would round them to; all others, norms and
+    position embeddings among them, stay fp32 as in a serial run; gradients are summed in fp32. A torch that cannot tell
+    parameters apart sends all as they are."""
     from torch.distributed.fsdp import MixedPrecisionPolicy
 
     dtype = DTYPES.get(number_format)
     can = "param_dtype_override_fn" in inspect.signature(MixedPrecisionPolicy).parameters  # since torch 2.15
     if dtype is None or not can:
         return MixedPrecisionPolicy(cast_forward_inputs=False)
+    short = {id(m.weight) for m in module.modules() if isinstance(m, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d))}
     return MixedPrecisionPolicy(
         param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False,
-        param_dtype_override_fn=lambda p: p.dtype if p.ndim <= 1 else None,
+        param_dtype_override_fn=lambda p: None if id(p) in short else p.dtype,
     )  # fmt: skip

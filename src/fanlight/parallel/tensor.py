@@ -2,7 +2,8 @@
 
 T ranks see the same rows. Of a pair, the first layer keeps this rank's output channels, the second the same input
 channels; the second's outputs are summed over ranks. What lies outside pairs is whole on every rank and computed by each,
-from the same numbers, so its gradients are equal without being exchanged.
+from the same numbers, so its gradients are equal without being exchanged; where devices add in an order of chance, the first
+rank's are taken (keep_equal).
 
 Sent per pair and microbatch: one all-reduce of the second's output in the forward, one of the first's input gradient in
 the backward.
@@ -10,7 +11,9 @@ the backward.
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,6 +95,17 @@ def divide(model: nn.Module, *, group: dist.ProcessGroup | None, rank: int, rank
     return Division(found, divided, dict(stay), tuple(notes))
 
 
+@contextlib.contextmanager
+def exactly() -> Iterator[None]:
+    """Inside, a GPU computes fp32 as fp32: TF32 would hide what a comparison looks for."""
+    kept = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = kept
+
+
 @torch.no_grad()
 def outputs(model: nn.Module, example: Tensor) -> Tensor:
     """Outputs of `example` in eval mode; changes neither mode nor buffers."""
@@ -110,8 +124,25 @@ def check(model: nn.Module, expected: Tensor, example: Tensor) -> None:
         )
 
 
+@torch.no_grad()
+def keep_equal(parts: Sequence[nn.Module], divided: Container[str], group: dist.ProcessGroup | None) -> None:
+    """Gradients and running statistics of what is whole on every rank become those of the group's first rank. They are equal
+    but for what a GPU, or another machine, adds in another order; without this the copies would drift apart."""
+    assert group is not None
+    named = [(name, p.grad) for part in parts for name, p in part.named_parameters() if p.grad is not None]
+    named += [(name, b) for part in parts for name, b in part.named_buffers() if b.is_floating_point()]
+    whole = [value for name, value in named if name not in divided]
+    for dtype in {value.dtype for value in whole}:
+        values = [value for value in whole if value.dtype == dtype]
+        flat = torch.cat([comm.dense(value).view(-1) for value in values])
+        comm.sent["copies"] += flat.nbytes
+        dist.broadcast(flat, group=group, group_src=0)
+        for value, piece in zip(values, flat.split([value.numel() for value in values])):
+            comm.dense(value).view(-1).copy_(piece)
+
+
 def _kind(block: nn.Module) -> str:
-    """The class that the user knows: a synchronised or wrapped class keeps its name's end."""
+    """The class that TABLE and the user know."""
     return type(block).__name__
 
 
@@ -163,7 +194,7 @@ def _refuse(block: nn.Module, name: str, pair: Pair, *, ranks: int) -> None:
         if odd:
             raise no(f"its {pair.heads} has {odd[0]}, whose weights all heads share")
         if attention.num_heads < ranks:
-            raise no(f"it has {attention.num_heads} heads")
+            raise no(f"it has only {attention.num_heads} heads")
     for at, module in _between(block, pair):
         if any(True for _ in module.parameters()) or any(True for _ in module.buffers()):
             raise no(f"its {at} ({type(module).__name__}) mixes the channels between {pair.first} and {pair.second}")
@@ -173,7 +204,7 @@ def _refuse(block: nn.Module, name: str, pair: Pair, *, ranks: int) -> None:
             )
     hidden = second.weight.shape[1]
     if hidden < ranks:
-        raise no(f"it has {hidden} hidden channels")
+        raise no(f"it has only {hidden} hidden channels")
 
 
 def _divide(block: Any, name: str, pair: Pair, *, group: Any, rank: int, ranks: int) -> dict[str, Held]:

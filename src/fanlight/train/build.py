@@ -20,6 +20,7 @@ from fanlight.parallel import layout as layouts
 from fanlight.parallel.comm import World
 from fanlight.parallel.parallelize import place
 from fanlight.tasks import Task
+from fanlight.train import precision
 from fanlight.train.training import Training
 
 
@@ -117,7 +118,8 @@ def build(
     """Every rank calls it with the same arguments. `dtype` float64 is for proofs of equality; `resumed` as create_model."""
     e, t = config.execution, config.train
     assert e.layout is not None and t.epochs is not None and t.batch_size is not None and t.precision is not None
-    layout = layouts.of(e, ranks=world.ranks, machines=world.ranks // world.local_ranks)
+    each = set(world.share(world.local_ranks))  # of ranks on a machine
+    layout = layouts.of(e, ranks=world.ranks, machines=world.ranks // each.pop() if len(each) == 1 else 1)
     where = where or open_source(config, manifest, world)
     world = comm.connect(world, layout)
     task = tasks.of(config, manifest)
@@ -131,16 +133,21 @@ def build(
         recompute.install(model, keys)
     cutting = cut_batches(config, rank=layout.data_rank(world.rank), ranks=layout.data_ranks)
 
-    def ready(rows: int) -> None:  # keyed dropout, for a forward of made-up images
-        keys.set(seed=t.seed, epoch=0, samples=torch.zeros(rows, dtype=torch.int64))
+    def ready(rows: int, device: torch.device) -> None:  # keyed dropout, for a forward of made-up images
+        keys.set(seed=t.seed, epoch=0, samples=torch.zeros(rows, dtype=torch.int64, device=device))
 
     placed = place(
         model, layout, world, channels_last=bool(e.channels_last), example=_example(config, dtype), split_at=e.split_at or (),
         rows=t.batch_size // t.microbatches // layout.data_ranks, ready=ready,
+        autocast=lambda: precision.autocast(t.precision or "fp32", world.device),
     )  # fmt: skip
     if layout.name == "dataparallel" and keyed.holds(model):
         raise ConfigError(
             f"layout dataparallel scatters batches, and the dropout of {config.model.name} is keyed by sample; use --layout ddp"
+        )
+    if layout.name in layouts.OTHER:
+        placed.notes.append(
+            f"layout {layout.name} is another algorithm than the serial run, not another way to compute it"
         )
     notes = [*created.notes, *task.notes, *_unkeyed_note(model, config), *placed.notes]
     cutting = replace(cutting, has_images=0 in placed.stages, is_level=layout.dp_shard > 1)

@@ -17,8 +17,8 @@ def buckets(config: Config, path: Path, world: World) -> tuple[Config, list[str]
     e = config.execution
     if e.layout != "ddp" or world.ranks == 1 or e.bucket_mb is not None:
         return config, []
-    kept = state.whole(path / "checkpoints")
-    before = state.describe(kept[-1]).get("bucket_mb") if kept else None
+    kept = state.whole(path / "checkpoints") if world.is_first else []  # others may see a shared folder later
+    before = world.tell({"mb": state.describe(kept[-1]).get("bucket_mb") if kept else None})["mb"]
     if before is not None:
         return config.with_value("execution.bucket_mb", before), []
     found = link.measure(world)

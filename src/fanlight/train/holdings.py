@@ -19,13 +19,15 @@ JOB = "fanlight.train.holdings:rank_holdings"
 def rank_holdings(world: World, *, run: str) -> dict[str, Any]:
     """Of this rank. TrainingError where the ranks' parts are not the whole model, or where copies differ."""
     path = Path(run)
-    t = build.build(folder.read_config(path), folder.read_manifest(path), world, resumed=True)
+    # Features are not there before a run; what is counted is a step of the whole network.
+    config = folder.read_config(path).with_value("execution.cache_features", False)
+    t = build.build(config, folder.read_manifest(path), world, resumed=True)
     parts.plan(t.weights(), t.held_of_weight, world)
     batch, clock = probe.made_up_batch(t), StepClock(world.device)
     probe.timed(t, batch, clock, update=True)  # the first also finds out what travels
     comm.sent.clear()
     with shard.counting(t.world):
-        probe.timed(t, batch, clock, update=True)
+        probe.timed(t, batch, clock, update=False)
         if t.meetings is not None:
             t.meetings.meet()
     sent = dict(comm.sent)

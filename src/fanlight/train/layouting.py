@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fanlight.config import Config
+from fanlight.console import warn
 from fanlight.errors import ConfigError
 from fanlight.parallel import layout as layouts
 from fanlight.parallel.layout import Layout
@@ -17,9 +18,8 @@ CPU_RANKS_MAX = 16  # that are chosen by themselves
 MICROBATCHES_PER_STAGE = 4  # of a pipeline: a bubble of (P-1)/(4P+P-1), at most a fifth
 ROWS_LEAST = 4  # of a microbatch on one rank, where microbatches are chosen: fewer waste the processor and the norms
 SYNC_EVERY, OUTER_LR, OUTER_MOMENTUM = 8, 0.7, 0.9  # the outer two as Douillard et al. 2023 (DiLoCo) found them
-PLAIN: dict[str, object] = {
-    "execution.pipeline_schedule": None, "execution.stages_per_rank": None, "execution.split_at": None
-}  # fmt: skip  # of a layout without a pipeline
+SHAPE = ("execution.layout", "execution.pipeline_schedule", "execution.stages_per_rank", "execution.split_at")
+PLAIN: dict[str, object] = dict.fromkeys(SHAPE[1:])  # of a layout without a pipeline
 
 
 def check(c: Config) -> None:
@@ -107,6 +107,11 @@ def _periodic(c: Config) -> None:
 
 
 def _dataparallel(c: Config) -> None:
+    if c.execution.recompute:
+        raise ConfigError(
+            "execution.recompute does not go with layout dataparallel, whose copies of a module would compute with the "
+            "original's weights; leave it out"
+        )
     if c.execution.compile:
         raise ConfigError(
             "execution.compile does not go with layout dataparallel, which copies modules at every step; leave it out"
@@ -140,6 +145,22 @@ def ranks(choices: Choices, *, gpus: int, cores: int) -> None:
     choices.take("execution.ranks", count, why)
 
 
+def warn_of_other_algorithms(c: Config) -> None:
+    """Says it where what is asked for is not the serial run, computed by others."""
+    rounded = "gradients are rounded to bf16 on their way"
+    why = {
+        "local-sgd": f"Ranks train apart and average their weights every {c.train.sync_every} steps",
+        "diloco": f"Ranks train apart and move by their mean change every {c.train.sync_every} steps",
+        "dataparallel": "Batch norms see each GPU's own rows, and the model is copied to every GPU at every step",
+    }.get(c.execution.layout or "", rounded if c.train.compress_gradients else "")
+    if why:
+        what = f"layout {c.execution.layout}" if why != rounded else "train.compress_gradients"
+        warn(
+            f"{what} is another algorithm than the serial run", why=f"{why}; its accuracy may differ",
+            do="Compare its validation score with that of --layout ddp",
+        )  # fmt: skip
+
+
 def mathematics(choices: Choices) -> None:
     """What a layout decides of the mathematics, where it was left open, once: a resumed run keeps it in any layout."""
     config = choices.config
@@ -150,6 +171,7 @@ def mathematics(choices: Choices) -> None:
         if found.name == "diloco":
             choices.take("optim.outer_lr", OUTER_LR, "as published for DiLoCo")
             choices.take("optim.outer_momentum", OUTER_MOMENTUM, "as published for DiLoCo")
+    warn_of_other_algorithms(choices.config)
     if found.pp > 1 and found.schedule != "sequential" and "train.microbatches" not in config.asked:
         most = (config.train.batch_size or 1) // (ROWS_LEAST * found.data_ranks)
         count = max(1, min(MICROBATCHES_PER_STAGE * found.pp, most))

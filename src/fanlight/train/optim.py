@@ -42,6 +42,8 @@ class Optimizer:
         others = [p for p in self.named.values() if p.ndim <= 1]
         groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
         groups = [group for group in groups if group["params"]]
+        if not groups:
+            raise ConfigError("a rank holds no parameter that trains; use fewer ranks, or another --layout")
         if config.name == "sgd":
             momentum = config.momentum
             self.torch: torch.optim.Optimizer = torch.optim.SGD(

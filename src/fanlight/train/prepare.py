@@ -267,6 +267,9 @@ def take_changes(
         if key not in changed
         and getattr(asked.execution, key.split(".")[1]) is None  # a value that was asked for stays
     }
+    # More or fewer ranks make ddp of a serial run and the other way round; what else a run is, it stays until told.
+    if "execution.layout" not in changed and config.execution.layout not in ("serial", "ddp"):
+        open_again -= {key for key in open_again if key in layouting.SHAPE}
     is_moved = changed.keys() & {"execution.layout", "execution.ranks", "execution.device"}
     choices = resolve.Choices(
         config.with_values({**(dict.fromkeys(open_again) if is_moved else {}), **changed}), local_ranks=local_ranks,

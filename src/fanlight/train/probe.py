@@ -29,6 +29,7 @@ from fanlight.data.manifest import Manifest
 from fanlight.errors import FanlightError
 from fanlight.models import tail
 from fanlight.parallel import comm
+from fanlight.parallel import layout as layouts
 from fanlight.parallel.comm import World
 from fanlight.parallel.launch import Pool
 from fanlight.train import build, layouting, memory, precision
@@ -65,7 +66,8 @@ class Bench:
         if world is None:
             world = comm.alone(config.execution.device or "cpu")
             unit = config.augment.row_unit
-            rows = max(1, (config.train.batch_size or 1) // (config.execution.ranks or 1) // unit) * unit
+            parts = layouts.of(config.execution, ranks=config.execution.ranks).data_ranks
+            rows = max(1, (config.train.batch_size or 1) // parts // unit) * unit
             config = config.with_values(
                 {"train.batch_size": rows, "execution.ranks": 1, "execution.layout": "serial", **layouting.PLAIN}
             )  # fmt: skip

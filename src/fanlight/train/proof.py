@@ -7,7 +7,7 @@ so that an error is this step's own and no drift. See docs/parity.md for the con
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,7 @@ def rank_proof(
     serial = _training(comm.alone(world.device.type), path, {}, dtype=dtype) if world.is_first else None
     shared = path / f"step-{world.ranks}.safetensors"
     errors, same = _lockstep(t, serial, shared, steps=steps)
+    world.heartbeat.announce("evaluate")  # and what follows: rank 0 does the serial run's part of it alone
     _become(t, serial, shared)
     rows = _evaluated(t)
     expected = _evaluated(serial) if serial is not None else None
@@ -92,7 +93,7 @@ def _batches(t: Training, *, steps: int) -> Iterator[tuple[int, Batch]]:
 
 def _sums(t: Training, batch: Batch) -> np.ndarray:
     """One step's gradients are left in the model; [loss sum, hits, rows] over all ranks."""
-    clock = StepClock(t.world.device)
+    clock = StepClock(t.world.device, heartbeat=t.world.heartbeat)
     clock.begin()
     clock.arrived()
     return t.world.sum_host(t.step(batch, loss_scale=1.0, clock=clock).cpu().numpy())
@@ -137,15 +138,18 @@ def _lockstep(t: Training, serial: Training | None, shared: Path, *, steps: int)
         gradient = parts.whole_on_first(own, t.held.get, t.world)
         buffers = parts.whole_on_first(_buffers(t), t.held.get, t.world)
         t.update(step)  # which also clears the gradients
-        told = t.world.share([t.layout.data_rank(t.world.rank), t.cutting.has_images, _fingerprints(batch)])
+        part = t.layout.data_rank(t.world.rank)
+        seen = _fingerprints(batch, pixels=True) if t.cutting.has_images else None
+        told = t.world.share([part, _fingerprints(batch, pixels=False), seen])
         if serial is None:
             continue
         assert gradient is not None and buffers is not None
         _, expected_batch = next(beside)
         expected = _sums(serial, expected_batch)
-        same = (
-            same and sums[1:].tolist() == expected[1:].tolist() and _put_together(told) == _fingerprints(expected_batch)
-        )
+        same = same and sums[1:].tolist() == expected[1:].tolist()
+        same = same and _put_together([(n, made) for n, made, _ in told]) == _fingerprints(expected_batch, pixels=False)
+        of_pixels = [(n, made) for n, _, made in told if made is not None]
+        same = same and _put_together(of_pixels) == _fingerprints(expected_batch, pixels=True)
         found = {
             "loss_error": abs(sums[0] - expected[0]) / abs(expected[0]),
             "gradient_error": _error(gradient, _gradients(serial)), "buffer_error": _error(buffers, _buffers(serial)),
@@ -155,27 +159,31 @@ def _lockstep(t: Training, serial: Training | None, shared: Path, *, steps: int)
     return worst, same
 
 
-def _fingerprints(batch: Batch) -> list[list[int]]:
-    """By microbatch, a number for every row that changes with its sample, its pixels, its target or its mixing."""
+def _fingerprints(batch: Batch, *, pixels: bool) -> list[list[int]]:
+    """By microbatch, a number for every row that changes with its sample, target, key, mixing and changes to come; with
+    `pixels`, with those, too."""
     found = []
     for rows in batch.parts:
-        made = []
-        for place, sample in enumerate(rows.samples.tolist()):
-            said = [np.int64(sample).tobytes()]
-            said += [] if rows.images is None else [rows.images[place].numpy().tobytes()]
-            said += [] if rows.targets is None else [rows.targets[place].numpy().tobytes()]
-            said += [] if rows.mix is None else [rows.mix.share[place].numpy().tobytes()]
-            made.append(zlib.crc32(b"".join(said)))
-        found.append(made)
+        said = [rows.samples[:, None]]
+        said += [] if rows.targets is None else [rows.targets.numpy().reshape(len(rows.samples), -1)]
+        said += [] if rows.keys is None else [rows.keys[:, None]]
+        said += [] if rows.mix is None else [rows.mix.share.numpy()[:, None], rows.mix.box.numpy()]
+        if pixels:
+            assert rows.images is not None
+            said += [rows.images.numpy()]
+            said += [] if rows.changes is None else [rows.changes.op, rows.changes.amount, rows.changes.erase]
+        made = [
+            b"".join(np.ascontiguousarray(each[place]).tobytes() for each in said) for place in range(len(rows.samples))
+        ]
+        found.append([zlib.crc32(one) for one in made])
     return found
 
 
-def _put_together(told: list[Any]) -> list[list[int]]:
-    """Every microbatch's rows in the order of the parts; of ranks that see the same part, one that has its pixels. Empty
-    where two of them differ."""
+def _put_together(told: Sequence[tuple[int, list[list[int]]]]) -> list[list[int]]:
+    """Every microbatch's rows in the order of the parts. Empty where ranks that see the same part tell different rows."""
     by_part: dict[int, list[list[int]]] = {}
-    for part, has_images, made in told:
-        if has_images and by_part.setdefault(part, made) != made:
+    for part, made in told:
+        if by_part.setdefault(part, made) != made:
             return []
     ordered = [by_part[part] for part in sorted(by_part)]
     return [[row for part in ordered for row in part[index]] for index in range(len(ordered[0]))]

@@ -126,17 +126,18 @@ class WholeStep:
 
     With `reduced`, gradients are summed over the ranks that hold the same weights. `whole` is what the parts hold where
     `model`, which is computed, is only the end of it. `is_counted`: of ranks that see the same rows, one tells their sums.
-    `factor` is what the gradient of this rank's own rows is multiplied by.
+    `factor` is what the gradient of this rank's own rows is multiplied by. `is_alone`: a forward of evaluation asks no other
+    rank for anything.
     """
 
     needs_images = needs_targets = True
 
     def __init__(
         self, model: nn.Module, sight: Sight, *, number_format: str, reduced: Reduced | None = None,
-        whole: nn.Module | None = None, is_counted: bool = True, factor: float = 1.0,
+        whole: nn.Module | None = None, is_counted: bool = True, factor: float = 1.0, is_alone: bool = True,
     ):  # fmt: skip
         self.parts = [model if whole is None else whole]
-        self.evaluates_in_threads = reduced is None or not reduced.gathers
+        self.evaluates_in_threads = is_alone
         self.compiled: Compiled | None = None  # where the forward of training is
         self.number_format = number_format  # of the forward; weights and sums are fp32 in any
         self._model, self._sight, self._reduced = model, sight, reduced

@@ -14,6 +14,7 @@ from fanlight.config import Config
 from fanlight.data.loader import Cutting, Samples
 from fanlight.data.manifest import Manifest
 from fanlight.models import freeze, keyed, tail
+from fanlight.parallel import tensor
 from fanlight.parallel.comm import World
 from fanlight.parallel.compiled import Compiled
 from fanlight.parallel.held import Held, local
@@ -53,6 +54,7 @@ class Training:
     optimizer: Optimizer = field(init=False)
     average: Average | None = field(init=False)  # of the weights, where the config asks for one
     meetings: Meetings | None = field(init=False)  # of ranks that train apart
+    _names: frozenset[str] = field(init=False)  # of the parameters and buffers that this rank has a part of
 
     phase: phases.Phase | None = None
 
@@ -85,6 +87,7 @@ class Training:
             scaled=config.train.precision == "fp16", first_step=phase.first * self.steps_per_epoch,
             lr_scale=phase.lr_scale, total_norm=self._total_norm(),
         )  # fmt: skip
+        self._names = frozenset(name for part in self.step.parts for name in part.state_dict())
         self.meetings = self._meetings()
         means = self.average.tensors() if kept and self.average is not None else {}
         self.average = Average(self.step.parts, decay=config.train.ema) if config.train.ema is not None else None
@@ -95,6 +98,8 @@ class Training:
 
     def update(self, step: int) -> torch.Tensor:
         """Moves the weights by the gradients of optimizer step `step`, then their average; the gradients' norm."""
+        if self.layout.tp > 1 and (self.world.device.type == "cuda" or self.world.local_ranks < self.world.ranks):
+            tensor.keep_equal(self.step.parts, self.placed.held, self.world.tensor)
         norm = self.optimizer.update(step)
         if self.average is not None:
             self.average.update(step)
@@ -174,10 +179,6 @@ class Training:
             return parts.NOTHING
         return self.held_of(key)
 
-    @property
-    def _names(self) -> set[str]:
-        return {name for part in self.step.parts for name in part.state_dict()}
-
     @torch.no_grad()
     def restore(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Takes back what `tensors` gave, this rank's parts of it, in any layout. KeyError where one is missing."""
@@ -227,6 +228,7 @@ class Training:
         step = WholeStep(
             computed, sight, number_format=t.precision or "fp32", reduced=reduced, whole=whole,
             is_counted=self._is_counted, factor=self.layout.data_ranks if self.layout.is_periodic else 1.0,
+            is_alone=self.layout.is_whole,
         )  # fmt: skip
         if self.config.execution.compile:
             step.compiled = Compiled(computed, device=self.world.device)  # replicated before: blocks keep their places
