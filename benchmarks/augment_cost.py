@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 import torch
 
-from fanlight.config import Augment
+from fanlight.config import ENGINES, Augment
 from fanlight.data import augment, mix, policy
 from fanlight.types import Changes
 from hardware import heading
@@ -129,7 +129,7 @@ def main() -> None:
     print(_row("crop and mirror", crop, None, rows=a.batch_size))
     every = {op.name: single(index, rows=a.batch_size) for index, op in enumerate(policy.OPS)}
     for name, asked in {**every, **WHOLE}.items():
-        found = [quartiles(changing(images, asked, engine=e, device=device), **timing) for e in policy.ENGINES]
+        found = [quartiles(changing(images, asked, engine=e, device=device), **timing) for e in ENGINES]
         print(_row(name, found[0], found[1], rows=a.batch_size))
     for name, asked in (*MIXING.items(), ("either", replace(MIXING["mixup .2"], cutmix=1.0))):
         found = [quartiles(mixed(images, asked, device=device), **timing)]
