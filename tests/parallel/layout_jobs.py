@@ -15,6 +15,7 @@ from fanlight.data import manifest as manifests
 from fanlight.parallel import comm, held, link, schedule
 from fanlight.parallel.comm import World
 from fanlight.train import build, evaluate, parts, state
+from fanlight.train.proof import gradients, take_parts
 from fanlight.train.training import Training
 from parallel import micro  # noqa: F401  (registers the networks)
 from parallel.parity_jobs import BASE, DTYPES, batches, error, strictly, sums_of
@@ -33,28 +34,12 @@ def training(world: World, folder: str, values: Mapping[str, Any], *, dtype: str
         return t
 
 
-def gradients(t: Training) -> dict[str, Tensor]:
-    """Copies of this rank's parts, by name; those that no backward reached are 0. The optimizer clips in place."""
-    named = {name: p for part in t.step.parts for name, p in part.named_parameters() if p.requires_grad}
-    return {name: held.local(p.new_zeros(p.shape) if p.grad is None else p.grad).clone() for name, p in named.items()}
-
-
 def mean_over_ranks(tensor: Tensor, world: World) -> Tensor:
     return torch.from_numpy(world.sum_host(tensor.double().numpy()) / world.ranks).to(tensor.dtype)
 
 
 def vector(tensors: Mapping[str, Tensor], names: list[str]) -> Tensor:
     return torch.cat([tensors[name].detach().flatten() for name in names]).double()
-
-
-def restore(t: Training, tensors: Mapping[str, Tensor]) -> None:
-    """Whole tensors, of which this rank takes its parts."""
-    own = {}
-    for key, value in tensors.items():
-        part = t.part_of(key)
-        if part is not parts.NOTHING:
-            own[key] = value if part is None else held.cut(value, part)
-    t.restore(own)
 
 
 def lockstep(
@@ -72,7 +57,7 @@ def lockstep(
         if serial:
             save_file({key: value.contiguous() for key, value in serial.tensors().items()}, shared)
         world.barrier()
-        restore(t, load_file(shared))
+        take_parts(t, load_file(shared))
         world.barrier()
         sums = sums_of(t, batch)
         own = gradients(t)

@@ -85,5 +85,5 @@ def _bounds(size, ranks):
 
 def test_all_of_a_tensor_is_one_box():
     whole = held.all_of((2, 3))
-    assert (whole.part, whole.numel, whole.document()) == ((2, 3), 6, [[[0, 0], [2, 3]]])
+    assert (whole.part, whole.numel, whole.document()) == ((2, 3), 6, [[[0, 0], [0, 0], [2, 3]]])
     assert held.all_of(()).numel == 1

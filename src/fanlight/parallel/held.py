@@ -57,8 +57,8 @@ class Held:
         return Held(self.whole, (max(0, last - first), *self.part[1:]), tuple(kept))
 
     def document(self) -> list[list[list[int]]]:
-        """What JSON can say of the boxes in the whole tensor: equal for ranks that hold the same part."""
-        return [[list(box.whole), list(box.size)] for box in self.boxes]
+        """The boxes as JSON has them: equal for ranks that hold the same part."""
+        return [[list(box.whole), list(box.part), list(box.size)] for box in self.boxes]
 
 
 def all_of(shape: Sequence[int]) -> Held:

@@ -79,7 +79,7 @@ class Sharded:
 
     def dissolve(self) -> None:
         """Sharding is for the whole run."""
-        raise NotImplementedError("a sharded model cannot be sharded anew")
+        raise RuntimeError("a sharded model cannot be sharded anew; layouts that shard refuse what would ask for it")
 
 
 @contextlib.contextmanager

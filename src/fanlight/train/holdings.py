@@ -22,7 +22,7 @@ def rank_holdings(world: World, *, run: str) -> dict[str, Any]:
     # Features are not there before a run; what is counted is a step of the whole network.
     config = folder.read_config(path).with_value("execution.cache_features", False)
     t = build.build(config, folder.read_manifest(path), world, resumed=True)
-    parts.plan(t.weights(), t.held_of_weight, world)
+    parts.plan(t.weights(), t.held.get, world)
     batch, clock = probe.made_up_batch(t), StepClock(world.device)
     probe.timed(t, batch, clock, update=True)  # the first also finds out what travels
     comm.sent.clear()

@@ -22,14 +22,10 @@ from fanlight.parallel.held import Held
 
 HeldOf = Callable[[str], Held | None]
 NOTHING = Held((), (), ())  # what is wanted of a tensor that this rank has no part of
-PartOf = Callable[[str], Held | None]
 
 
 def whole_tensors(key: str) -> None:
     """Every tensor is whole."""
-
-
-everything: PartOf = whole_tensors
 
 
 @dataclass(frozen=True)
@@ -49,7 +45,7 @@ def plan(tensors: Mapping[str, Tensor], held_of: HeldOf, world: World) -> Plan:
     own = []
     for key, tensor in tensors.items():
         part = held_of(key)
-        boxes = None if part is None else [[list(b.whole), list(b.part), list(b.size)] for b in part.boxes]
+        boxes = None if part is None else part.document()
         checksum = 0 if world.host is None else _checksum(tensor)
         own.append([key, boxes, list(tensor.shape if part is None else part.whole), tensor.nbytes, checksum])
     holders: dict[tuple[str, str], list[tuple[int, int]]] = {}  # (key, boxes) -> (rank, checksum) of those that hold it
@@ -78,7 +74,7 @@ def plan(tensors: Mapping[str, Tensor], held_of: HeldOf, world: World) -> Plan:
     return Plan(mine, divided)
 
 
-def read(files: Sequence[Any], divided: Mapping[str, dict[str, Any]], part_of: PartOf) -> dict[str, Tensor]:
+def read(files: Sequence[Any], divided: Mapping[str, dict[str, Any]], part_of: HeldOf) -> dict[str, Tensor]:
     """What `part_of` wants of every key, from open safetensors `files`. KeyError where a part is in none of them."""
     places = {name: file for file in files for name in file.keys()}  # noqa: SIM118  (a safetensors file is no dict)
     found: dict[str, Tensor] = {}
@@ -111,7 +107,7 @@ def whole_on_first(tensors: Mapping[str, Tensor], held_of: HeldOf, world: World)
     own = {key: held_of(key) for key in tensors}
     table = world.share(
         [
-            [key, part and [[list(b.whole), list(b.part), list(b.size)] for b in part.boxes], list(tensors[key].shape),
+            [key, part and part.document(), list(tensors[key].shape),
              list(part.whole if part else tensors[key].shape), str(tensors[key].dtype).removeprefix("torch.")]
             for key, part in own.items()
         ]

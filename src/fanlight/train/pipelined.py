@@ -65,9 +65,6 @@ class PipelinedStep:
                 if stage in self._reduced:
                     sending.enter_context(self._reduced[stage].accumulating(False))
 
-            for reduced in self._reduced.values():
-                with reduced.accumulating(True):
-                    pass
             self.pipeline.step(
                 Work(
                     tuple(rows.size for rows in parts), image, loss,

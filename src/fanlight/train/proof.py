@@ -133,7 +133,7 @@ def _lockstep(t: Training, serial: Training | None, shared: Path, *, steps: int)
     for step, batch in _batches(t, steps=steps):
         _become(t, serial, shared)
         sums = _sums(t, batch)
-        own = _gradients(t)
+        own = gradients(t)
         parts.plan(own, t.held.get, t.world)  # raises where ranks that hold the same part hold other bits
         gradient = parts.whole_on_first(own, t.held.get, t.world)
         buffers = parts.whole_on_first(_buffers(t), t.held.get, t.world)
@@ -152,7 +152,7 @@ def _lockstep(t: Training, serial: Training | None, shared: Path, *, steps: int)
         same = same and _put_together(of_pixels) == _fingerprints(expected_batch, pixels=True)
         found = {
             "loss_error": abs(sums[0] - expected[0]) / abs(expected[0]),
-            "gradient_error": _error(gradient, _gradients(serial)), "buffer_error": _error(buffers, _buffers(serial)),
+            "gradient_error": _error(gradient, gradients(serial)), "buffer_error": _error(buffers, _buffers(serial)),
         }  # fmt: skip
         worst = {name: max(value, float(found[name])) for name, value in worst.items()}
         serial.update(step)
@@ -189,7 +189,7 @@ def _put_together(told: Sequence[tuple[int, list[list[int]]]]) -> list[list[int]
     return [[row for part in ordered for row in part[index]] for index in range(len(ordered[0]))]
 
 
-def _gradients(t: Training) -> dict[str, Tensor]:
+def gradients(t: Training) -> dict[str, Tensor]:
     """Copies, since the optimizer clips in place. A parameter that no backward reached has a gradient of 0."""
     named = {name: p for part in t.step.parts for name, p in part.named_parameters() if p.requires_grad}
     return {name: held.local(p.new_zeros(p.shape) if p.grad is None else p.grad).clone() for name, p in named.items()}
@@ -215,11 +215,11 @@ def _become(t: Training, serial: Training | None, shared: Path) -> None:
     if serial is not None:
         save_file({key: value.detach().cpu().contiguous() for key, value in serial.tensors().items()}, shared)
     t.world.barrier()
-    _take(t, load_file(shared))
+    take_parts(t, load_file(shared))
     t.world.barrier()
 
 
-def _take(t: Training, tensors: Mapping[str, Tensor]) -> None:
+def take_parts(t: Training, tensors: Mapping[str, Tensor]) -> None:
     """Whole tensors, of which this rank takes its parts."""
     own = {}
     for key, value in tensors.items():

@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 from fanlight.errors import RunError
 from fanlight.parallel.comm import World
 from fanlight.train import parts
-from fanlight.train.parts import HeldOf, PartOf, whole_tensors
+from fanlight.train.parts import HeldOf, whole_tensors
 
 VERSION = 2  # of state.json and the keys; 2: divided tensors
 
@@ -155,7 +155,7 @@ def describe(checkpoint: Path) -> dict[str, Any]:
     return document
 
 
-def load(checkpoint: Path, *, part_of: PartOf = parts.everything) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+def load(checkpoint: Path, *, part_of: HeldOf = whole_tensors) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Tensors (on CPU) and document of a checkpoint. `part_of(key)`: None for a whole tensor, the part that is wanted of
     it, or parts.NOTHING. Raises RunError for another version or a damaged file."""
     document = describe(checkpoint)

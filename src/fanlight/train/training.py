@@ -165,10 +165,6 @@ class Training:
                 return None
         return self.held.get(name)
 
-    def held_of_weight(self, name: str) -> Held | None:
-        """As held_of, by a parameter's or buffer's own name."""
-        return self.held.get(name)
-
     def part_of(self, key: str) -> Held | None:
         """As held_of, of a key that any layout wrote: parts.NOTHING where this rank has no part of it."""
         if key.startswith("local"):
