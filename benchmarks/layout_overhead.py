@@ -60,10 +60,10 @@ def compare(world: World, *, run: str, blocks: int, steps: int) -> dict[str, lis
             batch = next(stream)
             times.arrived()
             sums = t.step(batch, loss_scale=1.0, clock=times)
-            norm = t.optimizer.update(step)
-            times.mark("optimizer")
-            ledger.add(sums, denominator=batch.denominator, norm=norm)
+            ledger.add(sums, denominator=batch.denominator, norm=t.ready())
             ledger.exchange(step=step, stop=False, save=False)
+            t.move(step)
+            times.mark("optimizer")
             times.end(step=step, epoch=0, images=batch.rows)
 
     found: dict[str, list[float]] = {"fanlight": [], "by_hand": []}

@@ -1,6 +1,5 @@
 """Functions that tests of layouts run on ranks: any layout against the serial run, which rank 0 plays beside it."""
 
-import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -10,28 +9,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from fanlight.config import Config
-from fanlight.data import manifest as manifests
 from fanlight.parallel import comm, held, link, schedule
 from fanlight.parallel.comm import World
-from fanlight.train import build, evaluate, parts, state
+from fanlight.train import evaluate, parts, state
 from fanlight.train.proof import gradients, take_parts
-from fanlight.train.training import Training
 from parallel import micro  # noqa: F401  (registers the networks)
-from parallel.parity_jobs import BASE, DTYPES, batches, error, strictly, sums_of
-
-
-def training(world: World, folder: str, values: Mapping[str, Any], *, dtype: str = "fp32") -> Training:
-    alone = {"execution.layout": "serial"} if world.ranks == 1 else {}
-    config = Config().with_values({**BASE, **values, **alone, "execution.pack_dir": f"{folder}/pack"})
-    if world.ranks == 1:
-        cleared = ("pipeline_schedule", "stages_per_rank", "split_at")
-        config = config.with_values(dict.fromkeys((f"execution.{name}" for name in cleared), None))
-    os.environ["FANLIGHT_CACHE"] = f"{folder}/cache-{world.ranks}"
-    with strictly():
-        t = build.build(config, manifests.load(Path(folder, "manifest.parquet")), world, dtype=DTYPES[dtype])
-        t.feed()
-        return t
+from parallel.parity_jobs import batches, error, strictly, sums_of, train_on, training  # noqa: F401  (train_on is a job)
 
 
 def mean_over_ranks(tensor: Tensor, world: World) -> Tensor:
@@ -110,35 +93,6 @@ def rows(world: World, *, folder: str, values: dict[str, Any], checkpoint: str) 
     return None if found is None else found.tolist()
 
 
-def train_on(
-    world: World, *, folder: str, values: dict[str, Any], to: int, checkpoints: str = "", start: str = "", dtype: str = "fp32"
-) -> dict[str, Any]:  # fmt: skip
-    """Trains to step `to`, from the checkpoint `start` or the seed, and saves there. Losses and samples by step."""
-    t = training(world, folder, values, dtype=dtype)
-    done = 0
-    if start:
-        document = state.describe(Path(start))
-        done = document["step"]
-        t.enter(done // t.steps_per_epoch)
-        t.restore(state.load(Path(start), part_of=t.part_of)[0])
-        t.optimizer.restore_scalars(document)
-    losses, samples = [], []
-    for step, batch in zip(range(done, to), batches(t, done=done)):
-        sums = sums_of(t, batch)
-        t.update(step)
-        losses.append(float(sums[0] / sums[2]))
-        samples.append([rows.samples.tolist() for rows in batch.parts])
-    path = ""
-    if checkpoints:
-        document = {"step": to, **t.optimizer.scalars()}
-        path = str(
-            state.save(
-                Path(checkpoints), tensors=t.tensors(), document=document, world=world, keep=9, held_of=t.held_of
-            )
-        )
-    return {"losses": losses, "samples": samples, "checkpoint": path, "data rank": t.layout.data_rank(world.rank)}
-
-
 def through(world: World, *, folder: str, values: dict[str, Any], start: str, to: str) -> str:
     """Reads a checkpoint and saves it again, as this layout holds it."""
     t = training(world, folder, values)
@@ -146,6 +100,27 @@ def through(world: World, *, folder: str, values: dict[str, Any], start: str, to
     t.restore(state.load(Path(start), part_of=t.part_of)[0])
     given = {"step": document["step"]}
     return str(state.save(Path(to), tensors=t.tensors(), document=given, world=world, keep=9, held_of=t.held_of))
+
+
+def differing(
+    world: World, *, folder: str, values: dict[str, Any], expected: str, starts: dict[str, str]
+) -> dict[str, list[str]] | None:  # fmt: skip
+    """By name of a checkpoint in `starts`: keys that this layout reads out of it otherwise than the serial checkpoint
+    `expected` holds them, put together on rank 0."""
+    t = training(world, folder, values)
+    wanted = state.load(Path(expected))[0] if world.is_first else {}
+    found = {}
+    for name, start in starts.items():
+        for value in t.tensors().values():  # what is not read stays spoiled
+            value.detach().zero_()
+        t.restore(state.load(Path(start), part_of=t.part_of)[0])
+        tensors = t.tensors()
+        parts.plan(tensors, t.held_of, world)  # raises where ranks differ
+        whole = parts.whole_on_first(tensors, t.held_of, world)
+        if whole is not None:
+            keys = sorted(wanted.keys() | whole.keys())
+            found[name] = [k for k in keys if k not in whole or k not in wanted or not whole[k].equal(wanted[k])]
+    return found if world.is_first else None
 
 
 def held_bytes(world: World, *, folder: str, values: dict[str, Any], steps: int = 1) -> dict[str, int]:

@@ -1,13 +1,11 @@
-"""Functions that tests of norms, replication, steps and checkpoints run on ranks. They return numbers, tests judge them.
+"""Functions that tests of the parity contract run on ranks. They return numbers, tests judge them.
 
 A `folder` is what `data_folder` of test_parity.py leaves: images, `manifest.parquet`, `pack/`.
 """
 
 import contextlib
-import copy
 import hashlib
 import os
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,25 +13,18 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from fanlight.config import Config
 from fanlight.data import manifest as manifests
-from fanlight.data import order
 from fanlight.data.loader import train_batches
-from fanlight.errors import FanlightError, TrainingError
 from fanlight.models import small
 from fanlight.parallel import comm, compiled
 from fanlight.parallel.comm import World
-from fanlight.parallel.layout import Layout
-from fanlight.parallel.norm import synchronise
-from fanlight.parallel.parallelize import place, reduced_over_ranks
 from fanlight.parallel.replicate import Replicated
 from fanlight.train import build, compiling, evaluate, parts, state
 from fanlight.train.clock import StepClock
-from fanlight.train.ledger import Ledger
 from fanlight.train.training import Training
 from fanlight.types import Batch, Position, Rows
 
@@ -100,8 +91,13 @@ def strictly() -> Iterator[None]:
 
 
 def training(world: World, folder: str, values: dict[str, Any], *, dtype: str = "fp32") -> Training:
+    """As `values` say, by default replicated; on one rank serial, whatever they say."""
     layout = {"execution.layout": "ddp" if world.ranks > 1 else "serial", "execution.pack_dir": f"{folder}/pack"}
-    config = Config().with_values({**BASE, **values, **layout})
+    config = Config().with_values({**BASE, **layout, **values})
+    if world.ranks == 1:
+        of_pipelines = ("pipeline_schedule", "stages_per_rank", "split_at")
+        alone = {"execution.layout": "serial", **dict.fromkeys(f"execution.{name}" for name in of_pipelines)}
+        config = config.with_values(alone)
     manifest = manifests.load(Path(folder, "manifest.parquet"))
     os.environ["FANLIGHT_CACHE"] = f"{folder}/cache-{world.ranks}"  # of features, which each number of ranks computes
     with strictly():
@@ -159,124 +155,9 @@ def error(found: torch.Tensor, expected: torch.Tensor) -> float:
     return float((found.double() - expected).norm() / (expected.norm() or 1.0))
 
 
-# Norms
-
-
-@contextlib.contextmanager
-def norm_group(world: World, folder: str) -> Iterator[Any]:
-    """The group of norms; one of its own on a rank that is alone."""
-    if world.norm is not None:
-        yield world.norm
-        return
-    path = Path(folder, f"meeting-{time.monotonic_ns()}")
-    comm.join(rank=0, ranks=1, local_rank=0, local_ranks=1, device="cpu", init_method=f"file://{path}")
-    try:
-        yield dist.group.WORLD
-    finally:
-        comm.leave()
-
-
-def make_norm(kind: str, channels: int, options: dict[str, Any]) -> nn.Module:
-    if kind == "BatchNormAct2d":
-        from timm.layers import BatchNormAct2d
-
-        return BatchNormAct2d(channels, act_layer=nn.SiLU, **options)
-    return getattr(nn, kind)(channels, **options)
-
-
-def norm_passes(
-    norm: nn.Module, inputs: list[torch.Tensor], upstream: list[torch.Tensor], rows: slice
-) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """One training pass after another over `rows` of the inputs, then an evaluation of a whole input. What they leave:
-    by row, and for the norm as a whole."""
-    for x, gradient in zip(inputs, upstream):
-        leaf = x[rows].clone().requires_grad_()  # a clone keeps the memory format
-        y = norm.train()(leaf)
-        y.backward(gradient[rows])
-        by_row = {"output": y.detach(), "input gradient": leaf.grad}
-    evaluation = {"evaluation": norm.eval()(inputs[0]).detach()}
-    gradients = {f"{name} gradient": p.grad for name, p in norm.named_parameters()}
-    return by_row, evaluation | gradients | dict(norm.named_buffers())
-
-
-def norm_errors(
-    world: World, *, folder: str, kind: str, shape: list[int], dtype: str = "fp64", channels_last: bool = False,
-    mean: float = 0.0, std: float = 1.0, **options: Any,
-) -> dict[str, list[float]]:  # fmt: skip
-    """By quantity, two distances from torch's own norm over the whole batch in float64: of ours with the rows cut over
-    the ranks, and of torch's over the whole batch in the same number format as ours."""
-    random = torch.Generator().manual_seed(7)
-    spread_C = torch.linspace(0.5, 2.0, shape[1], dtype=torch.float64).view(1, -1, *(1,) * (len(shape) - 2))
-
-    def drawn(*, mean: float, std: float) -> torch.Tensor:
-        values = (torch.randn(shape, generator=random, dtype=torch.float64) * spread_C * std + mean).to(DTYPES[dtype])
-        return values.contiguous(memory_format=torch.channels_last) if channels_last else values
-
-    inputs = [drawn(mean=mean, std=std) for _ in range(2)]
-    upstream = [drawn(mean=0.25, std=1.0) for _ in range(2)]
-    exact, usual, ours = (make_norm(kind, shape[1], options) for _ in range(3))
-    for norm in (exact, usual, ours):
-        norm.to(torch.float32 if dtype == "bf16" else DTYPES[dtype])  # as under autocast: parameters stay in fp32
-        for parameter in norm.parameters():
-            nn.init.uniform_(parameter, 0.5, 1.5, generator=torch.Generator().manual_seed(3))
-    exact.to(torch.float64)
-    keys, every = list(ours.state_dict()), slice(0, shape[0])
-    mine = order.part_rows(shape[0], part=world.rank, parts=world.ranks)
-    with norm_group(world, folder) as group, strictly():
-        assert synchronise(ours, group) == 1
-        assert list(ours.state_dict()) == keys
-        found_rows, found = norm_passes(ours, inputs, upstream, mine)
-        for name in found:
-            if name.endswith("gradient"):
-                dist.all_reduce(found[name], group=group)
-    usual_rows, plain = norm_passes(usual, inputs, upstream, every)
-    exact_rows, expected = norm_passes(exact, [x.double() for x in inputs], [g.double() for g in upstream], every)
-    for name, value in found_rows.items():
-        found[name], plain[name], expected[name] = value, usual_rows[name][mine], exact_rows[name][mine]
-        assert value.is_contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
-    assert found.keys() == expected.keys()
-    assert {name: value.dtype for name, value in found.items()} == {name: plain[name].dtype for name in found}
-    errors = {name: [error(found[name], expected[name]), error(plain[name], expected[name])] for name in found}
-    errors["input gradient sum"] = [
-        channel_sum(world, found["input gradient"]),
-        channel_sum(comm.alone(), usual_rows["input gradient"]),
-    ]
-    return errors
-
-
-def channel_sum(world: World, gradient: torch.Tensor) -> float:
-    """‖sum by channel‖ / ‖gradient‖ over all ranks' rows: 0 but for rounding, whatever the upstream gradient."""
-    by_channel_CX = gradient.double().transpose(0, 1).flatten(1)
-    sums = world.sum_host(torch.cat([by_channel_CX.sum(1), by_channel_CX.square().sum()[None]]).numpy())
-    return float(np.linalg.norm(sums[:-1]) / np.sqrt(sums[-1]))
-
-
-def network_after_synchronise(world: World, *, folder: str, frozen: bool) -> dict[str, Any]:
-    """A network whose first norm is frozen or not: how many were synchronised, and what one forward moved."""
-    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4))
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    with norm_group(world, folder) as group:
-        count, again = synchronise(model, group), synchronise(model, group)
-        model.train()
-        if frozen:
-            model[1].eval()
-        x = torch.randn(5, 3, 4, 4, generator=torch.Generator().manual_seed(world.rank))
-        first = model[1](x_B := model[0](x)).detach()
-        model(x)
-    plain = torch.nn.functional.batch_norm(x_B, before["1.running_mean"], before["1.running_var"])
-    moved = [name for name, value in model.state_dict().items() if not torch.equal(value, before[name])]
-    return {"count": [count, again], "moved": moved, "first norm by its buffers": torch.equal(first, plain)}
-
-
-def synchronise_unknown(world: World, *, folder: str) -> None:
-    class MyNorm(nn.BatchNorm2d):
-        pass
-
-    with norm_group(world, folder) as group:
-        synchronise(nn.Sequential(nn.Conv2d(3, 4, 1), nn.Sequential(MyNorm(4))), group)
-
-
-# The parity contract
+def check_equal(tensors: dict[str, torch.Tensor], world: World) -> None:
+    """TrainingError when a tensor differs between ranks in any bit."""
+    parts.plan(tensors, parts.whole_tensors, world)
 
 
 def built_state(world: World, *, folder: str, values: dict[str, Any]) -> dict[str, Any]:
@@ -353,19 +234,6 @@ def lockstep(world: World, *, folder: str, values: dict[str, Any], dtype: str, s
     return worst if world.is_first else None
 
 
-def losses(
-    world: World, *, folder: str, values: dict[str, Any], dtype: str, steps: int, exchange: str = ""
-) -> list[float]:
-    """Mean loss of each step of a run that is left alone."""
-    t = training(world, folder, values, dtype=dtype)
-    found = []
-    for step, batch in zip(range(steps), batches(t)):
-        sums = sums_of(t, exchanged(batch, exchange) if exchange else batch)
-        t.update(step)
-        found.append(float(sums[0] / sums[2]))
-    return found
-
-
 def scored_rows(
     world: World, *, folder: str, values: dict[str, Any], checkpoint: str, parts: list[list[Any]], threads: int = 1
 ) -> list | None:
@@ -389,30 +257,37 @@ def scored_rows(
 
 
 def train_on(
-    world: World, *, folder: str, values: dict[str, Any], checkpoints: str, to: int, save_at: int = 0, start: str = "",
-    settled: bool = True, dtype: str = "fp32",
+    world: World, *, folder: str, values: dict[str, Any], to: int, checkpoints: str = "", save_at: int = 0, start: str = "",
+    settled: bool = True, dtype: str = "fp32", exchange: str = "",
 ) -> dict[str, Any]:  # fmt: skip
-    """Trains to step `to`, from the checkpoint `start` or the seed, and saves after step `save_at`. What it ended with,
-    and by step the loss and the samples of this rank."""
+    """Trains to step `to`, from the checkpoint `start` or the seed, and saves into `checkpoints` after step `save_at` (the
+    last, if 0). What it ended with, and by step the loss and the samples of this rank. `exchange`: samples change places
+    in their microbatches."""
     with unsettled() if not settled else contextlib.nullcontext():
         t = training(world, folder, values, dtype=dtype)
-    done = 0
+    done, path = 0, ""
     if start:
-        tensors, document = state.load(Path(start))
-        t.enter(document["step"] // t.steps_per_epoch)
-        t.restore(tensors)
-        t.optimizer.restore_scalars(document)
+        document = state.describe(Path(start))
         done = document["step"]
-    found, samples = [], []
+        t.enter(done // t.steps_per_epoch)
+        t.restore(state.load(Path(start), part_of=t.part_of)[0])
+        t.optimizer.restore_scalars(document)
+    losses, samples = [], []
     for step, batch in zip(range(done, to), batches(t, done=done)):
-        sums = sums_of(t, batch)
+        sums = sums_of(t, exchanged(batch, exchange) if exchange else batch)
         t.update(step)
-        found.append(float(sums[0] / sums[2]))
+        losses.append(float(sums[0] / sums[2]))
         samples.append([rows.samples.tolist() for rows in batch.parts])
-        if step + 1 == save_at:
+        if checkpoints and step + 1 == (save_at or to):
             document = {"step": step + 1, **t.optimizer.scalars()}
-            state.save(Path(checkpoints), tensors=t.tensors(), document=document, world=world, keep=2)
-    return {"digest": digest(t.tensors()), "keys": sorted(t.tensors()), "losses": found, "samples": samples}
+            saved = state.save(
+                Path(checkpoints), tensors=t.tensors(), document=document, world=world, keep=9, held_of=t.held_of
+            )
+            path = str(saved)
+    return {
+        "digest": digest(t.tensors()), "keys": sorted(t.tensors()), "losses": losses, "samples": samples,
+        "checkpoint": path, "data rank": t.layout.data_rank(world.rank),
+    }  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -460,108 +335,3 @@ def feature_table(world: World, *, folder: str, values: dict[str, Any], dtype: s
     assert found is not None and all(t.samples[split].features.table is not None for split in t.samples)
     kept = [str(path.relative_to(folder)) for path in sorted(Path(os.environ["FANLIGHT_CACHE"]).rglob("*.*"))]
     return [list(found.table.shape), hashlib.sha256(found.table.tobytes()).hexdigest(), kept]
-
-
-# Replication, ledger, checkpoints
-
-
-def replicated_gradients(world: World, *, channels_last: bool) -> dict[str, Any]:
-    """Two microbatches of one step on a replicated network; the serial gradient of the same rows is the reference."""
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(16, 2))
-    serial = copy.deepcopy(model)
-    replicated = replicated_model(model, world, channels_last=channels_last)
-    assert replicated is not None
-    x = torch.randn(2, world.ranks, 3, 4, 4, generator=torch.Generator().manual_seed(1))
-    sent, changed = [], []
-    for index, more in (0, True), (1, False):
-        before = replicated.sent_at
-        with replicated.accumulating(more), strictly():
-            replicated.wrapped(x[index, world.rank, None]).square().sum().backward()
-        sent.append(replicated.sent_at > before)
-        changed.append(world.any(not equal_on_ranks(model, world)))
-    serial(x.flatten(0, 1)).square().sum().backward()
-    pairs = [(p.grad, q.grad) for p, q in zip(model.parameters(), serial.parameters())]
-    return {
-        "sent": sent, "differs between ranks": changed,
-        "error": max(error(found, expected) for found, expected in pairs),
-        "formats": [p.grad.stride() == p.stride() for p in model.parameters()],
-        "channels last": model[0].weight.is_contiguous(memory_format=torch.channels_last),
-    }  # fmt: skip
-
-
-def replicated_model(model: nn.Module, world: World, *, channels_last: bool) -> Any:
-    layout = Layout(dp_replicate=world.ranks, name="ddp")
-    placed = place(model, layout, world, channels_last=channels_last)
-    return reduced_over_ranks(placed, layout, world, number_format="fp32")[0]
-
-
-def check_equal(tensors: dict[str, torch.Tensor], world: World) -> None:
-    """TrainingError when a tensor differs between ranks in any bit."""
-    parts.plan(tensors, parts.whole_tensors, world)
-
-
-def equal_on_ranks(model: nn.Module, world: World) -> bool:
-    try:
-        check_equal({name: p.grad for name, p in model.named_parameters()}, world)
-    except TrainingError:
-        return False
-    return True
-
-
-def keep_ledger(
-    world: World, *, sums: list[list[list[float]]], stop: dict[str, int], save: dict[str, int],
-    over: dict[str, int] | None = None,
-) -> dict[str, Any]:  # fmt: skip
-    """`sums[step][rank]`: loss, hits, rows and norm, each row of weight 1/2; `stop`, `save`, `over`: at which step a rank
-    (a string, for JSON) wishes it."""
-    ledger, decisions = Ledger(world), []
-    for step, by_rank in enumerate(sums, 1):
-        *own, norm = torch.tensor(by_rank[world.rank], dtype=torch.float64)
-        weight = sum(numbers[2] for numbers in by_rank) / 2
-        ledger.add(torch.stack(own), denominator=weight, norm=norm.float())
-        assert ledger.is_due
-        me = str(world.rank)
-        try:
-            wishes = {"stop": stop.get(me) == step, "save": save.get(me) == step, "over": (over or {}).get(me) == step}
-            decisions.append(ledger.exchange(step=step, **wishes))
-        except FanlightError as raised:
-            return {"decisions": decisions, "raised": [type(raised).__name__, str(raised)]}
-    return {"decisions": decisions, "epoch": ledger.close_epoch(), "after": ledger.epoch_sums.tolist()}
-
-
-def odd_tensors() -> dict[str, torch.Tensor]:
-    """One of each kind that a checkpoint meets, and more."""
-    random = torch.Generator().manual_seed(5)
-    image = torch.randn(4, 3, 5, 5, generator=random).to(memory_format=torch.channels_last)
-    return {
-        "model.weight": nn.Parameter(image),
-        "model.norm.num_batches_tracked": torch.tensor(1 << 53, dtype=torch.int64) + 1,
-        "model.double": torch.randn(3, generator=random, dtype=torch.float64) / 3,
-        "model.short": torch.randn(7, generator=random).to(torch.bfloat16),
-        "model.mask": torch.tensor([True, False, True]),
-        "model.view": torch.arange(20.0).view(4, 5).T,
-        "model.one": torch.zeros(1),
-        "optim.weight.step": torch.tensor(3.0),
-        "optim.weight.exp_avg": -torch.zeros(2, 2),
-    }
-
-
-def save_and_load(world: World, *, checkpoints: str, step: int) -> dict[str, Any]:
-    given = odd_tensors()
-    with strictly():
-        path = state.save(Path(checkpoints), tensors=given, document={"step": step, "x": 1.5}, world=world, keep=2)
-        tensors, document = state.load(path)
-    return {"name": path.name, "same": digest(tensors) == digest(given), "document": document}
-
-
-def load_only(world: World, *, checkpoint: str) -> str:
-    return digest(state.load(Path(checkpoint))[0])
-
-
-def save_unequal(world: World, *, checkpoints: str, key: str, place: int) -> None:
-    """One rank, the last, holds one bit else in one of the tensors."""
-    tensors = {key: torch.zeros(140_000, dtype=torch.bfloat16), "model.same": torch.ones(3)}
-    if world.rank == world.ranks - 1:
-        tensors[key].view(torch.int16)[place] = 1
-    state.save(Path(checkpoints), tensors=tensors, document={"step": 1}, world=world, keep=2)

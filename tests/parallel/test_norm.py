@@ -9,7 +9,7 @@ from torch import nn
 from fanlight.errors import ConfigError
 from fanlight.parallel.norm import synchronise
 
-JOBS = "parallel.parity_jobs:"
+JOBS = "parallel.norm_jobs:"
 RANKS = [1, 2, 3, 4]
 # Worst relative distances from float64 over all cases below; sums are formed in another order, no more.
 FP64_RTOL = 1e-14  # worst measured 1.2e-15

@@ -250,16 +250,16 @@ def test_features_are_the_same_bits_on_any_number_of_ranks(call, ranks):
 @pytest.mark.parametrize("dtype", ["fp64", "fp32"])
 @pytest.mark.parametrize("net", ["resnet", "dropping", "drawn"])
 def test_free_running_losses_stay_near_the_noise_floor(call, net, dtype):
-    arguments = {"values": NETS[net], "dtype": dtype, "steps": 6}
-    serial = np.array(call(1, "losses", **arguments)[0])
+    arguments = {"values": NETS[net], "dtype": dtype, "to": 6}
+    serial = np.array(call(1, "train_on", **arguments)[0]["losses"])
 
     def distance(losses: list[float]) -> float:
         return float(np.max(np.abs(np.array(losses) - serial) / serial))
 
-    floor = max(distance(call(1, "losses", **arguments, exchange=how)[0]) for how in ("reversed", "rolled"))
+    floor = max(distance(call(1, "train_on", **arguments, exchange=how)[0]["losses"]) for how in ("reversed", "rolled"))
     assert floor > 0
     for ranks in RANKS:
-        answers = call(ranks, "losses", **arguments)
+        answers = [answer["losses"] for answer in call(ranks, "train_on", **arguments)]
         assert all(answer == answers[0] for answer in answers)
         assert distance(answers[0]) <= FLOOR_FACTOR * floor
 
@@ -346,10 +346,8 @@ def test_any_number_of_ranks_continues_anothers_checkpoint(call, tmp_path, befor
 
 @pytest.mark.parametrize("ranks", RANKS)
 def test_bf16_losses_stay_as_near_to_serial_as_its_own_rounding(call, ranks):
-    arguments = {"values": NETS["resnet-bf16"], "dtype": "fp32", "steps": 6}
-    assert call(ranks, "losses", **arguments)[0] == pytest.approx(
-        call(1, "losses", **arguments)[0], rel=SHORT_FORMAT_RTOL
-    )
+    found, serial = (call(n, "train_on", values=NETS["resnet-bf16"], to=6)[0]["losses"] for n in (ranks, 1))
+    assert found == pytest.approx(serial, rel=SHORT_FORMAT_RTOL)
 
 
 @pytest.mark.parametrize("net", ["resnet", "dropping"])

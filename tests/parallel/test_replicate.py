@@ -8,7 +8,7 @@ from fanlight.parallel.comm import alone
 from fanlight.parallel.layout import Layout
 from fanlight.parallel.parallelize import place, reduced_over_ranks
 
-JOBS = "parallel.parity_jobs:"
+JOBS = "parallel.state_jobs:"
 SUM_RTOL = 1e-6  # worst measured 2.0e-7: fp32 sums of at most 8 rows
 
 

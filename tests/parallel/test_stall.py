@@ -116,6 +116,18 @@ def test_a_phase_that_may_take_any_time_excuses_everyone(watched):
     assert case.stalls_within(3)
 
 
+def test_even_a_phase_that_may_take_any_time_ends_without_a_sign(watched, monkeypatch):
+    monkeypatch.setattr(stall, "ANNOUNCED_S", 200.0)
+    case = watched(stall_s=10)
+    case.ranks[0].announce("evaluate")
+    case.ranks[1].beat("exchange", step=1)
+    for _ in range(5):
+        assert not case.stalls_within(150)
+        case.ranks[0].enter("evaluate")  # another batch
+    assert not case.stalls_within(190)
+    assert case.stalls_within(20)
+
+
 def test_a_rank_that_waits_for_a_slow_one_does_not_stall(watched):
     case = watched(stall_s=10)
     case.ranks[1].beat("exchange", step=1)

@@ -9,7 +9,7 @@ from fanlight.errors import TrainingError
 from fanlight.parallel.comm import alone
 from fanlight.train.ledger import GPU_STEPS, Ledger
 
-JOB = "parallel.parity_jobs:keep_ledger"
+JOB = "parallel.state_jobs:keep_ledger"
 RANKS = [1, 2, 3, 4]
 FALSE = [False, False, False]
 

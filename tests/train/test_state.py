@@ -10,7 +10,7 @@ from fanlight.errors import RunError, TrainingError
 from fanlight.parallel.comm import alone
 from fanlight.train import state
 
-JOBS = "parallel.parity_jobs:"
+JOBS = "parallel.state_jobs:"
 TENSORS = {"model.a": torch.arange(6.0).view(2, 3), "optim.a.step": torch.tensor(4.0)}
 
 

@@ -28,6 +28,7 @@ from fanlight.parallel.heartbeat import Beat, Heartbeat
 VARIABLE = "FANLIGHT_STALL_S"
 FLOOR_S = 300.0
 INTERVALS = 20
+ANNOUNCED_S = 6 * 3600.0  # without a sign in a phase that may take any time: there is one per batch of an evaluation
 LOOK_S = 1.0  # between looks, or a quarter of a shorter limit
 STACKS_SIGNAL = signal.SIGUSR1  # asks a pool's rank for its stacks
 STACKS_S = 2.0  # for ranks to write down their stacks
@@ -70,7 +71,8 @@ class Watch:
 
     def is_stalled(self, pids: Sequence[int] = (), *, answered: Collection[int] = ()) -> bool:
         """Whether the ranks that have not `answered` stand still: none of them has moved for too long, and none is in a
-        phase that may take any time (the others wait for it). A rank that a signal has stopped is a stall in any phase.
+        phase that may take any time (the others wait for it), or has been for ANNOUNCED_S without any sign. A rank that a
+        signal has stopped is a stall in any phase.
         """
         now = time.monotonic()
         if now - self._looked_at < self.look_s:
@@ -88,7 +90,10 @@ class Watch:
         silent = [rank for rank in working if self.idle_s[rank] >= limit]
         if any(is_stopped(pids[rank]) for rank in silent if pids):
             return True
-        excused = any(beats[rank].announced or not beats[rank].beats for rank in working)
+        patient_s = max(limit, ANNOUNCED_S)
+        excused = any(
+            not beats[rank].beats or (beats[rank].announced and self.idle_s[rank] < patient_s) for rank in working
+        )
         return bool(silent) and len(silent) == len(working) and not excused
 
     def verdict(self, folder: str, pids: Sequence[int], *, ask: Callable[[], None]) -> errors.TrainingError:

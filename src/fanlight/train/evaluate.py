@@ -40,6 +40,7 @@ def outputs(
     with contextlib.closing(batches), step.evaluating():
         threads = torch.get_num_threads() if world.device.type == "cpu" and step.evaluates_in_threads else 1
         for found in in_threads(score, (each.parts for each in batches), threads=threads):
+            world.heartbeat.enter("evaluate")
             if found is not None:
                 chosen.append(found[0])
                 rows.append(found[1])

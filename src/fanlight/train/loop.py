@@ -1,5 +1,5 @@
 """The training loop: a page. What a step computes is in step.py, what moves weights in optim.py; here is only the
-order of events: batch, step, update, agree, and at an epoch's end evaluate, log, save, and perhaps stop early."""
+order of events: batch, step, agree, move, and at an epoch's end evaluate, log, save, and perhaps stop early."""
 
 from __future__ import annotations
 
@@ -104,23 +104,26 @@ def _train_phase(
                 return
             clock.arrived()
             sums = t.step(batch, loss_scale=t.optimizer.loss_scale, clock=clock)
-            norm = t.update(progress.step)
+            norm = t.ready()
             clock.mark("optimizer")
             ledger.add(sums, denominator=batch.denominator, norm=norm)
-            progress.step += 1
             last = batch.position.step + 1 == t.steps_per_epoch
+            stopping, saving, over = False, False, False
+            if last or ledger.is_due or journal.is_save_step(progress.step + 1):
+                heartbeat.enter("exchange")  # before weights move: that takes ranks unequally long, and none need wait
+                stopping, saving, over = ledger.exchange(
+                    step=progress.step + 1, stop=wish.asked, save=journal.save_is_due(progress.step + 1),
+                    over=deadline is not None and deadline.is_over(),
+                )  # fmt: skip
+                clock.mark("rest")
+            t.move(progress.step)
+            clock.mark("optimizer")
+            progress.step += 1
             progress.position = (
                 Position(batch.position.epoch + 1, 0)
                 if last
                 else Position(batch.position.epoch, batch.position.step + 1)
             )
-            stopping, saving, over = False, False, False
-            if last or ledger.is_due or journal.is_save_step(progress.step):
-                heartbeat.enter("exchange")
-                stopping, saving, over = ledger.exchange(
-                    step=progress.step, stop=wish.asked, save=journal.save_is_due(progress.step),
-                    over=deadline is not None and deadline.is_over(),
-                )  # fmt: skip
             clock.end(step=progress.step, epoch=batch.position.epoch, images=batch.rows)
             heartbeat.announce("journal")  # evaluation, checkpoints, a terminal that does not read
             is_new = last

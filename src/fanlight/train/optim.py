@@ -37,6 +37,7 @@ class Optimizer:
         self.named = {name: p for name, p in self.named.items() if p.numel()}
         self.loss_scale = SCALE_START if scaled else 1.0
         self._scaled, self._good_steps = scaled, 0
+        self._norm: torch.Tensor | None = None  # of gradients that have not moved anything yet
         # Norms, biases and other vectors are not decayed: they have no redundancy that decay could remove.
         decayed = [p for p in self.named.values() if p.ndim > 1]
         others = [p for p in self.named.values() if p.ndim <= 1]
@@ -58,10 +59,17 @@ class Optimizer:
         return float(self.config.lr or 0.0) * self.lr_scale * share
 
     def update(self, step: int) -> torch.Tensor:
-        """One step on gradients that are whole on this rank, then clears them; the gradients' global norm, on the device.
+        """`ready` and `move`: for who has nothing to do between them."""
+        norm = self.ready()
+        self.move(step)
+        return norm
 
-        Gradients that are not finite move nothing. In fp16 they halve the loss scale, and the step has norm 0; else the
-        norm says so, and the run ends where the ledger reads it, with the losses: here it would be waiting for a GPU.
+    def ready(self) -> torch.Tensor:
+        """The global norm of the gradients, which are whole on this rank now, on the device. Collective where ranks hold
+        parts.
+
+        Gradients that are not finite will move nothing. In fp16 they halve the loss scale, and the step has norm 0; else
+        the norm says so, and the run ends where the ledger reads it, with the losses: here it would be waiting for a GPU.
         """
         for name, own in self.named.items():
             gradient = self._asked[name].grad
@@ -69,11 +77,20 @@ class Optimizer:
         norm = (
             self._total_norm({name: p.grad for name, p in self.named.items() if p.grad is not None}) / self.loss_scale
         )
-        is_spoiled = ~torch.isfinite(norm)
-        if self._scaled and is_spoiled:
+        self._norm = norm
+        if self._scaled and not torch.isfinite(norm):
             self.loss_scale, self._good_steps = self.loss_scale / 2, 0
             self._clear()
             return norm if self.loss_scale < SCALE_LEAST else torch.zeros_like(norm)
+        return norm
+
+    def move(self, step: int) -> None:
+        """One step on the gradients that `ready` has seen, then clears them. No collective."""
+        norm, self._norm = self._norm, None
+        assert norm is not None, "ready() first"
+        is_spoiled = ~torch.isfinite(norm)
+        if self._scaled and is_spoiled:
+            return
         divisor: torch.Tensor | None = None
         if self._scaled or self.config.clip_norm is not None:
             divisor = torch.full_like(norm, self.loss_scale)
@@ -88,7 +105,6 @@ class Optimizer:
         self.torch.found_inf = is_spoiled.float()  # type: ignore[attr-defined]
         self.torch.step()
         self._clear()
-        return norm
 
     def _clear(self) -> None:
         for parameter in (*self._asked.values(), *self.named.values()):

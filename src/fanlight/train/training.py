@@ -97,15 +97,25 @@ class Training:
             self._restore_average(means)
 
     def update(self, step: int) -> torch.Tensor:
-        """Moves the weights by the gradients of optimizer step `step`, then their average; the gradients' norm."""
+        """`ready` and `move`; the gradients' norm."""
+        norm = self.ready()
+        self.move(step)
+        return norm
+
+    def ready(self) -> torch.Tensor:
+        """After a step's gradients: their norm, and everything that ranks agree on before weights move. Collective."""
         if self.layout.tp > 1 and (self.world.device.type == "cuda" or self.world.local_ranks < self.world.ranks):
             tensor.keep_equal(self.step.parts, self.placed.held, self.world.tensor)
-        norm = self.optimizer.update(step)
+        return self.optimizer.ready()
+
+    def move(self, step: int) -> None:
+        """Moves the weights by the gradients of optimizer step `step`, then their average. No rank waits for another here,
+        unless ranks that train apart meet."""
+        self.optimizer.move(step)
         if self.average is not None:
             self.average.update(step)
         if self.meetings is not None:
             self.meetings.after(step)
-        return norm
 
     def averaged(self) -> contextlib.AbstractContextManager[None]:
         """Inside, the model is what is evaluated and exported: the averaged weights where there are any. Collective."""
