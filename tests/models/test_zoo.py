@@ -306,3 +306,13 @@ def test_parameters_text():
     assert zoo.parameters_text(model) == "2,002 parameters, 8.0 kB"
     model.weight.requires_grad_(False)
     assert zoo.parameters_text(model) == "2,002 parameters, 2 of them trained, 8.0 kB"
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "regnety_002", "seresnet50"])
+def test_residual_branches_of_networks_from_scratch_are_open(name):
+    def gains(model: nn.Module) -> list[torch.Tensor]:
+        return [module.weight for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+
+    closed, found = gains(timm.create_model(name, num_classes=3)), gains(create(name, image_px=64).model)
+    assert any(not gain.any() for gain in closed)  # else zoo._open_branches can go
+    assert len(found) == len(closed) and all((gain == 1).all() for gain in found)

@@ -84,7 +84,11 @@ RECIPES = {
     "fast": (photos, ("cloudy", "rain", "shine"), ["--image-size", 32]),
     "cifar10-fast": (photos, ("cloudy", "rain", "shine"), ["--image-size", 32]),
     "fine-tune": (photos, ("cloudy", "rain", "shine"), ["--image-size", 32, "--batch-size", 8]),
-    "from-scratch": (photos, ("cloudy", "rain", "shine"), ["--image-size", 32, "--batch-size", 8]),
+    "from-scratch": (
+        photos,
+        ("cloudy", "rain", "shine"),
+        ["--image-size", 32, "--image-size-start", 16, "--batch-size", 8],
+    ),
 }
 
 

@@ -144,11 +144,28 @@ def _timm_model(name: str, classes: int, image_px: int, *, pretrained: bool) -> 
     import timm
 
     try:
-        return timm.create_model(name, pretrained=pretrained, num_classes=classes, img_size=image_px)
+        model = timm.create_model(name, pretrained=pretrained, num_classes=classes, img_size=image_px)
     except TypeError as error:
         if "img_size" not in str(error):
             raise
-    return timm.create_model(name, pretrained=pretrained, num_classes=classes)  # convolutions take any size
+        model = timm.create_model(name, pretrained=pretrained, num_classes=classes)  # convolutions take any size
+    if not pretrained:
+        _open_branches(model)
+    return model
+
+
+@torch.no_grad()
+def _open_branches(model: nn.Module) -> None:
+    """Residual branches begin with a gain of 1. timm sets the last norm of each to 0 (Goyal et al. 2017), which steadies
+    large batches over long runs, and costs accuracy in the short ones on few images that networks from scratch get here
+    (docs/decisions/013)."""
+    for block in model.modules():
+        if not hasattr(block, "zero_init_last"):
+            continue
+        for norm in block.modules():
+            weight = getattr(norm, "weight", None)
+            if isinstance(weight, nn.Parameter) and weight.ndim == 1 and not weight.any():
+                weight.fill_(1.0)
 
 
 def _torchvision_model(name: str, classes: int, image_px: int, *, pretrained: bool) -> nn.Module:

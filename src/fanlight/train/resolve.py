@@ -321,8 +321,8 @@ def _fits_together(choices: Choices, manifest: Manifest) -> None:
     start_px, full_px = config.data.image_px_start, config.data.image_px or 0
     if start_px is not None and start_px >= full_px:
         raise ConfigError(
-            f"data.image_px_start is {start_px} and data.image_px {full_px}; sides grow, so start smaller, or leave "
-            "--image-size-start out"
+            f"data.image_px_start is {start_px} and data.image_px {full_px}; sides grow, so start smaller "
+            "(--image-size-start), or at the full side at once: --set data.image_px_start=none"
         )
     epochs = config.train.epochs or 0
     if start_px is not None and epochs == 1:
