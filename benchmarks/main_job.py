@@ -167,6 +167,14 @@ def best_precision() -> str:
     return precision.fastest(torch.device("cpu"))[0]
 
 
+def chosen(who: Sequence[Contestant], only: Sequence[str] | None) -> list[Contestant]:
+    """Those that a word of `only` names, or, where it is nobody's whole name, those whose name it is a part of."""
+    if only is None:
+        return [*who]
+    names = {one.name for one in who}
+    return [one for one in who if any(one.name == word or (word not in names and word in one.name) for word in only)]
+
+
 def hold(a: argparse.Namespace) -> None:
     contest = QUESTIONS[a.question](a)
     kept = a.work / "precision.txt"  # measured once, so that a continued contest does not change its mind
@@ -175,7 +183,7 @@ def hold(a: argparse.Namespace) -> None:
             kept.write_text(best_precision())
         a.precision = kept.read_text().strip()
     job = replace(contest.job, precision=a.precision, workers=a.workers)
-    who = {one.name: one for one in contest.who if a.only is None or any(word in one.name for word in a.only)}
+    who = {one.name: one for one in chosen(contest.who, a.only)}
     names = [*who]
     key = contest_key(a, job)
 

@@ -39,6 +39,7 @@ class Meetings:
         self._has_outer = outer_lr != 1.0 or outer_momentum > 0
         self._start = {name: value.clone() for name, value in trained.items()} if self._has_outer else {}
         self._velocity = {name: torch.zeros_like(value) for name, value in self._start.items()}
+        self._is_together = False  # whether all ranks hold the same weights: since a meeting no step has moved them
 
     @property
     def kept(self) -> list[Tensor]:
@@ -47,6 +48,7 @@ class Meetings:
 
     def after(self, step: int) -> None:
         """After optimizer step `step`, from 0: the ranks meet, where it is time."""
+        self._is_together = False
         if (step + 1) % self._every == 0 or step + 1 == self._steps:
             self.meet()
 
@@ -64,10 +66,14 @@ class Meetings:
                 mean[name] = start
         for name, value in own.items():
             value.copy_(mean[name])
+        self._is_together = True
 
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:
         """Inside, every rank holds the mean of all ranks' weights: what is evaluated and exported. Collective at its begin."""
+        if self._is_together:
+            yield
+            return
         own = {**self._trained, **self._buffers}
         with torch.no_grad():
             mean = self._mean(own)
