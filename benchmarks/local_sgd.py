@@ -29,11 +29,12 @@ LAYOUTS: dict[str, tuple[str, ...]] = {
 
 def train(a: argparse.Namespace, data: Path, layout: str, seed: int) -> dict[str, Any]:
     """What `fanlight train --json` says, and the bytes that rank 0 sent; read from --work where it is done."""
-    kept = a.work / f"{layout}-{seed}.json"
+    name = f"{layout}-{a.ranks}-{a.epochs}-{seed}"
+    kept = a.work / f"{name}.json"
     if not kept.exists():
         words = [sys.executable, "-m", "fanlight", "train", str(data), "--layout", layout, "--ranks", str(a.ranks)]
         words += ["--epochs", str(a.epochs), "--seed", str(seed), "--no-report", "--json", *LAYOUTS[layout]]
-        words += ["--out", str(a.work / f"{layout}-{seed}"), "--device", "cpu"]
+        words += ["--out", str(a.work / name), "--device", "cpu"]
         words += ["--set", f"train.evaluate_every={a.epochs}"]
         kept.write_text(subprocess.run(words, stdout=subprocess.PIPE, check=True, text=True).stdout)
     return json.loads(kept.read_text())
@@ -49,7 +50,7 @@ def main() -> None:
     a = parser.parse_args()
     a.work.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("PYTHONPATH", str(Path(__file__).parent.parent / "src"))
-    data = photos.unpack_cifar(a.cifar, a.work / "cifar10", val=10_000)
+    data = photos.unpack_cifar(a.cifar, a.work / "cifar10-10000-10000", val=10_000)
     found = {name: [train(a, data, name, seed) for seed in range(a.seeds)] for name in LAYOUTS}
     scores = {name: np.array([each["metrics"]["val"]["accuracy"] for each in runs]) for name, runs in found.items()}
     sent = {name: sum(runs[0]["sent_bytes"].values()) for name, runs in found.items()}

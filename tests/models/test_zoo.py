@@ -308,7 +308,7 @@ def test_parameters_text():
     assert zoo.parameters_text(model) == "2,002 parameters, 2 of them trained, 8.0 kB"
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet50", "regnety_002", "seresnet50"])
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "regnety_002", "seresnet50", "gcresnet33ts", "tresnet_m"])
 def test_residual_branches_of_networks_from_scratch_are_open(name):
     def gains(model: nn.Module) -> list[torch.Tensor]:
         return [module.weight for module in model.modules() if isinstance(module, nn.BatchNorm2d)]

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from fanlight.parallel import comm, held, link, schedule
+from fanlight.parallel import comm, held, link, schedule, tensor
 from fanlight.parallel.comm import World
 from fanlight.train import evaluate, parts, state
 from fanlight.train.proof import gradients, take_parts
@@ -121,6 +122,57 @@ def differing(
             keys = sorted(wanted.keys() | whole.keys())
             found[name] = [k for k in keys if k not in whole or k not in wanted or not whole[k].equal(wanted[k])]
     return found if world.is_first else None
+
+
+def outer_steps(world: World, *, folder: str, values: dict[str, Any], dtype: str, steps: int) -> dict[str, float]:
+    """DiLoCo beside a serial run whose every step is turned into an outer Nesterov step by hand: how far weights are apart,
+    and how far the outer steps went from the serial ones."""
+    t, serial = training(world, folder, values, dtype=dtype), training(comm.alone(), folder, values, dtype=dtype)
+    lr, momentum = values["optim.outer_lr"], values["optim.outer_momentum"]
+    names = [name for name, _ in serial.model.named_parameters()]
+    velocity = dict.fromkeys(names, 0.0)
+    worst = {"weights": 0.0, "moved": 0.0}
+    for step, batch, whole in zip(range(steps), batches(t), batches(serial)):
+        start = {name: serial.weights()[name].clone() for name in names}
+        for each, own in ((t, batch), (serial, whole)):
+            sums_of(each, own)
+            each.update(step)
+        weights = serial.weights()
+        inner = vector(weights, names)
+        for name in names:
+            change = start[name] - weights[name]
+            velocity[name] = momentum * velocity[name] + change
+            weights[name].copy_(start[name] - lr * (change + momentum * velocity[name]))
+        expected = vector(weights, names)
+        worst["weights"] = max(worst["weights"], error(vector(t.weights(), names), expected))
+        worst["moved"] = max(worst["moved"], error(inner, expected))
+    return worst
+
+
+def kept_equal(world: World, *, folder: str, values: dict[str, Any]) -> list[list[str]]:
+    """Names of whole gradients and statistics that differ from those of the tensor group's first rank, once the others'
+    are spoiled, and after `keep_equal`."""
+    t = training(world, folder, values)
+    _, batch = next(zip(range(1), batches(t)))
+    sums_of(t, batch)
+    named = [(name, held.local(p.grad)) for part in t.step.parts for name, p in part.named_parameters()]
+    named += [(name, b) for part in t.step.parts for name, b in part.named_buffers() if b.is_floating_point()]
+    whole = {name: value for name, value in named if name not in t.placed.held}
+    if t.layout.place(world.rank).tp > 0:
+        for value in whole.values():
+            value.add_(1.0)
+
+    def differing() -> list[str]:
+        found = []
+        for name, value in whole.items():
+            first = value.clone(memory_format=torch.contiguous_format)
+            dist.broadcast(first, group=t.world.tensor, group_src=0)
+            found += [] if first.equal(value) else [name]
+        return found
+
+    before = differing()
+    tensor.keep_equal(t.step.parts, t.placed.held, t.world.tensor)
+    return [before, differing()]
 
 
 def held_bytes(world: World, *, folder: str, values: dict[str, Any], steps: int = 1) -> dict[str, int]:

@@ -286,7 +286,8 @@ def train_on(
             path = str(saved)
     return {
         "digest": digest(t.tensors()), "keys": sorted(t.tensors()), "losses": losses, "samples": samples,
-        "checkpoint": path, "data rank": t.layout.data_rank(world.rank),
+        "checkpoint": path, "data rank": t.layout.data_rank(world.rank), "cuts": t.placed.cuts,
+        "own": digest(t.weights()),
     }  # fmt: skip
 
 

@@ -13,9 +13,9 @@ from parallel import micro
 from parallel.test_parity import ADAMW, FLOOR_FACTOR, SGD, folder  # noqa: F401  (a fixture)
 
 JOBS = "parallel.layout_jobs:"
-LOSS_RTOL = {"fp64": 1e-12, "fp32": 1e-5}
+LOSS_RTOL = {"fp64": 1e-12, "fp32": 1e-5}  # the contract's: docs/parity.md
 GRADIENT_RTOL = {"fp64": 1e-11, "fp32": 1e-4}
-STATE_RTOL = {"fp64": 1e-11, "fp32": 1e-5}
+STATE_RTOL = {"fp64": 1e-11, "fp32": 1e-5}  # after the optimizer, which makes no difference larger here
 STEPS = 3
 
 BASE = {"data.image_px": 16, "train.batch_size": 12, "train.microbatches": 3, "optim.clip_norm": 0.5}
@@ -90,6 +90,9 @@ def test_features_and_layouts_go_together(call, layout, feature):
 
 
 BF16_RTOL = 3e-2  # bf16 keeps 8 bits; sums over ranks round elsewhere
+BF16_GRADIENT_RTOL = (
+    0.2  # which many layers' rounding has passed through: another seed's gradient is off by more than 1
+)
 
 
 @pytest.mark.parametrize("net", ["micro-basic", "micro-vit"])
@@ -97,7 +100,7 @@ BF16_RTOL = 3e-2  # bf16 keeps 8 bits; sums over ranks round elsewhere
 def test_layouts_compute_in_bf16(call, layout, net):
     given = values(net, layout) | {"train.precision": "bf16"}
     worst = call(LAYOUTS[layout][0], "lockstep", values=given, dtype="fp32", steps=STEPS)[0]
-    assert worst["loss"] < BF16_RTOL and worst["gradient"] < 0.2, worst
+    assert worst["loss"] < BF16_RTOL and worst["gradient"] < BF16_GRADIENT_RTOL, worst
 
 
 # Ranks that train apart: with a meeting after every step they are the serial run
@@ -115,6 +118,26 @@ def test_meeting_after_every_step_is_ddp(call, ranks, name, net, dtype):
     given = values(net, "") | SGD | more | {"execution.layout": name}
     worst = call(ranks, "lockstep", values=given, dtype=dtype, steps=STEPS)[0]
     assert worst["loss"] < LOSS_RTOL[dtype] and worst["weights"] < STATE_RTOL[dtype], worst
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_diloco_moves_by_the_outer_formula(call, ranks):
+    """Meeting after every step, the mean change is the serial step's: an outer Nesterov step of it, by hand."""
+    more = {"train.sync_every": 1, "optim.clip_norm": None, "optim.outer_lr": 0.7, "optim.outer_momentum": 0.9}
+    given = values("micro-convnext", "") | SGD | more | {"execution.layout": "diloco"}
+    worst = call(ranks, "outer_steps", values=given, dtype="fp64", steps=5)[0]
+    assert worst["weights"] < STATE_RTOL["fp64"] and worst["moved"] > 1e-3, worst
+
+
+@pytest.mark.parametrize("save_at", [3, 4])  # at a meeting and between two
+@pytest.mark.parametrize("name", APART)
+def test_ranks_that_train_apart_go_on_with_the_same_bits(call, tmp_path, name, save_at):
+    given = values("micro-bottleneck", "") | {"execution.layout": name, "train.sync_every": 3}
+    whole = call(3, "train_on", values=given, to=7, save_at=save_at, checkpoints=str(tmp_path))
+    resumed = call(3, "train_on", values=given, to=7, start=whole[0]["checkpoint"])
+    assert [answer["losses"] for answer in resumed] == [answer["losses"][save_at:] for answer in whole]
+    assert [answer["digest"] for answer in resumed] == [answer["digest"] for answer in whole]
+    assert whole[0]["own"] != whole[1]["own"]  # after step 7, no meeting
 
 
 def test_rounded_gradients_are_another_algorithm_and_near(call):
@@ -150,7 +173,7 @@ def test_every_layout_sees_the_serial_batches(call, layout):
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_run_stays_within_the_noise_of_the_serial_run(call, layout, net, dtype):
     """The noise is how far serial is from itself with samples in other places of their microbatches."""
-    given: dict[str, Any] = {"values": values(net, "") | {"execution.layout": "serial"}, "to": 6, "dtype": dtype}
+    given: dict[str, Any] = {"values": values(net, ""), "to": 6, "dtype": dtype}
     serial = np.array(call(1, "train_on", **given)[0]["losses"])
 
     def distance(losses: list[float]) -> float:
@@ -159,7 +182,8 @@ def test_a_run_stays_within_the_noise_of_the_serial_run(call, layout, net, dtype
     floor = max(distance(call(1, "train_on", **given, exchange=how)[0]["losses"]) for how in ("reversed", "rolled"))
     assert floor > 0
     found = call(LAYOUTS[layout][0], "train_on", **{**given, "values": values(net, layout)})
-    assert all(answer["losses"] == found[0]["losses"] for answer in found)
+    if layout == "ddp":
+        assert len({answer["digest"] for answer in found}) == 1
     assert distance(found[0]["losses"]) <= FLOOR_FACTOR * floor
 
 
@@ -171,9 +195,7 @@ def checkpoint(call, tmp_path_factory) -> dict[str, str]:
     """A serial checkpoint of each network after three steps."""
     place = tmp_path_factory.mktemp("serial")
     return {
-        net: call(
-            1, "train_on", values=values(net, "") | {"execution.layout": "serial"}, to=3, checkpoints=str(place / net)
-        )[0]["checkpoint"]
+        net: call(1, "train_on", values=values(net, ""), to=3, checkpoints=str(place / net))[0]["checkpoint"]
         for net in micro.NAMES
     }
 
@@ -181,9 +203,7 @@ def checkpoint(call, tmp_path_factory) -> dict[str, str]:
 @pytest.mark.parametrize("net", ["micro-basic", "micro-vit"])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_evaluation_scores_every_sample_once(call, checkpoint, layout, net):
-    serial = np.array(
-        call(1, "rows", values=values(net, "") | {"execution.layout": "serial"}, checkpoint=checkpoint[net])[0]
-    )
+    serial = np.array(call(1, "rows", values=values(net, ""), checkpoint=checkpoint[net])[0])
     answers = call(LAYOUTS[layout][0], "rows", values=values(net, layout), checkpoint=checkpoint[net])
     found = np.array(answers[0])
     assert all(answer is None for answer in answers[1:])
@@ -219,8 +239,7 @@ def checkpoints(call, checkpoint, tmp_path_factory) -> dict[str, dict[str, str]]
 @pytest.mark.parametrize("net", PAIRED)
 @pytest.mark.parametrize("layout", ["", *LAYOUTS])
 def test_what_any_layout_saved_any_other_reads_bit_for_bit(call, checkpoint, checkpoints, layout, net):
-    given = values(net, layout) | ({} if layout else {"execution.layout": "serial"})
-    starts = {"serial": checkpoint[net], **checkpoints[net]}
+    given, starts = values(net, layout), {"serial": checkpoint[net], **checkpoints[net]}
     ranks = LAYOUTS[layout][0] if layout else 1
     found = call(ranks, "differing", values=given, expected=checkpoint[net], starts=starts)[0]
     assert found == {name: [] for name in starts}
@@ -231,6 +250,8 @@ def test_a_run_that_was_stopped_goes_on_with_the_same_bits(call, tmp_path, layou
     """Weights, their averages, and states of the optimizer, of every rank."""
     given, ranks = values("micro-bottleneck", layout) | {"train.ema": 0.9}, LAYOUTS[layout][0]
     whole = call(ranks, "train_on", values=given, to=4, save_at=2, checkpoints=str(tmp_path))
+    if whole[0]["cuts"]:  # chosen by measured costs, perhaps others the next time
+        given |= {"execution.split_at": whole[0]["cuts"]}
     resumed = call(ranks, "train_on", values=given, to=4, start=whole[0]["checkpoint"])
     assert [answer["losses"] for answer in resumed] == [answer["losses"][2:] for answer in whole]
     assert [answer["digest"] for answer in resumed] == [answer["digest"] for answer in whole]
@@ -242,7 +263,7 @@ CHAIN = ["ddp", "fsdp", "gpipe", "tensor", "shard-tensor", "replicate-pipe", "1f
 def test_a_run_goes_on_from_layout_to_layout(call, tmp_path):
     """Two steps in each: the next samples are the undisturbed serial run's, losses stay within the noise."""
     net, steps = "micro-bottleneck", 2
-    serial_values = values(net, "") | {"execution.layout": "serial"}
+    serial_values = values(net, "")
     whole = call(1, "train_on", values=serial_values, to=steps * (len(CHAIN) + 2))[0]
     start, done = "", 0
     for number, layout in enumerate(["", *CHAIN, ""]):
@@ -263,6 +284,13 @@ def test_a_run_goes_on_from_layout_to_layout(call, tmp_path):
 def test_whole_tensors_that_differ_between_ranks_are_not_saved(call, layout):
     with pytest.raises(TrainingError, match=r"differs between rank 0 and ranks \[\d\] \(1 such tensors\); not saved"):
         call(LAYOUTS[layout][0], "spoiled", values=values("micro-bottleneck", layout))
+
+
+@pytest.mark.parametrize("layout", ["tensor", "tensor-4", "shard-tensor"])
+def test_copies_that_drifted_apart_become_equal(call, layout):
+    """What GPUs and several machines need, on ranks whose copies of whole gradients and statistics were spoiled."""
+    answers = call(LAYOUTS[layout][0], "kept_equal", values=values("micro-bottleneck", layout))
+    assert any(len(before) > 3 for before, _ in answers) and not any(after for _, after in answers)
 
 
 # 6. Bytes
@@ -299,7 +327,6 @@ ACTIVATIONS_RTOL = 0.05  # the loss and the mean over places are a last stage's 
 
 def saved(call, layout: str, **more: Any) -> list[dict[str, Any]]:
     given = values("micro-vit", layout, **more) | {"train.batch_size": 16}
-    given |= {} if layout else {"execution.layout": "serial"}
     return call(LAYOUTS[layout][0] if layout else 1, "saved_bytes", values=given)
 
 

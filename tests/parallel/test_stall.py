@@ -278,6 +278,9 @@ def test_training_beats_and_announces_what_may_take_long(monkeypatch, colours, o
     monkeypatch.setattr(Heartbeat, "_tell", told)
     monkeypatch.setattr(evaluate, "outputs", evaluated)
     tiny.train(colours, out=own_place / "run", epochs=2)
+    order = [phase for phase, step, _ in said if step == 1]
+    assert order.index("exchange") < len(order) - order[::-1].index("after optimizer") - 1  # then weights move
+    assert any(phase == "evaluate" and announced for phase, _, announced in said)  # a sign of each batch
     assert said[0] == ("build", 0, True) and said[-1][2] and ("evaluated", -1, True) in said
     assert ("after forward", 0, True) in said  # the first step may compile
     for phase in ("input", "after input", "after forward", "after optimizer", "exchange"):

@@ -128,6 +128,15 @@ def test_an_exchange_without_new_steps_still_agrees():
     assert ledger.epoch_sums.tolist() == [0, 0, 0, 0]
 
 
+def test_ranks_that_train_apart_exchange_seldom():
+    ledger = Ledger(alone(), every=3)
+    for loss, is_due in ((4.0, False), (2.0, False), (6.0, True)):
+        add(ledger, loss)
+        assert ledger.is_due == is_due
+    ledger.exchange(step=3, stop=False, save=False)
+    assert not ledger.is_due and len(ledger.recent) == 3
+
+
 def test_gpus_are_read_every_few_steps_only():
     ledger = Ledger(alone("cuda"))  # a name: nothing is put there
     for count in range(1, GPU_STEPS + 1):

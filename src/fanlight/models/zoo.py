@@ -156,16 +156,11 @@ def _timm_model(name: str, classes: int, image_px: int, *, pretrained: bool) -> 
 
 @torch.no_grad()
 def _open_branches(model: nn.Module) -> None:
-    """Residual branches begin with a gain of 1. timm sets the last norm of each to 0 (Goyal et al. 2017), which steadies
-    large batches over long runs, and costs accuracy in the short ones on few images that networks from scratch get here
-    (docs/decisions/013)."""
-    for block in model.modules():
-        if not hasattr(block, "zero_init_last"):
-            continue
-        for norm in block.modules():
-            weight = getattr(norm, "weight", None)
-            if isinstance(weight, nn.Parameter) and weight.ndim == 1 and not weight.any():
-                weight.fill_(1.0)
+    """Residual branches begin with a gain of 1, as torchvision's do. timm sets the last batch norm of each to 0 (Goyal et
+    al. 2017), which steadies large batches over long runs (docs/decisions/013)."""
+    for norm in model.modules():
+        if isinstance(norm, nn.BatchNorm2d) and norm.affine and not norm.weight.any():
+            norm.weight.fill_(1.0)
 
 
 def _torchvision_model(name: str, classes: int, image_px: int, *, pretrained: bool) -> nn.Module:
@@ -245,7 +240,8 @@ def _published(build: _Build, *, image_px: int, fresh: nn.Module) -> nn.Module |
     except Exception as error:  # of hub, cache, download and file formats: many libraries' errors
         return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
     loaded = model.state_dict()
-    if all(torch.equal(value, loaded[key]) for key, value in fresh.state_dict().items()):  # both are of the same seed
+    drawn = {key: value for key, value in fresh.state_dict().items() if value.ndim > 1}  # gains may have been opened
+    if all(torch.equal(value, loaded[key]) for key, value in drawn.items()):  # both are of the same seed
         return "nothing was loaded: no weights are published for it"
     return model
 

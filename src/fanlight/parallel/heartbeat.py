@@ -44,7 +44,7 @@ class Heartbeat:
         self._tell(phase, announced=False)
 
     def announce(self, phase: str) -> None:
-        """A phase begins that may take any time: until the next `beat`, nobody takes silence for a stall."""
+        """A phase begins that may take any time: until the next `beat`, hours of silence are no stall (stall.ANNOUNCED_S)."""
         self._tell(phase, announced=True)
 
     def enter(self, phase: str) -> None:

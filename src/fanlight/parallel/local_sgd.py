@@ -39,7 +39,6 @@ class Meetings:
         self._has_outer = outer_lr != 1.0 or outer_momentum > 0
         self._start = {name: value.clone() for name, value in trained.items()} if self._has_outer else {}
         self._velocity = {name: torch.zeros_like(value) for name, value in self._start.items()}
-        self._is_together = False  # whether all ranks hold the same weights: since a meeting no step has moved them
 
     @property
     def kept(self) -> list[Tensor]:
@@ -48,7 +47,6 @@ class Meetings:
 
     def after(self, step: int) -> None:
         """After optimizer step `step`, from 0: the ranks meet, where it is time."""
-        self._is_together = False
         if (step + 1) % self._every == 0 or step + 1 == self._steps:
             self.meet()
 
@@ -56,8 +54,7 @@ class Meetings:
     def meet(self) -> None:
         """All ranks have the same weights again. Collective."""
         own = {**self._trained, **self._buffers}
-        mean = self._mean(own)
-        comm.sent["weights at meetings"] += sum(value.nbytes for value in own.values())
+        mean = self._mean(own, sent_as="weights at meetings")
         if self._has_outer:
             for name, start in self._start.items():
                 change = start - mean[name]
@@ -66,17 +63,13 @@ class Meetings:
                 mean[name] = start
         for name, value in own.items():
             value.copy_(mean[name])
-        self._is_together = True
 
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:
         """Inside, every rank holds the mean of all ranks' weights: what is evaluated and exported. Collective at its begin."""
-        if self._is_together:
-            yield
-            return
         own = {**self._trained, **self._buffers}
         with torch.no_grad():
-            mean = self._mean(own)
+            mean = self._mean(own, sent_as="weights for evaluations")
             kept = {name: value.clone() for name, value in own.items()}
             for name, value in own.items():
                 value.copy_(mean[name])
@@ -92,7 +85,7 @@ class Meetings:
         """What is saved of this rank's `tensors`: their means under their own keys, which any layout can continue with, and
         each rank's own under `local-<rank>.<key>`, with which these ranks go on as if nothing had been. Collective."""
         floating = {key: value for key, value in tensors.items() if value.is_floating_point() and value.ndim}
-        found = {**tensors, **self._mean(floating)}
+        found = {**tensors, **self._mean(floating, sent_as="means for checkpoints")}
         found |= {f"local-{self._world.rank}.{key}": value for key, value in tensors.items()}
         found["local.ranks"] = torch.tensor(self._world.ranks)
         found |= {f"local.start.{name}": value for name, value in self._start.items()}
@@ -116,12 +109,13 @@ class Meetings:
         """Whether a checkpoint's key is of this rank or of all."""
         return not key.startswith("local-") or key.startswith(f"local-{self._world.rank}.")
 
-    def _mean(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def _mean(self, tensors: Mapping[str, Tensor], *, sent_as: str) -> dict[str, Tensor]:
         """The mean over ranks of each, the same bits on all."""
         found: dict[str, Tensor] = {}
         for names in _in_buckets(tensors):
             flat = torch.cat([tensors[name].reshape(-1) for name in names])
             dist.all_reduce(flat, group=self._world.everyone)
+            comm.sent[sent_as] += flat.nbytes
             flat /= self._world.ranks
             pieces = flat.split([tensors[name].numel() for name in names])
             found |= {name: piece.view(tensors[name].shape) for name, piece in zip(names, pieces)}

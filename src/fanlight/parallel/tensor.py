@@ -129,13 +129,15 @@ def keep_equal(parts: Sequence[nn.Module], divided: Container[str], group: dist.
     """Gradients and running statistics of what is whole on every rank become those of the group's first rank. They are equal
     but for what a GPU, or another machine, adds in another order; without this the copies would drift apart."""
     assert group is not None
-    named = [(name, p.grad) for part in parts for name, p in part.named_parameters() if p.grad is not None]
+    # Of a parameter that is sharded besides, the ranks of this group hold the same rows.
+    named = [(name, held.local(p.grad)) for part in parts for name, p in part.named_parameters() if p.grad is not None]
     named += [(name, b) for part in parts for name, b in part.named_buffers() if b.is_floating_point()]
-    whole = [value for name, value in named if name not in divided]
+    whole = [value for name, value in named if name not in divided and value.numel()]
     for dtype in {value.dtype for value in whole}:
         values = [value for value in whole if value.dtype == dtype]
         flat = torch.cat([comm.dense(value).view(-1) for value in values])
-        comm.sent["copies"] += flat.nbytes
+        if dist.get_rank(group) == 0:
+            comm.sent["copies"] += flat.nbytes
         dist.broadcast(flat, group=group, group_src=0)
         for value, piece in zip(values, flat.split([value.numel() for value in values])):
             comm.dense(value).view(-1).copy_(piece)

@@ -135,5 +135,6 @@ def _fill(part: Path, step: WholeStep, every: Samples, cutting: Cutting, world: 
             for found in in_threads(score, (one.parts for one in batches), threads=threads):
                 assert found is not None
                 table[found[0]] = found[1]
+                world.heartbeat.enter("features")
                 bar.advance() if world.is_first else None
         table.flush()

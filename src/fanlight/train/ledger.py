@@ -13,6 +13,7 @@ from fanlight.errors import TrainingError
 from fanlight.parallel.comm import World
 
 GPU_STEPS = 10  # between exchanges on a GPU, where reading a sum waits for the device; every step on CPUs
+APART_STEPS = 32  # at most, where ranks train apart and would wait for each other at each exchange
 
 
 @dataclass
@@ -20,6 +21,7 @@ class Ledger:
     """Keeps steps' sums on the device and exchanges them every few steps, with the wishes to stop and to save."""
 
     world: World
+    every: int = 1  # steps between exchanges, or more on GPUs
     epoch_sums: np.ndarray = field(default_factory=lambda: np.zeros(4))  # loss, hits, rows, weight over all ranks
     recent: list[float] = field(default_factory=list)  # mean losses of the last exchanged steps
     _open: list[torch.Tensor] = field(default_factory=list)  # [loss, hits, rows, gradient norm] of this rank
@@ -32,7 +34,7 @@ class Ledger:
 
     @property
     def is_due(self) -> bool:
-        return len(self._open) >= (GPU_STEPS if self.world.device.type == "cuda" else 1)
+        return len(self._open) >= max(self.every, GPU_STEPS if self.world.device.type == "cuda" else 1)
 
     def exchange(self, *, step: int, stop: bool, save: bool, over: bool = False) -> tuple[bool, bool, bool]:
         """Adds up over ranks; True where any rank wants to stop, rank 0 wants to save, or any rank's time is over. All

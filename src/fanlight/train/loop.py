@@ -13,7 +13,7 @@ from fanlight.data.loader import train_batches
 from fanlight.errors import Stopped
 from fanlight.train import clock as clocks
 from fanlight.train.journal import Journal
-from fanlight.train.ledger import Ledger
+from fanlight.train.ledger import APART_STEPS, Ledger
 from fanlight.train.stop import Wish
 from fanlight.train.timelimit import Deadline
 from fanlight.train.training import Training
@@ -60,7 +60,9 @@ def run(t: Training, progress: Progress, journal: Journal, wish: Wish, *, deadli
     when asked to; TrainingError when the loss or a gradient is not finite. `journal` receives everything that is worth
     keeping."""
     began = time.perf_counter() - progress.train_s
-    clock, ledger = clocks.StepClock(t.world.device, heartbeat=t.world.heartbeat), Ledger(t.world)
+    clock = clocks.StepClock(t.world.device, heartbeat=t.world.heartbeat)
+    apart = t.config.train.sync_every or 1 if t.layout.is_periodic else 1
+    ledger = Ledger(t.world, every=min(apart, APART_STEPS))
     ledger.epoch_sums[:] = progress.epoch_sums
     with journal.following(clock, progress, epochs=t.config.train.epochs or 0):
         _begin(t, progress)
