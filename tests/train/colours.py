@@ -76,13 +76,13 @@ def weights(run: Path) -> bytes:
 
 
 def before_update(monkeypatch, step: int, act) -> None:
-    """Calls `act` before the optimizer's step number `step` (from 1) of this process."""
-    inner, calls = Optimizer.update, []
+    """Calls `act` once the gradients of step number `step` (from 1) of this process are whole, before ranks agree on it."""
+    inner, calls = Optimizer.ready, []
 
-    def update(self, number):
-        calls.append(number)
+    def ready(self):
+        calls.append(0)
         if len(calls) == step:
             act()
-        return inner(self, number)
+        return inner(self)
 
-    monkeypatch.setattr(Optimizer, "update", update)
+    monkeypatch.setattr(Optimizer, "ready", ready)
