@@ -192,7 +192,10 @@ def _pipeline(bare: torch.nn.Module, t: Training, batch: Batch) -> Callable[[], 
             else:
                 targets = torch.cat([part.targets for part in batch.parts])
                 schedule.step(target=targets, losses=[])
-        torch.nn.utils.clip_grad_norm_(parts[mine].parameters(), config.optim.clip_norm)
+        own = [p for p in parts[mine].parameters() if p.grad is not None]
+        squares = torch.nn.utils.get_total_norm([p.grad for p in own if p.grad is not None]).square()
+        torch.distributed.all_reduce(squares)  # the gradient's norm is that of both stages
+        torch.nn.utils.clip_grads_with_norm_(own, config.optim.clip_norm or 1.0, squares.sqrt())
         optimizer.step()
 
     return step

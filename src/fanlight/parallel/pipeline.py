@@ -109,11 +109,13 @@ class Pipeline:
     def step(self, work: Work) -> None:
         """Gradients of all microbatches are added up in the stages' parameters, in their order. Collective."""
         play = _Play(self, work)
-        for action in play.orders.by_rank[self.me]:
-            if action.is_forward:
-                play.forward(action)
-            else:
-                play.backward(action)
+        # Around all microbatches: a weight is then converted to the short format once in a step, not by each of them.
+        with self.autocast():
+            for action in play.orders.by_rank[self.me]:
+                if action.is_forward:
+                    play.forward(action)
+                else:
+                    play.backward(action)
         self.drain()
 
     @torch.no_grad()
@@ -134,6 +136,10 @@ class Pipeline:
                 while len(self._sends) > AHEAD:
                     self._sends.popleft()[0].wait()
         return x if self.holds_last else None
+
+    def as_written(self) -> AbstractContextManager[Any]:
+        """Inside, autocast changes nothing: for losses, and for backward passes, whose formats the forward has decided."""
+        return torch.autocast(self.device.type, enabled=False)
 
     def drain(self) -> None:
         """Waits until all that was sent is gone."""
@@ -269,7 +275,8 @@ class _Play:
         with pipe.autocast():
             y = pipe.stages[stage](x)
         if stage == self._last:
-            y = work.loss(y, m)
+            with pipe.as_written():
+                y = work.loss(y, m)
         else:
             pipe.send(y, self._ends[m].out_of[stage], stage + 1, is_forward=True)
         self._open[stage, m] = (x, y)
@@ -280,11 +287,11 @@ class _Play:
         x, y = self._open.pop((stage, m))
         if m == len(work.keys) - 1:
             work.last_backward(stage)
-        if stage == self._last:
-            y.backward()
-        else:
+        gradient = None
+        if stage != self._last:
             gradient = self._gradients.take(Action(False, stage + 1, m))
             work.ended("communication")
+        with pipe.as_written():
             torch.autograd.backward(y, gradient)
         if stage:
             assert x.grad is not None
