@@ -1,9 +1,9 @@
 """What does Fanlight cost beside hand-written loops with the same primitives, norms, precision and batch?
 
-Three jobs on the same kept ranks, alternating block by block within one run: A is Fanlight's whole loop body (loader, step,
-ledger, clock, optimizer), A' the same on one batch in memory, B the shortest loop there is, on that batch: torch's
-DistributedDataParallel, its `fully_shard` on the same blocks, or its `PipelineStage` and schedule on the same two stages.
-What A' lacks of A is preparing images, which B does not do. Floor: at least .97 of B.
+Three jobs on the same kept ranks, alternating block by block within one run, in rotating order: A is Fanlight's whole loop
+body (loader, step, ledger, clock, optimizer), A' the same on one batch in memory, B the shortest loop there is, on that
+batch: torch's DistributedDataParallel, its `fully_shard` on the same blocks, or its `PipelineStage` and schedule on the same
+two stages. What A' lacks of A is preparing images, which B does not do. Floor: at least .97 of B.
 
     python benchmarks/layout_overhead.py --data ../shared/data/weather4 --layout ddp
     python benchmarks/layout_overhead.py --data ../shared/data/weather4 --layout fsdp
@@ -77,8 +77,9 @@ def compare(world: World, *, run: str, blocks: int, steps: int) -> dict[str, lis
     found: dict[str, list[float]] = {name: [] for name in loops}
     for work in loops.values():  # warm-up
         work()
-    for _ in range(blocks):
-        for name, work in loops.items():
+    for block in range(blocks):
+        order = list(loops.items())
+        for name, work in order[block % len(order) :] + order[: block % len(order)]:
             world.barrier()
             begin = time.perf_counter()
             work()

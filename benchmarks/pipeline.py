@@ -1,8 +1,8 @@
 """How much of a pipeline's ideal is reached, and is the automatic cut the best one?
 
-Two ranks, two stages. Ideal: the schedule played with the stages' forward and backward seconds, measured on both ranks at
-the same time (they share memory and clocks), and the optimizer's; with equal stages that is the bubble formula
-(M + P − 1)·(f + b). Then every possible cut is trained, alternating with the automatic one.
+Two ranks, two stages. Ideal: the schedule played with the seconds that the stages' forwards and backwards take in its steps,
+all waiting and sending left out, and the optimizer's; with equal stages that is the bubble formula (M + P − 1)·(f + b).
+Then every possible cut is trained, alternating with the automatic one.
 
     python benchmarks/pipeline.py --data ../shared/data/weather4 --model resnet50
 """
@@ -14,6 +14,7 @@ import os
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -58,39 +59,41 @@ def steps(world: World, *, run: str, split_at: list[str], warmup: int, count: in
 
 
 def stage_costs(world: World, *, run: str, split_at: list[str], count: int) -> dict[str, float]:
-    """Seconds of this rank's stage on one microbatch, forward and backward, while the other rank does the same."""
-    import torch
-
+    """Seconds of this rank's stage on one microbatch, forward and backward without waiting, in steps of the pipeline."""
+    from fanlight.parallel.pipeline import Pipeline, Work
     from fanlight.train import build, folder, probe
     from fanlight.train.clock import StepClock
 
     config = folder.read_config(Path(run)).with_value("execution.split_at", split_at)
     t = build.build(config, folder.read_manifest(Path(run)), world)
-    batch, pipe = probe.made_up_batch(t), t.step.pipeline  # type: ignore[attr-defined]
-    key = batch.parts[0].size
-    ((number, stage),) = pipe.stages.items()
-    ends = pipe.ends(key)
-    forward_s, backward_s = [], []
-    for _ in range(count):
-        x = pipe._example(key) if number == 0 else ends.into[number].empty(world.device).normal_().requires_grad_()
-        world.barrier()
-        begin = time.perf_counter()
-        with pipe.autocast():
-            y = stage(x)
-        middle = time.perf_counter()
-        y.backward(torch.ones_like(y))
-        backward_s.append(time.perf_counter() - middle)
-        forward_s.append(middle - begin)
-    clock = StepClock(world.device)
+    batch, clock = probe.made_up_batch(t), StepClock(world.device)
+    found: dict[str, list[float]] = {"forward": [], "backward": [], "communication": [], "update": []}
+    plain = Pipeline.step
+
+    def watched(pipeline: Pipeline, work: Work) -> None:
+        since = [time.perf_counter()]
+
+        def ended(phase: str) -> None:
+            now = time.perf_counter()
+            found[phase].append(now - since[0])
+            since[0] = now
+            work.ended(phase)
+
+        plain(pipeline, replace(work, ended=ended))
+
     probe.timed(t, batch, clock, update=True)
-    t.step(batch, loss_scale=1.0, clock=clock)
-    begin = time.perf_counter()
-    t.update(0)
-    return {
-        "forward_s": median(forward_s[2:]),
-        "backward_s": median(backward_s[2:]),
-        "update_s": time.perf_counter() - begin,
-    }
+    Pipeline.step = watched  # type: ignore[method-assign]
+    try:
+        for _ in range(count):
+            t.step(batch, loss_scale=1.0, clock=clock)
+            t.ready()
+            world.barrier()
+            begin = time.perf_counter()
+            t.move(0)
+            found["update"].append(time.perf_counter() - begin)
+    finally:
+        Pipeline.step = plain  # type: ignore[method-assign]
+    return {f"{phase}_s": median(values) for phase, values in found.items() if phase != "communication"}
 
 
 def main() -> None:

@@ -40,6 +40,38 @@ def test_measuring_changes_nothing():
     assert [module.training for module in model.modules()] == modes
 
 
+def test_the_update_counts_by_parameters():
+    """Where the optimizer takes nearly all the time, the stage with the most parameters is as small as it can be."""
+    torch.manual_seed(0)
+    model, example = small.NAMES["micro-basic"](3, 16), torch.randn(2, 3, 16, 16)
+    device = torch.device("cpu")
+    at, costs_s = balance.choose(model, example, stages=2, device=device, update_s=1.0)
+    segments = balance.measure(model, cut.cuts(model, example), example, device=device)
+    counts = [each.parameters for each in segments]
+    assert sum(counts) == sum(p.numel() for p in model.parameters())
+    least = min(max(sum(counts[:end]), sum(counts[end:])) for end in range(1, len(counts)))
+    assert max(costs_s) == pytest.approx(least, rel=1e-2)
+    assert sum(p.numel() for p in cut.stages(model, at, example)[0].parameters()) in (least, sum(counts) - least)
+
+
+def test_microbatches_count_and_weights_are_converted_once():
+    model, example = small.NAMES["micro-basic"](3, 16), torch.randn(2, 3, 16, 16)
+
+    def short():
+        return torch.autocast("cpu", torch.bfloat16)
+
+    device, names = torch.device("cpu"), cut.cuts(model, example)
+    plain = balance.measure(model, names, example, device=device)
+    converted = balance.measure(model, names, example, device=device, autocast=short)
+    assert {each.convert_s for each in plain} == {0.0}
+    assert all(each.convert_s > 0 for each, segment in zip(converted, cut.stages(model, names, example))
+               if any(p.ndim > 1 for p in segment.parameters()))  # fmt: skip
+    assert [each.sent_bytes for each in converted[:-1]] <= [each.sent_bytes for each in plain[:-1]]
+    _, few_s = balance.choose(model, example, stages=2, device=device)
+    _, many_s = balance.choose(model, example, stages=2, device=device, microbatches=1000)
+    assert min(many_s) > 10 * max(few_s)  # a thousand times as much, on a machine that others use
+
+
 def test_more_stages_than_segments_are_refused():
     model = small.NAMES["micro-basic"](3, 16)
     with pytest.raises(

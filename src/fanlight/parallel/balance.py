@@ -10,6 +10,7 @@ import itertools
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,11 +23,22 @@ REPEATS = 3  # of which the fastest counts: what else runs on the machine only e
 ROWS_MOST = 8  # of the example: costs per image hardly change beyond, and large models take seconds
 
 
+@dataclass(frozen=True)
+class Segment:
+    """What lies between two cuts."""
+
+    pass_s: float  # a forward and backward of one microbatch
+    convert_s: float  # of its weights to the format they are computed in, once in a step
+    parameters: int
+    sent_bytes: int  # of its outputs, for one microbatch
+
+
 def choose(
-    model: nn.Module, example: Tensor, *, stages: int, device: torch.device,
-    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    model: nn.Module, example: Tensor, *, stages: int, device: torch.device, microbatches: int = 1,
+    update_s: float = 0.0, autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
 ) -> tuple[list[str], list[float]]:  # fmt: skip
-    """Names to cut after, and seconds of a forward and backward of each stage on `example`, measured segment by segment.
+    """Names to cut after, and seconds of an optimizer step of each stage, measured segment by segment: `microbatches` like
+    `example` forward and backward, weights converted once, and `update_s` for each parameter.
 
     ConfigError where the model has fewer segments with weights than stages. Changes no buffer.
     """
@@ -36,8 +48,9 @@ def choose(
             f"{type(model).__name__} can be cut into at most {len(names) + 1} stages, and the layout has {stages}; use fewer "
             "ranks or --stages-per-rank, or another --model"
         )
-    costs_s, sent_bytes = measure(model, names, example, device=device, autocast=autocast)
-    at = best(costs_s, sent_bytes, stages=stages)
+    segments = measure(model, names, example, device=device, autocast=autocast)
+    costs_s = [microbatches * each.pass_s + each.convert_s + update_s * each.parameters for each in segments]
+    at = best(costs_s, [each.sent_bytes for each in segments[:-1]], stages=stages)
     bounds = [0, *(index + 1 for index in at), len(costs_s)]
     return [names[index] for index in at], [sum(costs_s[a:b]) for a, b in itertools.pairwise(bounds)]
 
@@ -59,25 +72,27 @@ def _with_weights(model: nn.Module, names: Sequence[str], example: Tensor) -> li
 def measure(
     model: nn.Module, names: Sequence[str], example: Tensor, *, device: torch.device,
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
-) -> tuple[list[float], list[int]]:  # fmt: skip
-    """Seconds of a forward and backward of every segment between the cuts `names`, and the bytes that each cut sends."""
+) -> list[Segment]:  # fmt: skip
+    """What every segment between the cuts `names` costs."""
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
-    costs_s, sent = [], []
+    found = []
     x = example.to(device)
     with cut.modes_kept([model]):
         for index, segment in enumerate(cut.stages(model, names, example)):
             segment.to(device).train()
             took_s = []
-            for _ in range(REPEATS):
-                leaf = x.detach().requires_grad_(index > 0)  # nobody asks for the gradient of images
-                begin = _now(device)
-                with autocast():
+            with autocast():  # around all passes, as a step is: weights are converted by the first
+                convert_s = min(_conversion_s(segment, device) for _ in range(REPEATS))
+                for _ in range(1 + REPEATS):  # the first prepares kernels too
+                    leaf = x.detach().requires_grad_(index > 0)  # nobody asks for the gradient of images
+                    begin = _now(device)
                     y = segment(leaf)
-                y.backward(torch.ones_like(y))
-                took_s.append(_now(device) - begin)
-            costs_s.append(min(took_s))
-            sent.append(y.nbytes)
+                    with torch.autocast(device.type, enabled=False):
+                        y.backward(torch.ones_like(y))
+                    took_s.append(_now(device) - begin)
+            count = sum(parameter.numel() for parameter in segment.parameters())
+            found.append(Segment(min(took_s[1:]), convert_s, count, y.nbytes))
             x = y.detach()
             segment.to(example.device)
     with torch.no_grad():
@@ -85,7 +100,19 @@ def measure(
             buffer.copy_(buffers[name])
     for name, parameter in model.named_parameters():
         parameter.grad = gradients[name]
-    return costs_s, sent[:-1]
+    return found
+
+
+def _conversion_s(segment: nn.Module, device: torch.device) -> float:
+    """Seconds to convert a segment's weights to the format that autocast computes in."""
+    if not torch.is_autocast_enabled(device.type):
+        return 0.0
+    short = torch.get_autocast_dtype(device.type)
+    begin = _now(device)
+    for parameter in segment.parameters():
+        if parameter.ndim > 1:  # norms and biases stay as they are, or are nothing
+            parameter.detach().to(short)
+    return _now(device) - begin
 
 
 def best(costs_s: Sequence[float], sent_bytes: Sequence[int], *, stages: int) -> list[int]:

@@ -56,21 +56,26 @@ class Placed:
 
 def place(
     model: nn.Module, layout: Layout, world: World, *, channels_last: bool, example: Tensor | None = None,
-    split_at: Sequence[str] = (), rows: int = balance.ROWS_MOST, ready: Ready = lambda rows, device: None,
-    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    split_at: Sequence[str] = (), rows: int = balance.ROWS_MOST, microbatches: int = 1,
+    ready: Ready = lambda rows, device: None, autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    update_s: Callable[[], float] = lambda: 0.0,
 ) -> Placed:  # fmt: skip
     """All that is done to the whole `model`, initialised on the CPU, once. Collective.
 
     `example` [2, 3, P, P] is what a cut or divided model is checked with, `rows` how many rows a microbatch has,
-    `ready(n, device)` prepares what a training forward of n rows needs, `autocast` is what a forward computes in.
+    `ready(n, device)` prepares what a training forward of n rows needs, `autocast` is what a forward computes in, `update_s()`
+    measures the seconds that the optimizer takes for a parameter.
     """
     placed = Placed({0: model}, {})
     # The cut first: it traces the plain model, and a stage is made of the model's own modules, whatever becomes of them.
     if layout.pp > 1:
         assert example is not None
+        if channels_last:  # so that costs are measured as they will be
+            model.to(memory_format=torch.channels_last)
         _cut(
-            model, placed, layout, world, example=example, split_at=split_at, rows=rows, ready=ready, autocast=autocast
-        )
+            model, placed, layout, world, example=example, split_at=split_at, rows=rows, microbatches=microbatches,
+            ready=ready, autocast=autocast, update_s=update_s,
+        )  # fmt: skip
     elif split_at:
         raise ConfigError(
             f"execution.split_at is {', '.join(split_at)}, and layout {layout.name} cuts nothing; leave it out"
@@ -143,14 +148,17 @@ def reduced_over_ranks(
 
 def _cut(
     model: nn.Module, placed: Placed, layout: Layout, world: World, *, example: Tensor, split_at: Sequence[str], rows: int,
-    ready: Ready, autocast: Callable[[], AbstractContextManager[Any]],
+    microbatches: int, ready: Ready, autocast: Callable[[], AbstractContextManager[Any]], update_s: Callable[[], float],
 ) -> None:  # fmt: skip
     at = list(split_at)
     if not at:
         # On all ranks at once, since that is how they will compute; rank 0's measurement counts.
         many = example[:1].expand(max(2, min(rows, balance.ROWS_MOST)), -1, -1, -1).contiguous()
         ready(len(many), world.device)
-        at, costs_s = balance.choose(model, many, stages=layout.stages, device=world.device, autocast=autocast)
+        at, costs_s = balance.choose(
+            model, many, stages=layout.stages, device=world.device, microbatches=microbatches, update_s=update_s(),
+            autocast=autocast,
+        )  # fmt: skip
         told = world.tell({"at": at, "costs_s": costs_s})
         at, costs_s = told["at"], told["costs_s"]
         shares = ", ".join(f"{cost_s / sum(costs_s):.0%}" for cost_s in costs_s)

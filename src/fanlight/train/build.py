@@ -20,7 +20,7 @@ from fanlight.parallel import layout as layouts
 from fanlight.parallel.comm import World
 from fanlight.parallel.parallelize import place
 from fanlight.tasks import Task
-from fanlight.train import precision
+from fanlight.train import optim, precision
 from fanlight.train.training import Training
 
 
@@ -138,8 +138,9 @@ def build(
 
     placed = place(
         model, layout, world, channels_last=bool(e.channels_last), example=_example(config, dtype), split_at=e.split_at or (),
-        rows=t.batch_size // t.microbatches // layout.data_ranks, ready=ready,
+        rows=t.batch_size // t.microbatches // layout.data_ranks, microbatches=t.microbatches, ready=ready,
         autocast=lambda: precision.autocast(t.precision or "fp32", world.device),
+        update_s=lambda: optim.seconds_per_parameter(config.optim, world.device),
     )  # fmt: skip
     if layout.name == "dataparallel" and keyed.holds(model):
         raise ConfigError(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -15,6 +17,7 @@ from fanlight.train import schedule
 NAMES = configuration.OPTIMIZERS
 SCALE_START = 2.0**14  # of the fp16 loss: doubled after SCALE_PATIENCE good steps, halved at each overflow
 SCALE_PATIENCE = 500
+MEASURED = 1 << 22  # parameters of an update that is only timed
 SCALE_LEAST = 2.0**-14  # where a step still overflows, it is the gradients that are not finite, not the scale
 
 
@@ -45,13 +48,7 @@ class Optimizer:
         groups = [group for group in groups if group["params"]]
         if not groups:
             raise ConfigError("a rank holds no parameter that trains; use fewer ranks, or another --layout")
-        if config.name == "sgd":
-            momentum = config.momentum
-            self.torch: torch.optim.Optimizer = torch.optim.SGD(
-                groups, lr=config.lr, momentum=momentum, nesterov=momentum > 0, fused=True
-            )
-        else:
-            self.torch = torch.optim.AdamW(groups, lr=config.lr, betas=(config.momentum, config.beta2), fused=True)
+        self.torch = _of_torch(groups, config)
 
     def lr(self, step: int) -> float:
         """The learning rate of optimizer step `step` of the run, from 0; the schedule is of `steps` from `first_step`."""
@@ -148,6 +145,31 @@ class Optimizer:
 
     def restore_scalars(self, scalars: dict[str, float]) -> None:
         self.loss_scale, self._good_steps = scalars["loss_scale"], int(scalars["good_steps"])
+
+
+def seconds_per_parameter(config: configuration.Optim, device: torch.device) -> float:
+    """What norm and update take for each of many parameters, more than caches hold; the fastest of a few, measured now."""
+    made_up = nn.Parameter(torch.zeros(MEASURED, device=device))
+    optimizer = _of_torch([{"params": [made_up]}], config)
+    took_s = []
+    for _ in range(4):
+        made_up.grad = torch.zeros_like(made_up)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        begin = time.perf_counter()
+        float(torch.nn.utils.get_total_norm([made_up.grad]))
+        optimizer.step()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        took_s.append(time.perf_counter() - begin)
+    return min(took_s[1:]) / MEASURED  # the first makes the optimizer's state
+
+
+def _of_torch(groups: list[dict[str, Any]], config: configuration.Optim) -> torch.optim.Optimizer:
+    if config.name == "sgd":
+        momentum = config.momentum
+        return torch.optim.SGD(groups, lr=config.lr or 0.0, momentum=momentum, nesterov=momentum > 0, fused=True)
+    return torch.optim.AdamW(groups, lr=config.lr or 0.0, betas=(config.momentum, config.beta2), fused=True)
 
 
 def _own(parameter: nn.Parameter) -> nn.Parameter:
