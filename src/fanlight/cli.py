@@ -243,6 +243,7 @@ def verify(
     image_size: Annotated[int | None, typer.Option(help="Side in pixels of what the model sees.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images per step, global. Default: 16.")] = None,
     microbatches: Annotated[int | None, typer.Option(help="Parts of a batch. Default: 4.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Use this many images, stratified.")] = None,
     values: Annotated[list[str] | None, typer.Option("--set", help="Any config key: --set optim.name=sgd")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the certificate. Default: runs/<data>-<model>-<n>.")] = None,
     as_json: JsonOption = False,
@@ -258,6 +259,7 @@ def verify(
         "image_size": image_size,
         "batch_size": batch_size,
         "microbatches": microbatches,
+        "limit": limit,
     }
     config = assemble(data, recipe=None, config=None, flags=config_values(flags), values=values or [])
     found = verifying.verify(

@@ -1,11 +1,12 @@
 """`fanlight verify` and what `--dry-run` says of ranks: on real ranks, with a layout that is wrong on purpose."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 from fanlight.errors import ConfigError
-from fanlight.train import verify
+from fanlight.train import folder, verify
 from train import colours as tiny  # noqa: F401
 
 pytest_plugins = ["train.fixtures"]
@@ -47,9 +48,11 @@ def test_layouts_are_proven_and_certified(fanlight, colours, own_place):
 
 
 def test_fp64_is_proof(fanlight, colours):
-    answer = fanlight("verify", colours, *SMALL, "--only", "ddp", "--precision", "fp64", "--json")
-    row = json.loads(answer.out)["layouts"][0]
+    answer = fanlight("verify", colours, *SMALL, "--only", "ddp", "--precision", "fp64", "--limit", "24", "--json")
+    document = json.loads(answer.out)
+    row = document["layouts"][0]
     assert row["passed"] and row["loss_error"] < 1e-12 and row["gradient_error"] < 1e-11
+    assert len(folder.read_manifest(Path(document["run"])).rows()) == 24
 
 
 def test_a_model_that_cannot_be_divided_is_a_row_with_its_reason(fanlight, colours):
