@@ -82,9 +82,10 @@ def test_whatever_breaks_the_contract_fails_the_row(key, value, why):
         "same_batches": True, "loss_error": 1e-7, "gradient_error": 1e-6, "buffer_error": 0.0, "evaluation_equal": True,
         "evaluation_same_bits": True, "resume_equal": True, "run_error": 1e-7,
     }  # fmt: skip
-    given = {"dtype": "fp32", "noise_floor": 1e-6, "is_replicated": True}
-    assert verify._why_not(good, **given) == ([], [])
-    broken, _ = verify._why_not({**good, key: value}, **given)
+    floor = {"noise_floor": 1e-6, "gradient_floor": 1e-6}
+    given = {"dtype": "fp32", "is_replicated": True}
+    assert verify._why_not(good, floor, **given) == ([], [])
+    broken, _ = verify._why_not({**good, key: value}, floor, **given)
     assert len(broken) == 1 and broken[0].startswith(why)
 
 
@@ -93,14 +94,43 @@ def test_where_serial_differs_from_itself_only_steps_count():
         "same_batches": True, "loss_error": 0.0, "gradient_error": 0.0, "buffer_error": 0.0, "evaluation_equal": True,
         "evaluation_same_bits": False, "resume_equal": True, "run_error": 0.5,
     }  # fmt: skip
-    broken, said = verify._why_not(found, dtype="fp32", noise_floor=0.05, is_replicated=False)
+    floor = {"noise_floor": 0.05, "gradient_floor": 1e-6}
+    broken, said = verify._why_not(found, floor, dtype="fp32", is_replicated=False)
     assert not broken and said == [
         "chaotic: the serial run differs from itself by 5.0e-02 in fp32, so only single steps count"
     ]
 
 
+def test_what_rounding_does_to_the_serial_gradient_it_may_do_to_a_layout_s():
+    good = {
+        "same_batches": True, "loss_error": 1e-7, "gradient_error": 2.4e-2, "buffer_error": 0.0, "evaluation_equal": True,
+        "evaluation_same_bits": True, "resume_equal": True, "run_error": 1e-7,
+    }  # fmt: skip
+    for floor, dtype, limit in ((2.3e-2, "fp32", 2.3e-1), (1e-6, "fp32", 1e-4), (1e-14, "fp64", 1e-11)):
+        assert verify.gradient_limit(floor, dtype) == pytest.approx(limit)
+        broken, _ = verify._why_not(
+            good, {"noise_floor": 1e-6, "gradient_floor": floor}, dtype=dtype, is_replicated=True
+        )
+        assert any(why.startswith("gradient error 2.4e-02 is above") for why in broken) == (limit < 2.4e-2)
+    document = {"layouts": [{"passed": True}], "gradient_floor": 2.3e-2, "precision": "fp32"}
+    assert verify.verdict(document) == "every layout that runs equals the serial run, as far as fp32 can tell"
+    assert verify.verdict({**document, "gradient_floor": 1e-6}) == "every layout that runs equals the serial run"
+
+
+def test_a_gradient_that_rounding_moves_has_a_floor_that_says_so(fanlight, colours, own_place):
+    """Two images of 16 px in a microbatch: norms over few numbers, and the serial run's own gradient depends on their order."""
+    words = [*SMALL[:-1], "4", "--set", "train.batch_size=8"]
+    answer = fanlight("verify", colours, *words, "--only", "ddp", "--out", "v", "--json")
+    document = json.loads(answer.out)
+    row = document["layouts"][0]
+    assert answer.code == 0 and row["passed"], answer.err
+    assert 0 < row["gradient_error"] < max(1e-4, 10 * document["gradient_floor"])
+    assert f"of the gradient {document['gradient_floor']:.1e}" in (own_place / "v" / "certificate.md").read_text()
+
+
 def test_a_failed_row_fails_the_command(monkeypatch, fanlight, colours):
     monkeypatch.setattr(verify, "GRADIENT_RTOL", {"fp32": 0.0, "fp64": 0.0})
+    monkeypatch.setattr(verify, "FLOOR_FACTOR", 0.0)
     answer = fanlight("verify", colours, *SMALL, "--only", "ddp", "--out", "v")
     assert answer.code == 1
     assert "Error: NOT every layout equals the serial run: v/certificate.md says why" in answer.err

@@ -60,15 +60,23 @@ def rank_proof(
 
 
 def rank_floor(world: World, *, run: str, dtype: str, steps: int) -> dict[str, Any]:
-    """The serial run left alone: its losses, and how far they are from those of the same run with samples exchanged inside
-    each microbatch, which only rounding can tell apart."""
+    """What rounding alone does to the serial run: how far it is from the same run with samples exchanged inside each
+    microbatch. In lock-step the gradients (`gradient_floor`), left alone the losses (`noise_floor`); and its own losses."""
     path = Path(run)
-    losses = [float(sums[0] / sums[2]) for sums in _left_alone(_training(world, path, {}, dtype=dtype), steps)]
-    others = [
-        float(sums[0] / sums[2])
-        for sums in _left_alone(_training(world, path, {}, dtype=dtype), steps, is_reversed=True)
-    ]
-    return {"losses": losses, "noise_floor": max(abs(a - b) / abs(b) for a, b in zip(others, losses))}
+    serial, other = (_training(world, path, {}, dtype=dtype) for _ in range(2))
+    losses, gradient_floor = [], 0.0
+    for step, batch in _batches(serial, steps=steps):
+        other.restore({key: value.detach().clone() for key, value in serial.tensors().items()})
+        sums = _sums(serial, batch)
+        losses.append(float(sums[0] / sums[2]))
+        _sums(other, _reversed(batch))
+        gradient_floor = max(gradient_floor, _error(gradients(other), gradients(serial)))
+        serial.update(step), other.update(step)
+    del serial, other
+    turned = _left_alone(_training(world, path, {}, dtype=dtype), steps, is_reversed=True)
+    others = [float(sums[0] / sums[2]) for sums in turned]
+    noise_floor = max(abs(a - b) / abs(b) for a, b in zip(others, losses))
+    return {"losses": losses, "noise_floor": noise_floor, "gradient_floor": gradient_floor}
 
 
 def _training(world: World, run: Path, values: Mapping[str, Any], *, dtype: str) -> Training:
