@@ -29,11 +29,21 @@ LAYOUTS: dict[str, tuple[str, ...]] = {
 
 def train(a: argparse.Namespace, data: Path, layout: str, seed: int) -> dict[str, Any]:
     """What `fanlight train --json` says, and the bytes that rank 0 sent; read from --work where it is done."""
-    name = f"{layout}-{a.ranks}-{a.epochs}-{seed}"
+    name = f"{a.model}-{layout}-{a.ranks}-{a.epochs}-{seed}"
     kept = a.work / f"{name}.json"
     if not kept.exists():
         words = [sys.executable, "-m", "fanlight", "train", str(data), "--layout", layout, "--ranks", str(a.ranks)]
-        words += ["--epochs", str(a.epochs), "--seed", str(seed), "--no-report", "--json", *LAYOUTS[layout]]
+        words += [
+            "--model",
+            a.model,
+            "--epochs",
+            str(a.epochs),
+            "--seed",
+            str(seed),
+            "--no-report",
+            "--json",
+            *LAYOUTS[layout],
+        ]
         words += ["--out", str(a.work / name), "--device", "cpu"]
         words += ["--set", f"train.evaluate_every={a.epochs}"]
         kept.write_text(subprocess.run(words, stdout=subprocess.PIPE, check=True, text=True).stdout)
@@ -45,6 +55,7 @@ def main() -> None:
     parser.add_argument("--cifar", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--ranks", type=int, default=4)
+    parser.add_argument("--model", default="small-resnet")
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--seeds", type=int, default=3)
     a = parser.parse_args()
@@ -55,7 +66,7 @@ def main() -> None:
     scores = {name: np.array([each["metrics"]["val"]["accuracy"] for each in runs]) for name, runs in found.items()}
     sent = {name: sum(runs[0]["sent_bytes"].values()) for name, runs in found.items()}
     count = found["ddp"][0]["metrics"]["val"]["count"]
-    print(heading(f"Ranks that train apart: {a.ranks} ranks, CIFAR-10, {a.epochs} epochs"))
+    print(heading(f"Ranks that train apart: {a.ranks} ranks, CIFAR-10, {a.model}, {a.epochs} epochs"))
     print(
         "| layout | accuracy by seed | mean | difference from ddp, by pairs | 95 % | bytes sent by rank 0 | of ddp's |"
     )

@@ -8,6 +8,7 @@ Order of precedence: defaults < recipe < --config < flags.
 import dataclasses
 import hashlib
 import json
+import reprlib
 import types
 import typing
 from dataclasses import dataclass, field
@@ -265,7 +266,7 @@ def read(path: Path, *, under: Config | None = None) -> Config:
         document = yaml.load(path.read_text(encoding="utf-8"), Loader=_loader())
     except OSError as error:
         raise ConfigError(f"cannot read config {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: text of other bytes, a date of no month
         raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     return from_document({} if document is None else document, where=str(path), under=under)
 
@@ -328,7 +329,15 @@ def _convert(key: str, value: object, hint: Any) -> Any:
             f"{key} {value!r} is not UTF-8; rename it, or set a UTF-8 locale such as LANG=C.UTF-8"
         ) from None
     except (TypeError, ValueError, OverflowError):
-        raise ConfigError(f"{key} should be {_expected(key, kind)}, got {value!r}") from None
+        raise ConfigError(f"{key} should be {_expected(key, kind)}, got {_shown(value)}") from None
+
+
+def _shown(value: object) -> str:
+    """A value in a message: aliases make megabytes of a few lines of YAML."""
+    short = reprlib.Repr()
+    short.maxstring = short.maxother = short.maxlong = 200
+    short.maxlevel, short.maxdict, short.maxlist, short.maxtuple = 3, 10, 10, 10
+    return short.repr(value)
 
 
 def _expected(key: str, kind: Any) -> str:

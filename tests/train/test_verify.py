@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from fanlight.errors import ConfigError
-from fanlight.train import folder, verify
+from fanlight.train import folder, proof, verify
 from train import colours as tiny  # noqa: F401
 
 pytest_plugins = ["train.fixtures"]
@@ -82,7 +82,7 @@ def test_whatever_breaks_the_contract_fails_the_row(key, value, why):
         "same_batches": True, "loss_error": 1e-7, "gradient_error": 1e-6, "buffer_error": 0.0, "evaluation_equal": True,
         "evaluation_same_bits": True, "resume_equal": True, "run_error": 1e-7,
     }  # fmt: skip
-    floor = {"noise_floor": 1e-6, "gradient_floor": 1e-6}
+    floor = {"noise_floor": 1e-6, "step_floor": dict.fromkeys(proof.ERRORS, 1e-7)}
     given = {"dtype": "fp32", "is_replicated": True}
     assert verify._why_not(good, floor, **given) == ([], [])
     broken, _ = verify._why_not({**good, key: value}, floor, **given)
@@ -94,27 +94,30 @@ def test_where_serial_differs_from_itself_only_steps_count():
         "same_batches": True, "loss_error": 0.0, "gradient_error": 0.0, "buffer_error": 0.0, "evaluation_equal": True,
         "evaluation_same_bits": False, "resume_equal": True, "run_error": 0.5,
     }  # fmt: skip
-    floor = {"noise_floor": 0.05, "gradient_floor": 1e-6}
+    floor = {"noise_floor": 0.05, "step_floor": dict.fromkeys(proof.ERRORS, 1e-7)}
     broken, said = verify._why_not(found, floor, dtype="fp32", is_replicated=False)
     assert not broken and said == [
         "chaotic: the serial run differs from itself by 5.0e-02 in fp32, so only single steps count"
     ]
 
 
-def test_what_rounding_does_to_the_serial_gradient_it_may_do_to_a_layout_s():
-    good = {
-        "same_batches": True, "loss_error": 1e-7, "gradient_error": 2.4e-2, "buffer_error": 0.0, "evaluation_equal": True,
-        "evaluation_same_bits": True, "resume_equal": True, "run_error": 1e-7,
+@pytest.mark.parametrize("key", proof.ERRORS)
+@pytest.mark.parametrize(
+    ("floor", "dtype", "limit"), [(2.3e-2, "fp32", 2.3e-1), (1e-7, "fp32", None), (1e-15, "fp64", None)]
+)
+def test_what_rounding_does_to_a_serial_step_it_may_do_to_a_layout_s(key, floor, dtype, limit):
+    floors = {**dict.fromkeys(proof.ERRORS, 0.0), key: floor}
+    limit = limit or verify.RTOL[dtype][key]
+    assert verify.limits(floors, dtype) == {**verify.RTOL[dtype], key: pytest.approx(limit)}
+    found = {
+        "same_batches": True, **dict.fromkeys(proof.ERRORS, 0.0), key: 2.4e-2, "evaluation_equal": True,
+        "evaluation_same_bits": True, "resume_equal": True, "run_error": 1e-15,
     }  # fmt: skip
-    for floor, dtype, limit in ((2.3e-2, "fp32", 2.3e-1), (1e-6, "fp32", 1e-4), (1e-14, "fp64", 1e-11)):
-        assert verify.gradient_limit(floor, dtype) == pytest.approx(limit)
-        broken, _ = verify._why_not(
-            good, {"noise_floor": 1e-6, "gradient_floor": floor}, dtype=dtype, is_replicated=True
-        )
-        assert any(why.startswith("gradient error 2.4e-02 is above") for why in broken) == (limit < 2.4e-2)
-    document = {"layouts": [{"passed": True}], "gradient_floor": 2.3e-2, "precision": "fp32"}
-    assert verify.verdict(document) == "every layout that runs equals the serial run, as far as fp32 can tell"
-    assert verify.verdict({**document, "gradient_floor": 1e-6}) == "every layout that runs equals the serial run"
+    broken, _ = verify._why_not(found, {"noise_floor": 1e-6, "step_floor": floors}, dtype=dtype, is_replicated=True)
+    assert [why.startswith(f"{key.replace('_', ' ')} 2.4e-02 is above") for why in broken] == [True] * (limit < 2.4e-2)
+    document = {"layouts": [{"passed": True}], "step_floor": floors, "precision": dtype}
+    doubt = ", as far as fp32 can tell" if limit > 2.4e-2 else ""
+    assert verify.verdict(document) == f"every layout that runs equals the serial run{doubt}"
 
 
 def test_a_gradient_that_rounding_moves_has_a_floor_that_says_so(fanlight, colours, own_place):
@@ -124,16 +127,26 @@ def test_a_gradient_that_rounding_moves_has_a_floor_that_says_so(fanlight, colou
     document = json.loads(answer.out)
     row = document["layouts"][0]
     assert answer.code == 0 and row["passed"], answer.err
-    assert 0 < row["gradient_error"] < max(1e-4, 10 * document["gradient_floor"])
-    assert f"of the gradient {document['gradient_floor']:.1e}" in (own_place / "v" / "certificate.md").read_text()
+    floors = document["step_floor"]
+    assert 0 < row["gradient_error"] < verify.limits(floors, "fp32")["gradient_error"]
+    assert 0 < row["loss_error"] < verify.limits(floors, "fp32")["loss_error"]
+    assert f"of a step's gradient {floors['gradient_error']:.1e}" in (own_place / "v" / "certificate.md").read_text()
 
 
 def test_a_failed_row_fails_the_command(monkeypatch, fanlight, colours):
-    monkeypatch.setattr(verify, "GRADIENT_RTOL", {"fp32": 0.0, "fp64": 0.0})
+    monkeypatch.setattr(verify, "RTOL", {"fp32": dict.fromkeys(proof.ERRORS, 0.0)})
     monkeypatch.setattr(verify, "FLOOR_FACTOR", 0.0)
     answer = fanlight("verify", colours, *SMALL, "--only", "ddp", "--out", "v")
     assert answer.code == 1
     assert "Error: NOT every layout equals the serial run: v/certificate.md says why" in answer.err
+
+
+def test_a_batch_too_small_for_a_layout_is_a_row_with_its_reason(fanlight, colours):
+    words = ("--model", "small-resnet", "--image-size", "16", "--ranks", "2", "--steps", "1", "--batch-size", "4")
+    answer = fanlight("verify", colours, *words, "--only", "ddp,model-parallel", "--json")
+    rows = {row["name"]: row for row in json.loads(answer.out)["layouts"]}
+    assert answer.code == 0 and rows["model-parallel"]["passed"] and rows["ddp"]["passed"] is None
+    assert rows["ddp"]["reason"].startswith("cannot run: train.batch_size 4 in 4 microbatch(es) over 2 ranks")
 
 
 def test_nothing_compared_is_nothing_proven(fanlight, colours):

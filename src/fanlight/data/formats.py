@@ -192,7 +192,7 @@ def _files(root: Path, folder: str, *, above: tuple[tuple[int, int], ...] = ()) 
     for entry in found:
         if _is_folder(entry):
             yield from _files(root, f"{folder}/{entry.name}", above=(*above, here))
-        elif entry.is_symlink() or entry.is_file():  # a link into nowhere is quarantined later, with its name
+        else:  # what is no file, or a link into nowhere, is quarantined later, with its name
             yield f"{folder}/{entry.name}"
 
 

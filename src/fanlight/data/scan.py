@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fanlight import machine
-from fanlight.console import Progress
+from fanlight.console import Progress, warn
 from fanlight.data.canvas import Unreadable, header, to_canvas
 from fanlight.data.formats import Listing
 from fanlight.data.manifest import Manifest, file_state, read_file, table_of
@@ -105,6 +105,7 @@ def _manifest(listing: Listing, facts: list[dict[str, Any]]) -> Manifest:
             f"none of the {len(facts)} files of {listing.root} can be used ({first}). "
             "Give a folder with one folder of images per class"
         )
+    _warn_of_lost_classes(listing, facts)
     groups = [group or found["sha256"] for group, found in zip(listing.groups, facts)]
     columns: dict[str, list[Any]] = {
         "path": listing.paths,
@@ -115,3 +116,16 @@ def _manifest(listing: Listing, facts: list[dict[str, Any]]) -> Manifest:
     }
     columns |= {name: [found[name] for found in facts] for name in FACTS}
     return Manifest.of(table_of(columns), root=listing.root, source=listing.source)
+
+
+def _warn_of_lost_classes(listing: Listing, facts: list[dict[str, Any]]) -> None:
+    left = {label for label, found in zip(listing.labels, facts) if found["status"] == "ok"}
+    for label in sorted(set(listing.labels) - left):
+        bad = [
+            (path, found["reason"]) for path, name, found in zip(listing.paths, listing.labels, facts) if name == label
+        ]
+        warn(
+            f"class {label} has no image that can be read, and is left out",
+            why=f"{len(bad)} file(s), such as {bad[0][0]}: {bad[0][1]}",
+            do="Add images, or remove the class",
+        )

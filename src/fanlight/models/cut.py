@@ -65,12 +65,14 @@ def stages(model: nn.Module, at: Sequence[str], example: Tensor) -> list[fx.Grap
     for name in at:
         if name not in allowed:
             raise ConfigError(
-                f"{_family(model)} cannot be cut after {name!r}.{near(name, allowed)} It has {len(allowed)} cuts"
+                f"{_family(model)} cannot be cut after {name!r}.{near(name, allowed)} It can be cut after {', '.join(allowed)}"
             )
     nodes = list(graph.nodes)
     ends = [nodes.index(allowed[name]) for name in at]
     if ends != sorted(set(ends)):
-        raise ConfigError(f"cuts should be distinct and in the model's order, got {', '.join(at)}")
+        raise ConfigError(
+            f"cuts should be distinct and in the model's order, got {', '.join(at)}; its order is {', '.join(allowed)}"
+        )
     bounds = list(zip([0, *(end + 1 for end in ends)], [*(end + 1 for end in ends), len(nodes)]))
     parts = [_stage(model, nodes, start, stop, name=f"Stage{i}") for i, (start, stop) in enumerate(bounds)]
     _check_state(model, parts)

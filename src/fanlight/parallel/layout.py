@@ -191,8 +191,8 @@ def _product(text: str, ranks: int | None) -> Layout:
     found = Layout(name=text, schedule="1f1b" if degrees.get("pp", 1) > 1 else "", **degrees)
     if ranks is not None and found.ranks != ranks:
         raise ConfigError(
-            f"layout {text!r} is {found.ranks} ranks, the product of its degrees, and there are {ranks}; use --ranks "
-            f"{found.ranks}, or other degrees"
+            f"layout {text!r} is {found.ranks} ranks, the product of its degrees, and there are {ranks}; start "
+            f"{found.ranks} of them (--ranks, torchrun's --nproc-per-node), or use other degrees"
         )
     return found
 

@@ -170,7 +170,12 @@ def _cut(
             f"execution.split_at names {len(at)} cuts ({', '.join(at)}), which makes {len(at) + 1} stages, and layout "
             f"{layout.name} has {layout.stages}; name {layout.stages - 1}, or leave it out"
         )
-    parts = cut.stages(model, at, example)
+    try:
+        parts = cut.stages(model, at, example)
+    except ConfigError as error:
+        if not split_at:
+            raise
+        raise ConfigError(f"execution.split_at: {error}; or leave --split-at out") from None
     bare = [index for index, part in enumerate(parts) if not any(True for _ in part.parameters())]
     if bare:
         raise ConfigError(

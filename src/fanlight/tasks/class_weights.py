@@ -48,7 +48,7 @@ def _explicit(text: str, classes: Sequence[str]) -> tuple[float, ...]:
         if not mark:
             raise ConfigError(f"optim.class_weights: {pair.strip()!r} is no name=weight; {ways}")
         if name not in classes:
-            raise ConfigError(f"optim.class_weights: there is no class {name!r}.{near(name, classes)}")
+            raise ConfigError(f"optim.class_weights: there is no class {name!r}.{near(name, classes)} {ways}")
         if name in weights:
             raise ConfigError(f"optim.class_weights names {name} twice; keep one of them")
         try:

@@ -84,8 +84,8 @@ def _check_sizes(model: nn.Module, config: Config, *, classes: int) -> None:
         if why:
             raise ConfigError(
                 f"data.image_px_start is {config.data.image_px_start}, and {config.model.name}, made for "
-                f"{config.data.image_px} px, takes no images of {px} px ({why}); leave --image-size-start out, start larger, "
-                "or use another --model"
+                f"{config.data.image_px} px, takes no images of {px} px ({why}); use "
+                "--set data.image_px_start=none, a larger --image-size-start, or another --model"
             )
 
 

@@ -13,6 +13,8 @@ THREADS_MAX, EVAL_BATCH_MAX = 1024, 65_536  # more is a slip; OpenMP ends the pr
 IMAGE_PX_MAX, FOLDS_MAX, NORMALISE_MAX = 65_536, 1000, 1e6
 OPS_MAX = 100  # of augment.rand_ops: an image takes seconds
 ALPHA_MIN, ALPHA_MAX = 0.001, 1000  # of mixup and cutmix: outside, every share is 0, 1 or a half
+COUNT_MAX = 1 << 31
+DECAY_MAX = 1e4  # a step multiplies weights by 1 - lr · decay
 LR_MAX = 1e30  # what float32 holds, with room for the optimizer's arithmetic
 
 
@@ -35,15 +37,18 @@ def _numbers(c: Config) -> None:
         "optim.unfrozen_lr_scale": c.optim.unfrozen_lr_scale,
         "execution.checkpoint_steps": c.execution.checkpoint_steps, "optim.clip_norm": c.optim.clip_norm,
         "train.patience": c.train.patience, "train.sync_every": c.train.sync_every, "optim.outer_lr": c.optim.outer_lr,
-        "train.time_limit_s": c.train.time_limit_s,
+        "train.time_limit_s": c.train.time_limit_s, "execution.stages_per_rank": c.execution.stages_per_rank,
     }  # fmt: skip
     for key, value in positive.items():
-        if value is not None and not (value > 0 and math.isfinite(value)):
+        if value is not None and not value > 0:
             raise ConfigError(f"{key} is {value}; it must be above 0")
+        if value is not None and value >= COUNT_MAX and (isinstance(value, int) or value == math.inf):
+            raise ConfigError(f"{key} is {value:.3g}; it must be below {COUNT_MAX}, and finite")
     largest = {
         "execution.workers": (c.execution.workers, THREADS_MAX), "execution.threads": (c.execution.threads, THREADS_MAX),
         "execution.eval_batch": (c.execution.eval_batch, EVAL_BATCH_MAX), "optim.lr": (c.optim.lr, LR_MAX),
         "data.image_px": (c.data.image_px, IMAGE_PX_MAX), "data.folds": (c.data.folds, FOLDS_MAX),
+        "optim.outer_lr": (c.optim.outer_lr, LR_MAX), "optim.weight_decay": (c.optim.weight_decay, DECAY_MAX),
     }  # fmt: skip
     for key, (value, limit) in largest.items():
         if value is not None and value > limit:
@@ -70,7 +75,7 @@ def _shares(c: Config) -> None:
 
 def _optim(c: Config) -> None:
     if c.optim.weight_decay is not None and not 0 <= c.optim.weight_decay < math.inf:
-        raise ConfigError(f"optim.weight_decay is {c.optim.weight_decay}; it must be 0 or more")
+        raise ConfigError(f"optim.weight_decay is {c.optim.weight_decay}; it must be 0 or more, and finite")
     if c.optim.name not in OPTIMIZERS:
         raise ConfigError(f"optim.name is {c.optim.name!r}; use one of {', '.join(OPTIMIZERS)}")
     schedule.check(c.optim)
@@ -79,6 +84,9 @@ def _optim(c: Config) -> None:
 
 
 def _execution(c: Config) -> None:
+    for key in ("layout", "pipeline_schedule"):
+        if getattr(c.execution, key) == "":
+            raise ConfigError(f"execution.{key} is empty; name one, or leave --{key.replace('_', '-')} out")
     place = devices.device(c.execution.device)
     if c.train.precision is not None:
         precision.check(c.train.precision, place)
@@ -127,6 +135,9 @@ def _changes(a: Augment) -> None:
 
 
 def _data(c: Config) -> None:
+    start_px, full_px = c.data.image_px_start, c.data.image_px
+    if start_px is not None and full_px is not None:
+        check_growing(start_px, full_px)
     if c.data.sampling not in sampling.NAMES:
         raise ConfigError(f"data.sampling is {c.data.sampling!r}; use one of {', '.join(sampling.NAMES)}")
     if c.data.order not in (None, "random", "blocks"):
@@ -182,3 +193,12 @@ def _model(c: Config) -> None:
     if c.model.freezes and not (c.model.pretrained or c.model.weights):
         name, way = ("freeze", "--no-freeze") if c.model.freeze else ("freeze_epochs", "--freeze-epochs 0")
         raise ConfigError(f"model.{name} would keep random weights; give --weights FILE or --pretrained, or {way}")
+
+
+def check_growing(start_px: int, full_px: int) -> None:
+    """ConfigError where images would not grow."""
+    if start_px >= full_px:
+        raise ConfigError(
+            f"data.image_px_start is {start_px} and data.image_px {full_px}; sides grow, so start smaller "
+            "(--image-size-start), or at the full side at once: --set data.image_px_start=none"
+        )

@@ -49,7 +49,9 @@ def check_out(out: Path | None) -> None:
     if out is not None and out.exists() and not out.is_dir():
         raise RunError(f"--out {out} is a file, and a run is a folder; name another")
     if out is not None and out.exists() and any(out.iterdir()):
-        raise RunError(f"--out {out} exists and is not empty; name another, or continue it with --resume {out}")
+        raise RunError(
+            f"--out {out} exists and is not empty; name another, or continue it with --resume {out} if it is a run"
+        )
 
 
 def make(folder: Path, *, exist_ok: bool = True) -> None:

@@ -42,6 +42,11 @@ def check(c: Config) -> None:
         raise ConfigError(
             f"execution.split_at is {', '.join(e.split_at)}, and layout {e.layout} cuts nothing; leave it out"
         )
+    if e.split_at and (ranks or layouts.degrees_of(e.layout)) and len(e.split_at) + 1 != found.stages:
+        raise ConfigError(
+            f"execution.split_at names {len(e.split_at)} cuts ({', '.join(e.split_at)}), which makes {len(e.split_at) + 1} "
+            f"stages, and layout {e.layout} has {found.stages}; name {found.stages - 1}, or leave it out"
+        )
     if found.pp > 1 and found.dp_shard > 1:
         raise ConfigError(f"layout {e.layout} shards a pipeline's stages, which is not built; use replicate with pipe")
     _whole_only(c, found)

@@ -75,12 +75,12 @@ class Ledger:
             cause = f"it was {losses} before: a number overflowed at once; use --precision fp32 or a lower --lr"
         else:
             cause = "it is so from the first step: the starting weights or --lr are at fault, or --precision fp16"
-        return f"the loss is {mean} at step {step}; {cause}. Checkpoints from before that step are kept"
+        return f"the loss is {mean} at step {step}; {cause}. What was saved before that step is kept"
 
 
 def _why_gradient(step: int, norm: float, loss: float) -> str:
     return (
         f"the gradient's norm is {norm} at step {step}, where the loss is {loss:.3g}: a number overflowed in the backward "
         "pass, or a layer has no finite slope there (a root or logarithm of 0); use --precision fp32 or a lower --lr. "
-        "Checkpoints from before that step are kept"
+        "What was saved before that step is kept"
     )

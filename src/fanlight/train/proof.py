@@ -28,6 +28,7 @@ from fanlight.types import Batch, Position
 
 DTYPES = {"fp32": torch.float32, "fp64": torch.float64}
 MARGIN = 1e-4  # between the two best outputs: below, rounding may choose the class
+ERRORS = ("loss_error", "gradient_error", "buffer_error")  # of one step
 IMAGES_MOST = 256  # of the evaluation
 
 
@@ -61,22 +62,38 @@ def rank_proof(
 
 def rank_floor(world: World, *, run: str, dtype: str, steps: int) -> dict[str, Any]:
     """What rounding alone does to the serial run: how far it is from the same run with samples exchanged inside each
-    microbatch. In lock-step the gradients (`gradient_floor`), left alone the losses (`noise_floor`); and its own losses."""
+    microbatch. `step_floor`: in lock-step, the errors that a layout has; `noise_floor`: of losses, left alone; `losses`: its
+    own."""
     path = Path(run)
     serial, other = (_training(world, path, {}, dtype=dtype) for _ in range(2))
-    losses, gradient_floor = [], 0.0
+    losses: list[float] = []
+    worst = dict.fromkeys(ERRORS, 0.0)
     for step, batch in _batches(serial, steps=steps):
         other.restore({key: value.detach().clone() for key, value in serial.tensors().items()})
-        sums = _sums(serial, batch)
+        sums, turned = _sums(serial, batch), _sums(other, _reversed(batch))
         losses.append(float(sums[0] / sums[2]))
-        _sums(other, _reversed(batch))
-        gradient_floor = max(gradient_floor, _error(gradients(other), gradients(serial)))
+        found = _errors(turned, sums, gradients(other), _buffers(other), serial)
+        worst = {name: max(value, found[name]) for name, value in worst.items()}
         serial.update(step), other.update(step)
     del serial, other
-    turned = _left_alone(_training(world, path, {}, dtype=dtype), steps, is_reversed=True)
-    others = [float(sums[0] / sums[2]) for sums in turned]
+    alone = _left_alone(_training(world, path, {}, dtype=dtype), steps, is_reversed=True)
+    others = [float(sums[0] / sums[2]) for sums in alone]
     noise_floor = max(abs(a - b) / abs(b) for a, b in zip(others, losses))
-    return {"losses": losses, "noise_floor": noise_floor, "gradient_floor": gradient_floor}
+    return {"losses": losses, "noise_floor": noise_floor, "step_floor": worst}
+
+
+def _errors(
+    sums: np.ndarray,
+    expected: np.ndarray,
+    gradient: Mapping[str, Tensor],
+    buffers: Mapping[str, Tensor],
+    serial: Training,
+) -> dict[str, float]:
+    """How far a step is from the serial run's, relative: sums, whole gradient and buffers."""
+    return {
+        "loss_error": float(abs(sums[0] - expected[0]) / abs(expected[0])),
+        "gradient_error": _error(gradient, gradients(serial)), "buffer_error": _error(buffers, _buffers(serial)),
+    }  # fmt: skip
 
 
 def _training(world: World, run: Path, values: Mapping[str, Any], *, dtype: str) -> Training:
@@ -135,7 +152,7 @@ def _reversed(batch: Batch) -> Batch:
 
 def _lockstep(t: Training, serial: Training | None, shared: Path, *, steps: int) -> tuple[dict[str, float], bool]:
     """The worst relative differences over all steps, and whether every rank saw the serial run's rows. On rank 0."""
-    worst = {"loss_error": 0.0, "gradient_error": 0.0, "buffer_error": 0.0}
+    worst = dict.fromkeys(ERRORS, 0.0)
     same = True
     beside = _batches(serial, steps=steps) if serial is not None else iter(())
     for step, batch in _batches(t, steps=steps):
@@ -158,11 +175,8 @@ def _lockstep(t: Training, serial: Training | None, shared: Path, *, steps: int)
         same = same and _put_together([(n, made) for n, made, _ in told]) == _fingerprints(expected_batch, pixels=False)
         of_pixels = [(n, made) for n, _, made in told if made is not None]
         same = same and _put_together(of_pixels) == _fingerprints(expected_batch, pixels=True)
-        found = {
-            "loss_error": abs(sums[0] - expected[0]) / abs(expected[0]),
-            "gradient_error": _error(gradient, gradients(serial)), "buffer_error": _error(buffers, _buffers(serial)),
-        }  # fmt: skip
-        worst = {name: max(value, float(found[name])) for name, value in worst.items()}
+        found = _errors(sums, expected, gradient, buffers, serial)
+        worst = {name: max(value, found[name]) for name, value in worst.items()}
         serial.update(step)
     return worst, same
 

@@ -15,7 +15,7 @@ from fanlight.data.manifest import Manifest
 from fanlight.errors import ConfigError, DataError
 from fanlight.parallel import layout as layouts
 from fanlight.tasks import class_weights
-from fanlight.train import devices, layouting, precision
+from fanlight.train import checks, devices, layouting, precision
 
 PHOTOS_WORTH = 15_000  # training images seen in a default run: minutes on two cores, seconds on a GPU
 SMALL_WORTH = 100_000  # of small images, which cost less
@@ -319,17 +319,14 @@ def _fits_together(choices: Choices, manifest: Manifest) -> None:
             do="Use one of them",
         )
     start_px, full_px = config.data.image_px_start, config.data.image_px or 0
-    if start_px is not None and start_px >= full_px:
-        raise ConfigError(
-            f"data.image_px_start is {start_px} and data.image_px {full_px}; sides grow, so start smaller "
-            "(--image-size-start), or at the full side at once: --set data.image_px_start=none"
-        )
+    if start_px is not None:
+        checks.check_growing(start_px, full_px)
     epochs = config.train.epochs or 0
     if start_px is not None and epochs == 1:
         warn(
             f"--image-size-start {start_px} with a single epoch",
             why=f"The last epoch is always at the full side, so every image is at {full_px} px",
-            do="Use more --epochs, or leave it out",
+            do="Use more --epochs, or --set data.image_px_start=none",
         )
     patience, early = config.train.patience, (epochs - 1) // (config.train.evaluate_every or 1)
     if patience is not None and config.train.time_limit_s is None and patience >= early:  # a limit may change epochs
@@ -339,7 +336,7 @@ def _fits_together(choices: Choices, manifest: Manifest) -> None:
             do="Use a smaller --patience, more --epochs, or a smaller train.evaluate_every",
         )
     check_phases(config)
-    batch, microbatches = config.train.batch_size or 1, config.train.microbatches
+    batch = config.train.batch_size or 1
     all_ranks = config.execution.ranks or 1
     machines = all_ranks // (choices.local_ranks or all_ranks)
     ranks = layouts.of(config.execution, ranks=all_ranks, machines=machines).data_ranks
@@ -347,7 +344,12 @@ def _fits_together(choices: Choices, manifest: Manifest) -> None:
         raise ConfigError(
             f"train.batch_size is {batch} and there are {count} training images; use --batch-size {count}"
         )
-    unit = config.augment.row_unit
+    check_rows(config, ranks=ranks)
+
+
+def check_rows(config: Config, *, ranks: int) -> None:
+    """ConfigError where a microbatch has no row for one of the `ranks` that see different ones, or pairs would be parted."""
+    batch, microbatches, unit = config.train.batch_size or 1, config.train.microbatches, config.augment.row_unit
     if batch % unit:
         raise ConfigError(
             f"train.batch_size is {batch}, and mixup and cutmix mix pairs of images; "
@@ -355,7 +357,10 @@ def _fits_together(choices: Choices, manifest: Manifest) -> None:
         )
     if batch // unit // microbatches < ranks:
         what = "a pair of images (mixup and cutmix mix pairs)" if unit > 1 else "an image"
+        ways = [f"use --batch-size {ranks * microbatches * unit} or more"]
+        ways += ["fewer --microbatches"] if microbatches > 1 else []
+        ways += ["fewer --ranks"] if ranks > 1 else []
         raise ConfigError(
-            f"train.batch_size {batch} in {microbatches} microbatch(es) over {ranks} ranks leaves a rank without {what}; "
-            f"use --batch-size {ranks * microbatches * unit} or more, or fewer --ranks"
+            f"train.batch_size {batch} in {microbatches} microbatch(es) over {ranks} ranks that see different images leaves a "
+            f"microbatch of one without {what}; {', or '.join(ways)}"
         )

@@ -216,11 +216,13 @@ def _time_limit(
         resolve.after_epochs(choices)
         resolve.check_phases(choices.config)
     else:
+        if spent_s + plan.total_s(1, every=1) > limit_s:
+            timelimit.epochs(plan, limit_s=limit_s, spent_s=spent_s, evaluations=1, every=1)  # which refuses that
         total_s = spent_s + plan.total_s(config.train.epochs or 1, every=config.train.evaluate_every or 1)
         if total_s > limit_s:
             console.warn(
                 f"{config.train.epochs} epochs take about {console.seconds_text(total_s)} here, measured",
                 why=f"--time-limit {console.seconds_text(limit_s)} ends training before the learning rate has come down",
-                do="Leave --epochs out, and as many as fit are chosen",
+                do="Leave --epochs out (a recipe's: --set train.epochs=none), and as many as fit are chosen",
             )  # fmt: skip
     return {"limit_s": limit_s, "step_s": feature_step_s or step_s, "epoch_s": plan.epoch_s, "final_s": plan.final_s}

@@ -20,11 +20,12 @@ from fanlight.config import Config
 from fanlight.errors import ConfigError, FanlightError, TrainingError
 from fanlight.parallel import layout as layouts
 from fanlight.parallel.launch import Pool
-from fanlight.train import folder, layouting, prepare
+from fanlight.train import folder, layouting, prepare, resolve
 
-LOSS_RTOL = {"fp32": 1e-5, "fp64": 1e-12}  # of one step's loss
-GRADIENT_RTOL = {"fp32": 1e-4, "fp64": 1e-11}  # ‖g − g₀‖ / ‖g₀‖
-BUFFERS_RTOL = {"fp32": 1e-5, "fp64": 1e-11}
+RTOL = {  # of one step: its loss, ‖g − g₀‖ / ‖g₀‖ of the gradient, the same of buffers
+    "fp32": {"loss_error": 1e-5, "gradient_error": 1e-4, "buffer_error": 1e-5},
+    "fp64": {"loss_error": 1e-12, "gradient_error": 1e-11, "buffer_error": 1e-11},
+}
 FLOOR_FACTOR = 10.0
 EPSILON = {"fp32": 1.2e-7, "fp64": 2.3e-16}  # the least that a floor is: one rounding of one loss
 CHAOTIC = 1e-2  # of the noise floor: a run's losses are then no evidence
@@ -89,7 +90,7 @@ def verify(
     if config.execution.layout is not None:
         raise ConfigError("verify tries every layout; choose some by --only ddp,tensor instead of --layout")
     dtype = precision
-    if dtype not in LOSS_RTOL:
+    if dtype not in RTOL:
         raise ConfigError(
             f"--precision is {dtype}; verify compares in fp32 or fp64, since bf16 and fp16 round away what it looks at"
         )
@@ -103,12 +104,12 @@ def verify(
     begin = time.perf_counter()
     with Pool(1, device=device, threads=threads) as pool:
         floor = pool.run(FLOOR, run=str(run), dtype=dtype, steps=steps)[0]
-    if floor["gradient_floor"] * FLOOR_FACTOR > GRADIENT_RTOL[dtype]:
-        console.say(_rounding(floor["gradient_floor"], dtype))
+    for line in _blurred(floor["step_floor"], dtype):
+        console.say(line)
     rows = _rows(run, chosen, ranks=count, device=device, threads=threads, dtype=dtype, steps=steps, floor=floor)
     resolved = folder.read_config(run)
     document = {
-        "noise_floor": floor["noise_floor"], "gradient_floor": floor["gradient_floor"], "layouts": rows, "run": str(run),
+        "noise_floor": floor["noise_floor"], "step_floor": floor["step_floor"], "layouts": rows, "run": str(run),
         "model": resolved.model.name,
         "steps": steps, "ranks": count, "precision": dtype, "batch_size": resolved.train.batch_size,
         "microbatches": resolved.train.microbatches, "image_px": resolved.data.image_px,
@@ -188,7 +189,9 @@ def _compared(
 ) -> dict[str, Any]:
     values: dict[str, Any] = {"execution.layout": each.layout, "execution.ranks": ranks, **dict(each.more)}
     try:
-        layouting.check(folder.read_config(run).with_values(values))
+        config = folder.read_config(run).with_values(values)
+        layouting.check(config)
+        resolve.check_rows(config, ranks=layouts.of(config.execution, ranks=ranks).data_ranks)
         answers = pool.run(PROOF, run=str(run), values=values, dtype=dtype, steps=steps, losses=floor["losses"])
     except ConfigError as error:
         return {"reason": f"cannot run: {error}"}
@@ -208,15 +211,21 @@ def _compared(
     }
 
 
-def gradient_limit(floor: float, dtype: str) -> float:
-    """The largest difference of a step's gradient that rounding explains: the contract's, or FLOOR_FACTOR times what it does
-    to the serial run itself, where a network at this size of images and microbatches is so sensitive."""
-    return max(GRADIENT_RTOL[dtype], FLOOR_FACTOR * floor)
+def limits(step_floor: dict[str, float], dtype: str) -> dict[str, float]:
+    """The largest differences of a step that rounding explains: the contract's, or FLOOR_FACTOR times what it does to the
+    serial run itself, where a network at this size of images and microbatches is so sensitive."""
+    return {key: max(limit, FLOOR_FACTOR * step_floor[key]) for key, limit in RTOL[dtype].items()}
 
 
-def _rounding(floor: float, dtype: str) -> str:
+def _blurred(step_floor: dict[str, float], dtype: str) -> list[str]:
+    """Where the contract's limits are not what decides, in words."""
     way = "; --precision fp64 tells more, and so do larger images or fewer microbatches" if dtype == "fp32" else ""
-    return f"Rounding alone moves this network's gradient by {floor:.1e} in {dtype}: less than that shows nothing{way}"
+    return [
+        f"Rounding alone moves this network's {key.removesuffix('_error')} by {step_floor[key]:.1e} in {dtype}: less than "
+        f"that shows nothing{way}"
+        for key, limit in limits(step_floor, dtype).items()
+        if limit > RTOL[dtype][key]
+    ]
 
 
 def _why_not(
@@ -227,9 +236,7 @@ def _why_not(
     noise_floor = floor["noise_floor"]
     if not found["same_batches"]:
         broken.append("ranks did not see the serial run's rows")
-    of_gradient = gradient_limit(floor["gradient_floor"], dtype)
-    limits = {"loss_error": LOSS_RTOL[dtype], "gradient_error": of_gradient, "buffer_error": BUFFERS_RTOL[dtype]}
-    for key, limit in limits.items():
+    for key, limit in limits(floor["step_floor"], dtype).items():
         if not found[key] <= limit:
             broken.append(f"{key.replace('_', ' ')} {found[key]:.1e} is above {limit:.0e}")
     if not found["evaluation_equal"] or (is_replicated and not found["evaluation_same_bits"]):
@@ -269,27 +276,24 @@ def verdict(document: dict[str, Any]) -> str:
         return "nothing could be compared"
     if not all(told):
         return "NOT every layout equals the serial run"
-    least = gradient_limit(document["gradient_floor"], document["precision"])
-    is_blurred = least > GRADIENT_RTOL[document["precision"]]
-    return "every layout that runs equals the serial run" + (
-        f", as far as {document['precision']} can tell" if is_blurred else ""
-    )
+    dtype = document["precision"]
+    doubt = f", as far as {dtype} can tell" if _blurred(document["step_floor"], dtype) else ""
+    return f"every layout that runs equals the serial run{doubt}"
 
 
 def markdown(document: dict[str, Any]) -> str:
     """The certificate as a page."""
     d = document
-    is_blurred = gradient_limit(d["gradient_floor"], d["precision"]) > GRADIENT_RTOL[d["precision"]]
     lines = [
         f"# {d['model']} on {d['ranks']} ranks: {verdict(d)}",
         "",
         f"`{d['command']}`",
         "",
         f"{d['steps']} steps in lock-step and {d['steps']} left alone, {d['precision']}, batch {d['batch_size']} in "
-        f"{d['microbatches']} microbatches, {d['image_px']} px; noise floor {d['noise_floor']:.1e}, of "
-        f"the gradient {d['gradient_floor']:.1e}; {d['seconds']:.0f} s; Fanlight {d['fanlight']}.",
+        f"{d['microbatches']} microbatches, {d['image_px']} px; noise floor {d['noise_floor']:.1e}, of a "
+        f"step's gradient {d['step_floor']['gradient_error']:.1e}; {d['seconds']:.0f} s; Fanlight {d['fanlight']}.",
         "",
-        *([_rounding(d["gradient_floor"], d["precision"]) + ".", ""] if is_blurred else []),
+        *(part for line in _blurred(d["step_floor"], d["precision"]) for part in (f"{line}.", "")),
         "| layout | ranks | same rows | loss | gradient | buffers | left alone | evaluation | resume | |",
         "|---|--:|---|--:|--:|--:|--:|---|---|---|",
     ]
