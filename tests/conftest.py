@@ -4,11 +4,16 @@ import signal
 from collections.abc import Callable, Iterator
 
 import pytest
+from hypothesis import settings
 
 from fanlight.parallel.launch import Pool
 
 # A shell hands SIGINT down ignored to what it starts in the background; tests of Ctrl-C need it as a terminal gives it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Hypothesis would fail an example that takes .2 s: a busy machine is no error.
+settings.register_profile("without a clock", deadline=None)
+settings.load_profile("without a clock")
 
 
 @pytest.fixture(scope="session")

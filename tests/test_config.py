@@ -271,6 +271,12 @@ def test_a_file_changes_what_it_says_only(tmp_path: Path) -> None:
         ("fast please", r"c\.yaml: expected sections .*, got str"),
         ("train: {epochs: 3", r"c\.yaml is not YAML: "),
         ("a: !!python/object/apply:os.getcwd []", r"c\.yaml is not YAML: "),
+        ("train: {seed: 2020-99-99}", r"c\.yaml is not YAML: month must be in 1\.\.12"),
+        (f"train: {{epochs: {'1' * 5000}}}", r"c\.yaml is not YAML: "),
+        (
+            "a: &a [x, x, x, x, x, x, x, x, x, x]\nb: &b [*a, *a, *a, *a, *a, *a, *a]\noptim: {lr: [*b, *b, *b, *b, *b]}",
+            r"optim\.lr should be float, got .{1,900}$|config key|section",
+        ),
         ("[" * 5000, r"c\.yaml is not YAML: "),
         ("train: {epochs: 1, epochs: 2}", r"c\.yaml is not YAML: 'epochs' stands there twice in .*, line 1"),
         ("train: {epochs: 1}\ntrain: {lr: 2}", r"c\.yaml is not YAML: 'train' stands there twice"),

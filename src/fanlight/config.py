@@ -335,7 +335,7 @@ def _convert(key: str, value: object, hint: Any) -> Any:
 def _shown(value: object) -> str:
     """A value in a message: aliases make megabytes of a few lines of YAML."""
     short = reprlib.Repr()
-    short.maxstring = short.maxother = short.maxlong = 200
+    short.maxstring = short.maxother = short.maxlong = 500
     short.maxlevel, short.maxdict, short.maxlist, short.maxtuple = 3, 10, 10, 10
     return short.repr(value)
 

@@ -151,6 +151,14 @@ def test_a_list_is_a_regular_file(tmp_path: Path) -> None:
         listing(tmp_path / "pipe")
 
 
+def test_what_is_no_file_in_a_class_folder_is_listed_so_that_it_is_quarantined_by_name(tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "1.jpg").touch()
+    os.mkfifo(tmp_path / "cat" / "pipe.jpg")
+    assert listing(tmp_path).paths == ["cat/1.jpg", "cat/pipe.jpg", "dog/1.jpg"]
+
+
 def test_parquet_knows_missing_values_by_several_names(tmp_path: Path) -> None:
     columns = {"path": ["1", "2", "3"], "label": [1.0, 2.0, 2.0], "group": [float("nan"), None, 7.0]}
     pq.write_table(pa.table(columns), tmp_path / "list")

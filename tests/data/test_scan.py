@@ -142,3 +142,15 @@ def test_what_is_no_regular_file_is_quarantined_and_not_waited_for(tmp_path: Pat
         "cat/pipe": "cannot be read: not a regular file", "cat/device": "cannot be read: not a regular file",
         "cat/zero\0byte": "file not found", "cat": "cannot be read: Is a directory",
     }  # fmt: skip
+
+
+def test_a_class_of_which_nothing_can_be_read_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = photos(tmp_path)
+    (root / "emu").mkdir()
+    (root / "emu" / "1.png").write_text("no picture")
+    (root / "emu" / "2.png").touch()
+    manifest = scan(listed(root), workers=1)
+    assert manifest.classes == ("cat", "dog") and len(manifest) == 8
+    said = " ".join(capsys.readouterr().err.split())
+    assert "class emu has no image that can be read, and is left out" in said
+    assert "2 file(s), such as emu/1.png: not an image" in said

@@ -188,7 +188,10 @@ def test_check_refuses_stages_that_compute_something_else():
 
 def test_cuts_that_do_not_exist_or_are_out_of_order():
     model = Toy("plain")
-    with pytest.raises(ConfigError, match=r"Toy cannot be cut after 'block.0'. Near names: .*blocks.0.* It has 3 cuts"):
+    with pytest.raises(
+        ConfigError,
+        match=r"Toy cannot be cut after 'block.0'. Near names: .*blocks.0.* It can be cut after blocks.0, .*",
+    ):
         cut.stages(model, ["block.0"], EXAMPLE)
     for at in (["blocks.1", "blocks.0"], ["blocks.1", "blocks.1"]):
         with pytest.raises(ConfigError, match=r"distinct and in the model's order, got blocks\.1, blocks\.[01]"):

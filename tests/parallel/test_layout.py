@@ -62,7 +62,7 @@ def test_serial_is_one_process(ranks):
         (
             "pipe=2,tensor=2",
             2,
-            "layout 'pipe=2,tensor=2' is 4 ranks, the product of its degrees, and there are 2; use --ranks 4",
+            "layout 'pipe=2,tensor=2' is 4 ranks, the product of its degrees, and there are 2; start 4 of them",
         ),
     ],
 )

@@ -152,7 +152,8 @@ def test_one_image_has_no_statistics(refused, colours):
         (["--folds", 3, "--fold", 3], "data.fold is 3 of 3 folds; use 0 … 2"),
         (["--sampling", "even"], "data.sampling is 'even'; use one of epoch, balanced, weighted"),
         (["--class-weights", "even"], "optim.class_weights: 'even' is no name=weight; use balanced, effective, or .*"),
-        (["--class-weights", "rde=2"], "optim.class_weights: there is no class 'rde'. Near names: red."),
+        (["--class-weights", "rde=2"],
+         "optim.class_weights: there is no class 'rde'. Near names: red. use balanced, effective, or name=weight .*"),
         (["--ema", 1], "train.ema is 1.0; it is a decay per step above 0 and below 1, such as 0.999"),
         (["--ema", 0], "train.ema is 0.0; it is a decay per step .*"),
         (["--patience", 0], "train.patience is 0; it must be above 0"),
@@ -229,7 +230,7 @@ def test_no_data(refused):
 def test_out_that_is_not_empty(refused, colours, own_place):
     (own_place / "run").mkdir()
     (own_place / "run" / "thesis.tex").touch()
-    message = "--out run exists and is not empty; name another, or continue it with --resume run"
+    message = "--out run exists and is not empty; name another, or continue it with --resume run if it is a run"
     refused(1, message, colours, *tiny.QUICK, folder_stays=True)
     assert (own_place / "run" / "thesis.tex").exists()
 

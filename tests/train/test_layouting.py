@@ -26,6 +26,10 @@ def config(layout: str | None = None, **values: object) -> Config:
             "execution.split_at is layer1, and layout ddp cuts nothing; leave it",
         ),
         (
+            config("pipeline", execution__ranks=2, execution__split_at="a,b"),
+            "execution.split_at names 2 cuts (a, b), which makes 3 stages, and layout pipeline has 2; name 1, or leave it",
+        ),
+        (
             config("pipe=2,shard=2"),
             "layout pipe=2,shard=2 shards a pipeline's stages, which is not built; use replicate",
         ),

@@ -65,7 +65,7 @@ def test_a_loss_that_is_no_number_ends_every_rank_with_step_and_cause(pool, rank
     kind, text = answers[0]["raised"]
     assert kind == "TrainingError" and len(answers[0]["decisions"]) == 2
     assert text.startswith(f"the loss is {word} at step 3; it was ")
-    assert text.endswith("use --precision fp32 or a lower --lr. Checkpoints from before that step are kept")
+    assert text.endswith("use --precision fp32 or a lower --lr. What was saved before that step is kept")
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_a_gradient_that_is_no_number_ends_every_rank_with_step_and_cause(pool, 
     kind, text = answers[0]["raised"]
     assert kind == "TrainingError" and len(answers[0]["decisions"]) == 2
     assert text.startswith(f"the gradient's norm is {value} at step 3, where the loss is ")
-    assert text.endswith("use --precision fp32 or a lower --lr. Checkpoints from before that step are kept")
+    assert text.endswith("use --precision fp32 or a lower --lr. What was saved before that step is kept")
 
 
 def test_the_loss_is_by_weight_and_the_accuracy_by_rows():

@@ -13,7 +13,7 @@ THREADS_MAX, EVAL_BATCH_MAX = 1024, 65_536  # more is a slip; OpenMP ends the pr
 IMAGE_PX_MAX, FOLDS_MAX, NORMALISE_MAX = 65_536, 1000, 1e6
 OPS_MAX = 100  # of augment.rand_ops: an image takes seconds
 ALPHA_MIN, ALPHA_MAX = 0.001, 1000  # of mixup and cutmix: outside, every share is 0, 1 or a half
-COUNT_MAX = 1 << 31
+COUNT_MAX = 10**9  # images, steps or pixels: more is a slip
 DECAY_MAX = 1e4  # a step multiplies weights by 1 - lr · decay
 LR_MAX = 1e30  # what float32 holds, with room for the optimizer's arithmetic
 
@@ -42,8 +42,6 @@ def _numbers(c: Config) -> None:
     for key, value in positive.items():
         if value is not None and not value > 0:
             raise ConfigError(f"{key} is {value}; it must be above 0")
-        if value is not None and value >= COUNT_MAX and (isinstance(value, int) or value == math.inf):
-            raise ConfigError(f"{key} is {value:.3g}; it must be below {COUNT_MAX}, and finite")
     largest = {
         "execution.workers": (c.execution.workers, THREADS_MAX), "execution.threads": (c.execution.threads, THREADS_MAX),
         "execution.eval_batch": (c.execution.eval_batch, EVAL_BATCH_MAX), "optim.lr": (c.optim.lr, LR_MAX),
@@ -53,6 +51,9 @@ def _numbers(c: Config) -> None:
     for key, (value, limit) in largest.items():
         if value is not None and value > limit:
             raise ConfigError(f"{key} is {value}; it can be at most {limit:g}")
+    for key, value in positive.items():
+        if value is not None and (value == math.inf or (isinstance(value, int) and value > COUNT_MAX)):
+            raise ConfigError(f"{key} is {value}; it can be at most {COUNT_MAX:g}")
     if c.execution.checkpoint_every_s < 0:
         raise ConfigError(f"execution.checkpoint_every_s is {c.execution.checkpoint_every_s}; it must be 0 or more")
     if not -(1 << 63) <= c.train.seed < 1 << 64:
@@ -75,7 +76,7 @@ def _shares(c: Config) -> None:
 
 def _optim(c: Config) -> None:
     if c.optim.weight_decay is not None and not 0 <= c.optim.weight_decay < math.inf:
-        raise ConfigError(f"optim.weight_decay is {c.optim.weight_decay}; it must be 0 or more, and finite")
+        raise ConfigError(f"optim.weight_decay is {c.optim.weight_decay}; it must be 0 or more")
     if c.optim.name not in OPTIMIZERS:
         raise ConfigError(f"optim.name is {c.optim.name!r}; use one of {', '.join(OPTIMIZERS)}")
     schedule.check(c.optim)

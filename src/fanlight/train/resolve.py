@@ -361,6 +361,6 @@ def check_rows(config: Config, *, ranks: int) -> None:
         ways += ["fewer --microbatches"] if microbatches > 1 else []
         ways += ["fewer --ranks"] if ranks > 1 else []
         raise ConfigError(
-            f"train.batch_size {batch} in {microbatches} microbatch(es) over {ranks} ranks that see different images leaves a "
-            f"microbatch of one without {what}; {', or '.join(ways)}"
+            f"train.batch_size {batch} in {microbatches} microbatch(es) over {ranks} ranks leaves a rank without {what}; "
+            f"{', or '.join(ways)}"
         )
