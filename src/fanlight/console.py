@@ -11,6 +11,7 @@ from typing import Any
 
 _JSON = "FANLIGHT_JSON"  # an environment variable, so that rank processes know it too
 _QUIET = "FANLIGHT_QUIET"
+_MUTE = "mute"  # of that variable: no warnings either
 
 
 def set_json(on: bool) -> None:
@@ -26,10 +27,11 @@ def wants_json() -> bool:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """No lines and no progress inside, warnings only: for use from Python."""
+def quiet(*, also_warnings: bool = False) -> Iterator[None]:
+    """No lines and no progress inside, warnings only: for use from Python. `also_warnings`: not even those, for what will be
+    done, and said, again."""
     before = os.environ.get(_QUIET)
-    os.environ[_QUIET] = "1"
+    os.environ[_QUIET] = _MUTE if also_warnings else before or "1"
     try:
         yield
     finally:
@@ -44,7 +46,8 @@ def say(text: str = "") -> None:
 
 def warn(what: str, *, why: str, do: str) -> None:
     """A warning says what, why, and what to do about it."""
-    print(f"Warning: {what}. {why}. {do}.", file=sys.stderr, flush=True)
+    if os.environ.get(_QUIET) != _MUTE:
+        print(f"Warning: {what}. {why}. {do}.", file=sys.stderr, flush=True)
 
 
 def chose(name: str, value: object, reason: str) -> None:

@@ -235,6 +235,30 @@ def test_out_that_is_not_empty(refused, colours, own_place):
     assert (own_place / "run" / "thesis.tex").exists()
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--batch-size", 1000], "train.batch_size is 1000 and there are .* training images; use --batch-size .*"),
+        (["--class-weights", "rde=2"], "optim.class_weights: there is no class 'rde'.*"),
+        (["--weights", "nowhere.safetensors"], "model.weights=nowhere.safetensors is no file; give a .*"),
+        (["--weights", __file__], "model.weights=.* should end in .safetensors, .pt or .pth"),
+        (["--image-size-start", 500], "data.image_px_start is 500 and data.image_px .*"),
+        (["--folds", 50], "class .* has .* groups of images, fewer than folds=50; try folds=.*"),
+        (["--epochs", 2, "--patience", 1, "--batch-size", 3, "--mixup", 0.2], "train.batch_size is 3, and mixup .*"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_packed(monkeypatch, refused, colours, words, message):
+    monkeypatch.setattr(pack, "make", lambda *_, **__: pytest.fail("packed"))
+    refused(2, message, colours, *words)
+
+
+def test_what_is_decided_twice_is_said_once(fanlight, colours):
+    words = ("--sampling", "balanced", "--class-weights", "balanced", "--epochs", 1, "--model", "lenet5", "--dry-run")
+    answer = fanlight("train", colours, *words)
+    assert answer.code == 0 and answer.err.count("Both make up for rare classes") == 1
+    assert answer.out.count("train.batch_size = ") == 1
+
+
 def test_out_is_looked_at_before_anything_is_packed(monkeypatch, refused, colours, own_place):
     (own_place / "run").touch()
     monkeypatch.setattr(pack, "make", lambda *_, **__: pytest.fail("packed"))

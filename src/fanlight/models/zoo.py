@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from fanlight import console
 from fanlight.errors import ConfigError, near
-from fanlight.models import small
+from fanlight.models import small, weights_file
 
 HUB_TIMEOUT_S = 5.0  # for the hub's first answer, and for each read of a download outside it
 LARGEST_TRIED_PX = 512  # when an image size does not work, larger ones are tried up to this
@@ -311,10 +311,7 @@ def _load(model: nn.Module, path: Path) -> list[str]:
 
 
 def _read(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise ConfigError(f"model.weights={path} is no file; give a .safetensors or .pt file")
-    if path.suffix not in (".safetensors", ".pt", ".pth"):
-        raise ConfigError(f"model.weights={path} should end in .safetensors, .pt or .pth")
+    weights_file.check(path)
     try:
         if path.suffix == ".safetensors":
             import safetensors.torch

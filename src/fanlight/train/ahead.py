@@ -20,14 +20,14 @@ from fanlight import console
 from fanlight.config import Config
 from fanlight.data import cache
 from fanlight.parallel.zygote import PR_SET_PDEATHSIG
-from fanlight.train import checks, prepare
+from fanlight.train import prepare
 
 MODULES = ("fanlight.train.job", "timm")
 
 
 def gather(config: Config) -> prepare.Gathered:
     """As `prepare.gather`. What the child could not do is done here again, and said here."""
-    checks.check(config)
+    prepare.check(config)
     can_fork = sys.platform == "linux" and threading.active_count() == 1 and "torch" not in sys.modules
     is_known = cache.manifest_path(config.data.path).exists()  # and most likely packed: nothing much is left to do
     if is_known or not can_fork:

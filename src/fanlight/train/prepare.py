@@ -17,6 +17,7 @@ from fanlight.data import checkup, formats, pack, scan, split
 from fanlight.data import manifest as manifests
 from fanlight.data.manifest import SPLITS, Manifest
 from fanlight.errors import ConfigError, DataError
+from fanlight.models import weights_file
 from fanlight.train import checks, folder, layouting, resolve
 
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow", "opencv-python-headless", "safetensors", "pyarrow")
@@ -37,7 +38,7 @@ def gather(
 ) -> Gathered:
     """Checks the config, scans and packs."""
     phases: dict[str, float] = {}
-    checks.check(config)
+    check(config)
     if config.model.name is not None and config.model.name != resolve.PHOTO_MODEL:  # asking timm imports all of it
         from fanlight.models import zoo
 
@@ -53,6 +54,7 @@ def gather(
     begin = time.perf_counter()
     choices, manifest = _scan(config, local_ranks=local_ranks, local_cores=local_cores)
     phases["scan_s"] = time.perf_counter() - begin
+    _try(choices, manifest)
     begin = time.perf_counter()
     manifest = _pack(choices, manifest)
     phases["pack_s"] = time.perf_counter() - begin
@@ -62,8 +64,39 @@ def gather(
 def pack_ahead(config: Config) -> None:
     """Leaves in the cache what `gather` then finds there. Needs no torch; DataError as soon as something is wrong."""
     choices, manifest = _scan(config, local_ranks=None)
+    _try(choices, manifest)
     if config.execution.pack is not False:
         _make_pack(choices.config, manifest)
+
+
+def check(config: Config) -> None:
+    """ConfigError for what no new run can be, whatever its images."""
+    checks.check(config)
+    if config.model.weights is not None:
+        weights_file.check(Path(config.model.weights))
+
+
+def _try(choices: resolve.Choices, manifest: Manifest) -> None:
+    """Decides everything once, silently and for nothing: what would be refused after packing is refused before, since large
+    photos take an hour. What is measured, or asks the network, is left out; quarantine while packing may still change it."""
+    config = choices.config
+    if config.train.precision is None:
+        config = config.with_value("train.precision", "fp32")
+    if config.execution.cache_features is None:
+        config = config.with_value("execution.cache_features", False)
+    trial = resolve.Choices(config, local_ranks=choices.local_ranks, local_cores=choices.local_cores)
+    with console.quiet(also_warnings=True):
+        resolve.whole(trial, _split(config, manifest))
+
+
+def _split(config: Config, manifest: Manifest) -> Manifest:
+    return split.assign(
+        manifest,
+        val_fraction=config.data.val_fraction,
+        seed=config.train.seed,
+        folds=config.data.folds,
+        fold=config.data.fold,
+    )
 
 
 def _scan(
@@ -101,10 +134,7 @@ def prepare(
     config, choices = found.asked, found.choices
     resolve.warn_of_unused(config)
     _report_quarantine(found.manifest)
-    manifest = split.assign(
-        found.manifest, val_fraction=config.data.val_fraction, seed=config.train.seed, folds=config.data.folds,
-        fold=config.data.fold,
-    )  # fmt: skip
+    manifest = _split(config, found.manifest)
     resolve.whole(choices, manifest)
     begin = time.perf_counter()
     place = tune.Place(torchrun=ranks is not None, memory_bytes=memory_bytes)
