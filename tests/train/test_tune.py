@@ -254,6 +254,8 @@ def test_epochs_fill_a_time_limit(fake):
     assert kept.config.train.epochs == 3
     with pytest.raises(ConfigError, match=r"train\.time_limit_s is 5"):
         decide({**values, "train.time_limit_s": 5})
+    with pytest.raises(ConfigError, match=r"train\.time_limit_s is 5: one epoch and its evaluation take about"):
+        decide({**values, "train.time_limit_s": 5, "train.epochs": 3})
 
 
 def test_a_time_limit_that_leaves_the_whole_network_no_epoch(fake):
@@ -316,7 +318,7 @@ def test_a_time_limit_knows_that_features_are_kept(fanlight, colours, own_place)
 
 def test_real_epochs_for_a_time_limit_are_what_a_resumed_run_reads(fanlight, colours, own_place):
     words = [word for word in tiny.QUICK if word not in ("--epochs", "2")]
-    answer = fanlight("train", colours, *words, "--time-limit", "10m", "--out", "run", "--dry-run")
+    answer = fanlight("train", colours, *words, "--time-limit", "10h", "--out", "run", "--dry-run")
     assert answer.code == 0
     resolved = tiny.resolved(own_place / "run")
     assert 1 <= resolved["train"]["epochs"] <= timelimit.EPOCHS_MOST
