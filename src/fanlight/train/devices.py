@@ -21,9 +21,7 @@ def check_ranks(ranks: int, *, device: str) -> None:
     if ranks < 1:
         raise ConfigError(f"execution.ranks is {ranks}; it must be above 0")
     if device == "cpu" and ranks > 16 * cores:
-        raise ConfigError(
-            f"execution.ranks is {ranks} on {cores} usable cores; use --ranks {cores}, or a --layout of so many"
-        )
+        raise ConfigError(f"execution.ranks is {ranks} on {cores} usable cores; use --ranks {cores}")
 
 
 def default() -> tuple[str, str]:
