@@ -22,7 +22,7 @@ def manifest(root: Path, rows: list[tuple[str, str, str, str]], *, quarantined: 
         size, mtime_ns = file_state(root / path)
         status = ("quarantined", "odd") if number in quarantined else ("ok", "")
         table.append(
-            (path, label, split, content, "", 4, 3, "PNG", size, mtime_ns, f"sha of {content}", *status, False)
+            (path, label, split, content, "", "", "", 4, 3, "PNG", size, mtime_ns, f"sha of {content}", *status, False)
         )
     columns = dict(zip(SCHEMA.names, zip(*table)))
     return Manifest.of(pa.table({name: list(values) for name, values in columns.items()}), root=root, source="test")
@@ -118,9 +118,9 @@ def test_refused_manifests(tmp_path: Path) -> None:
         load(path)
     table = pets(tmp_path).table
     pq.write_table(table.replace_schema_metadata({"fanlight": '{"version": 99}'}), path)
-    with pytest.raises(RunError, match="version 99, not 2"):
+    with pytest.raises(RunError, match="version 99, not 3"):
         load(path)
-    pq.write_table(table.replace_schema_metadata({"fanlight": '{"version": 2}'}), path)
+    pq.write_table(table.replace_schema_metadata({"fanlight": '{"version": 3}'}), path)
     with pytest.raises(RunError, match="is not a manifest of Fanlight"):
         load(path)
 

@@ -44,6 +44,8 @@ def test_facts_of_good_files(tmp_path: Path) -> None:
         "label": "dog",
         "split": "",
         "group": hashlib.sha256(data).hexdigest(),
+        "copies": "",
+        "captions": "",
         "weight": "",
         "width": 20,
         "height": 11,

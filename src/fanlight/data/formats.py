@@ -46,6 +46,7 @@ class Listing:
     splits: list[str]  # train, val, test, or empty where the data gives none
     groups: list[str]  # empty where the data gives none
     weights: list[str] = field(default_factory=list)  # as a list file says them; no element where it has no such column
+    captions: list[str] = field(default_factory=list)  # JSON lists of sentences; no element where the data gives none
 
 
 def recognise(path: str, *, cache: Path) -> Listing:

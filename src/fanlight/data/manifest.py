@@ -21,13 +21,18 @@ import pyarrow as pa
 from fanlight.errors import DataError, RunError
 
 SPLITS = ("train", "val", "test")
-VERSION = 2  # of the columns below; files of another version are refused
+VERSION = 3  # of the columns below; files of another version are refused
 SCHEMA = pa.schema(
     [
         ("path", pa.string()),  # relative to the root, with forward slashes
         ("label", pa.string()),
         ("split", pa.string()),  # train, val, test, or empty where the data gives none
         ("group", pa.string()),  # rows of one group stay in one split; the file's hash where the data gives none
+        (
+            "copies",
+            pa.string(),
+        ),  # names the rows that show one picture, as an audit found; empty where it found no other
+        ("captions", pa.string()),  # JSON list of sentences; empty where the data gives none
         ("weight", pa.string()),  # as a list file says it, read when sampling asks; empty where the data gives none
         ("width", pa.int32()),  # pixels after EXIF orientation; 0 where unreadable
         ("height", pa.int32()),

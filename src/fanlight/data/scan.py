@@ -112,6 +112,8 @@ def _manifest(listing: Listing, facts: list[dict[str, Any]]) -> Manifest:
         "label": listing.labels,
         "split": listing.splits,
         "group": groups,
+        "copies": [""] * len(listing.paths),
+        "captions": listing.captions or [""] * len(listing.paths),
         "weight": listing.weights or [""] * len(listing.paths),
     }
     columns |= {name: [found[name] for found in facts] for name in FACTS}

@@ -176,11 +176,11 @@ def _pack(choices: resolve.Choices, manifest: Manifest) -> Manifest:
 
 def open_decoded(manifest: Manifest) -> Manifest:
     """The manifest with every file decoded once, so that no unreadable one is met while training."""
+    given = {f"{name}s": manifest.column(name).tolist() for name in ("path", "label", "split", "group", "weight")}
     listing = formats.Listing(
-        root=manifest.root, source=manifest.source,
-        **{f"{name}s": manifest.column(name).tolist() for name in ("path", "label", "split", "group", "weight")},
-    )  # fmt: skip
-    return scan.scan(listing, known=manifest, decode=True)
+        root=manifest.root, source=manifest.source, captions=manifest.column("captions").tolist(), **given
+    )
+    return scan.scan(listing, known=manifest, decode=True).with_columns(copies=manifest.column("copies"))
 
 
 def _report_quarantine(manifest: Manifest) -> None:
