@@ -76,10 +76,6 @@ def place(
             model, placed, layout, world, example=example, split_at=split_at, rows=rows, microbatches=microbatches,
             ready=ready, autocast=autocast, update_s=update_s,
         )  # fmt: skip
-    elif split_at:
-        raise ConfigError(
-            f"execution.split_at is {', '.join(split_at)}, and layout {layout.name} cuts nothing; leave it out"
-        )
     # Channels before the other stages are dropped: what is divided can then be compared with the whole model.
     if layout.tp > 1:
         assert example is not None
@@ -164,11 +160,6 @@ def _cut(
         shares = ", ".join(f"{cost_s / sum(costs_s):.0%}" for cost_s in costs_s)
         placed.notes.append(
             f"pipeline of {layout.stages} stages, cut after {', '.join(at)}: {shares} of the measured work"
-        )
-    elif len(at) + 1 != layout.stages:
-        raise ConfigError(
-            f"execution.split_at names {len(at)} cuts ({', '.join(at)}), which makes {len(at) + 1} stages, and layout "
-            f"{layout.name} has {layout.stages}; name {layout.stages - 1}, or leave it out"
         )
     try:
         parts = cut.stages(model, at, example)
