@@ -1,7 +1,8 @@
 """Which rows train, which validate, which test. G groups (families), C classes, F folds.
 
-Groups never straddle: copies of one picture, or frames of one film, on both sides would be a false result. Randomness
-is a hash of (seed, group), so nothing depends on the order of files. NumPy only.
+Groups never straddle: copies of one picture, or frames of one film, on both sides would be a false result. A group's side
+is a hash of (seed, group) alone, so that it stays when files are added; only where that leaves a class far from its share
+do others count. NumPy only.
 """
 
 import hashlib
@@ -15,6 +16,9 @@ from fanlight.data.manifest import Manifest
 from fanlight.errors import ConfigError, DataError
 
 VAL_FRACTION_MAX = 0.9
+UNEVEN_MOST = (
+    0.25  # of a class's share of val, before groups change sides: two standard deviations with 256 groups at .2
+)
 
 
 @dataclass(frozen=True)
@@ -24,13 +28,15 @@ class Families:
     family_R: np.ndarray  # family of each row of the pool
     size_GC: np.ndarray
     label_G: np.ndarray  # majority label; of equals the first class
+    uniform_G: np.ndarray  # in [0, 1), ascending: the hash
 
 
 def assign(manifest: Manifest, *, val_fraction: float, seed: int, folds: int | None = None, fold: int = 0) -> Manifest:
     """Fills `split` of the usable rows; rows without a given split count as train, a given test stays as it is.
 
-    A given val is kept; otherwise whole groups go from train to val, stratified: each class as near to `val_fraction`
-    as its groups allow, with at least one group where it has two. With `folds`, train and val are pooled and dealt into
+    A given val is kept; otherwise whole groups go from train to val: those whose hash is below `val_fraction`, and as many
+    more or less as bring each class within a quarter of that share, or as near as its groups allow, with at least one
+    group where it has two. With `folds`, train and val are pooled and dealt into
     folds, and val is number `fold`: over all folds every row of the pool is in val exactly once."""
     if folds is None and not 0 < val_fraction <= VAL_FRACTION_MAX:
         raise ConfigError(f"val_fraction {val_fraction} is outside (0, {VAL_FRACTION_MAX}]; try 0.2")
@@ -98,34 +104,51 @@ def _hashes(names: np.ndarray, *, seed: int) -> np.ndarray:
 
 
 def _families(manifest: Manifest, pool: np.ndarray, *, seed: int) -> Families:
-    """Groups, joined where they hold exact copies of each other's files."""
-    names, family_R = _sorted_codes(manifest.column("group")[pool])
-    copy_R = _sorted_codes(manifest.column("sha256")[pool])[1]
-    while True:  # the lowest group number spreads over copies and groups until it stays; names are sorted
-        lowest_of_copy = np.full(pool.size, names.size)
-        np.minimum.at(lowest_of_copy, copy_R, family_R)
-        lowest_of_group = np.arange(names.size)
-        np.minimum.at(lowest_of_group, family_R, lowest_of_copy[copy_R])
-        if (lowest_of_group[family_R] == family_R).all():
+    """Groups, joined where they hold copies of each other's files, by their bytes or as an audit found."""
+    group_R, hash_R, copies_R = (manifest.column(name)[pool] for name in ("group", "sha256", "copies"))
+    links = [_codes(texts) for texts in (group_R, hash_R, np.where(copies_R == "", hash_R, copies_R))]
+    family_R = links[0]
+    while True:  # the lowest number spreads over what is linked until it stays
+        before_R = family_R
+        for code_R in links:
+            lowest = np.full(code_R.max() + 1, pool.size)
+            np.minimum.at(lowest, code_R, family_R)
+            family_R = lowest[code_R]
+        if (family_R == before_R).all():
             break
-        family_R = lowest_of_group[family_R]
-    used, family_R = np.unique(family_R, return_inverse=True)
-    order = np.argsort(_hashes(names[used], seed=seed), kind="stable")
+    names, family_R = _named(family_R, group_R=group_R, path_R=manifest.column("path")[pool])
+    hashes_G = _hashes(names, seed=seed)
+    order = np.argsort(hashes_G, kind="stable")
     family_R = np.argsort(order)[family_R]
-    size_GC = np.zeros((used.size, len(manifest.classes)), np.int64)
+    size_GC = np.zeros((names.size, len(manifest.classes)), np.int64)
     np.add.at(size_GC, (family_R, manifest.labels[pool]), 1)
-    return Families(family_R, size_GC, label_G=size_GC.argmax(1))
+    return Families(family_R, size_GC, label_G=size_GC.argmax(1), uniform_G=hashes_G[order] / 2.0**64)
 
 
-def _sorted_codes(texts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The different texts in order, and each one's place among them; `np.unique` would compare texts n log n times."""
-    names = sorted(set(texts))
-    code = {name: number for number, name in enumerate(names)}
-    return np.array(names, object), np.array([code[name] for name in texts])
+def _named(family_R: np.ndarray, *, group_R: np.ndarray, path_R: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The families' names, and each row's family from 0.
+
+    A family is named by the group of its first file in the order of paths: copies that are added later, with later names,
+    leave it what it was."""
+    used, family_R = np.unique(family_R, return_inverse=True)
+    names = np.empty(used.size, object)
+    names[family_R] = group_R
+    joined_R = group_R != names[family_R]  # another group of the same family
+    is_joined_F = np.zeros(used.size, bool)
+    is_joined_F[family_R[joined_R]] = True
+    for row in sorted(np.flatnonzero(is_joined_F[family_R]), key=path_R.__getitem__, reverse=True):
+        names[family_R[row]] = group_R[row]
+    return names, family_R
+
+
+def _codes(texts: np.ndarray) -> np.ndarray:
+    """A number per text, equal where the texts are; `np.unique` would compare texts n log n times."""
+    code: dict[str, int] = {}
+    return np.array([code.setdefault(name, len(code)) for name in texts], np.int64)
 
 
 def _carve(manifest: Manifest, families: Families, *, val_fraction: float) -> np.ndarray:
-    """bool [G]: goes to val. In each class, in hash order, a group goes if that brings val nearer to its share."""
+    """bool [G]: goes to val. By the hash where that is near the class's share, else as near to it as groups allow."""
     size_GC, is_val_G = families.size_GC, np.zeros(len(families.size_GC), bool)
     total_G = size_GC.sum(1)
     alone = []
@@ -141,10 +164,19 @@ def _carve(manifest: Manifest, families: Families, *, val_fraction: float) -> np
             alone += [name] if count else []
             continue
         target, taken = val_fraction * count, int(size_GC[is_val_G, label].sum())
-        for family in own.tolist():
-            size = int(size_GC[family, label])
-            if abs(taken + size - target) < abs(taken - target):
-                is_val_G[family], taken = True, taken + size
+        total_K = taken + np.cumsum([0, *size_GC[own, label]])  # in val, with the first k groups of the hash order
+        first = int(np.searchsorted(families.uniform_G[own], val_fraction))
+        while first and total_K[first] > (1 + UNEVEN_MOST) * target:
+            first -= 1
+        while first < own.size and total_K[first] < (1 - UNEVEN_MOST) * target:
+            first += 1
+        if abs(total_K[first] - target) <= max(UNEVEN_MOST * target, 1):
+            is_val_G[own[:first]] = True
+        else:  # few or large groups: in hash order, each that brings the class nearer
+            for family in own.tolist():
+                size = int(size_GC[family, label])
+                if abs(taken + size - target) < abs(taken - target):
+                    is_val_G[family], taken = True, taken + size
         smallest = own[total_G[own].argmin()]
         if is_val_G[own].all():
             is_val_G[smallest] = False
