@@ -171,6 +171,7 @@ def test_audit(tmp_path: Path) -> None:
     found = audit(manifest(tmp_path, rows, quarantined=(7,)))
     assert found == {
         "exact_copies": 3,
+        "near_copies": 0,
         "copy_groups": [["1", "2", "3"], ["4", "5"]],
         "label_conflicts": [{"paths": ["4", "5"], "labels": ["cat", "dog"]}],
         "leaks": [{"paths": ["1", "2", "3"], "splits": ["test", "train"]}],

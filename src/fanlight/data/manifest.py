@@ -89,6 +89,19 @@ class Manifest:
         columns = [self.column(name)[self.ok] for name in names]
         return hashlib.sha256("\n".join("\t".join(row) for row in zip(*columns)).encode()).hexdigest()
 
+    @cached_property
+    def leaked(self) -> np.ndarray:
+        """bool [rows]: a usable row of val or test with a copy, by its bytes or as an audit found, or a row of its own group,
+        in train: a score over such rows says what was learned by heart."""
+        leaked = np.zeros(len(self), bool)
+        others = np.flatnonzero(self.ok & np.isin(self.column("split"), ("val", "test")))
+        train = self.rows("train")
+        for name in ("sha256", "copies", "group") if others.size and train.size else ():
+            column = self.column(name)
+            known = set(column[train]) - {""}
+            leaked[others] |= np.fromiter((value in known for value in column[others]), bool, others.size)
+        return leaked
+
     def rows(self, split: str | None = None) -> np.ndarray:
         """int64: the usable rows, of one split or of all."""
         return np.flatnonzero(self.ok if split is None else self.ok & (self.column("split") == split))
@@ -207,15 +220,20 @@ def file_state(path: Path | str) -> tuple[int, int]:
 
 
 def audit(manifest: Manifest) -> dict[str, Any]:
-    """What is suspicious about the usable rows: byte copies, copies with different labels or in different splits.
+    """What is suspicious about the usable rows: copies, copies with different labels or in different splits.
 
-    `exact_copies` counts the images beyond the first of each group of copies; `imbalance` is the largest class over the
+    `exact_copies` counts the images beyond the first of each group of equal bytes, `near_copies` those beyond the first of
+    each group that an audit found, and that equal bytes do not explain; `imbalance` is the largest class over the
     smallest."""
     paths, labels, splits = (manifest.column(name) for name in ("path", "label", "split"))
-    copies = [rows for rows in _by_hash(manifest) if len(rows) > 1]
+    hashes, pictures = manifest.column("sha256"), manifest.column("copies")
+    exact = _alike(manifest, hashes)
+    copies = _alike(manifest, np.where(pictures == "", hashes, pictures))
     counts = np.bincount(manifest.labels[manifest.rows()], minlength=1)
+    exact_copies = sum(len(rows) - 1 for rows in exact)
     return {
-        "exact_copies": sum(len(rows) - 1 for rows in copies),
+        "exact_copies": exact_copies,
+        "near_copies": sum(len(rows) - 1 for rows in copies) - exact_copies,
         "copy_groups": [[str(paths[row]) for row in rows] for rows in copies],
         "label_conflicts": list(_differing(copies, paths, "labels", labels)),
         "leaks": list(_differing(copies, paths, "splits", splits)),
@@ -223,12 +241,12 @@ def audit(manifest: Manifest) -> dict[str, Any]:
     }
 
 
-def _by_hash(manifest: Manifest) -> list[list[int]]:
+def _alike(manifest: Manifest, keys: np.ndarray) -> list[list[int]]:
+    """Usable rows with equal keys, two or more, in the order of their first."""
     groups: dict[str, list[int]] = defaultdict(list)
-    hashes = manifest.column("sha256")
     for row in manifest.rows().tolist():
-        groups[hashes[row]].append(row)
-    return list(groups.values())
+        groups[keys[row]].append(row)
+    return [rows for rows in groups.values() if len(rows) > 1]
 
 
 def _differing(copies: list[list[int]], paths: np.ndarray, name: str, values: np.ndarray) -> Iterator[dict[str, Any]]:

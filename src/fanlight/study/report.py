@@ -75,6 +75,9 @@ def verdict(folder: RunFolder, scores: dict[str, dict[str, Any]]) -> list[str]:
     split = headline_split(scores)
     if split and scores[split]["count"]:
         said += _accuracy(folder.summary, scores[split])
+        from fanlight.tasks.classify_scores import leak_words
+
+        said += [_sentence(leak_words(each)) for each in scores.values()]
     if scores.get("val") and scores.get("test"):
         from fanlight.tasks.classify_scores import gap_words
 

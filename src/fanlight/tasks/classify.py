@@ -97,6 +97,7 @@ class Classify:
             "probability": np.exp(log_probability[every, predicted]).astype(np.float32),
             "loss": -log_probability[every, targets].astype(np.float32),
             "correct": predicted == targets,
+            "leaked": manifest.leaked[rows],
             "logits": pa.FixedSizeListArray.from_arrays(flat, len(self.classes)),
         }
         return pa.table(columns).replace_schema_metadata({"classes": json.dumps(self.classes)})

@@ -43,10 +43,37 @@ def score(table: pa.Table, *, classes: Sequence[str], split: str) -> dict[str, A
         "balanced_accuracy": _ratio(sum(row["recall"] for row in present), len(present)),
         "macro_f1": _ratio(sum(row["f1"] for row in present), len(present)),
         "loss": loss if math.isfinite(loss) else None,
+        "without_leaks": _without_leaks(rows, label == predicted),
         "absent": [row["class"] for row in per_class if not row["count"]],
         "per_class": per_class,
         "confusion": confusion.tolist(),
     }
+
+
+def _without_leaks(rows: pa.Table, is_correct: np.ndarray) -> dict[str, Any] | None:
+    """The score over the rows of which no copy was trained on; None where that is all of them."""
+    if "leaked" not in rows.column_names:  # written before copies were looked for
+        return None
+    clean = ~np.array(rows["leaked"].to_pylist(), bool)
+    if clean.all():
+        return None
+    correct, count = int(is_correct[clean].sum()), int(clean.sum())
+    return {"count": count, "correct": correct, "accuracy": _ratio(correct, count), "interval": wilson(correct, count)}
+
+
+def leak_words(scores: dict[str, Any]) -> str:
+    """Both scores of a split that leaks, and what they mean; empty where it does not."""
+    clean = scores.get("without_leaks")
+    if clean is None:
+        return ""
+    leaked = scores["count"] - clean["count"]
+    said = f"{leaked} of {scores['count']} {scores['split']} images have copies or others of their group in train: "
+    if not clean["count"]:
+        return said + "the score says what was learned by heart, and nothing of new images"
+    return (
+        said + f"accuracy {share_text(scores['accuracy'])} with them, {share_text(clean['accuracy'])} "
+        f"{interval_text(clean)} without; expect the latter of new images"
+    )
 
 
 def worst(table: pa.Table, *, split: str, n: int) -> list[dict[str, Any]]:

@@ -91,6 +91,8 @@ def _say(summary: dict[str, Any], run: Path) -> None:
             f"{split}: accuracy {scores['accuracy']:.4f} (95 % interval {low:.3f} … {high:.3f}, n = {scores['count']}), "
             f"balanced {scores['balanced_accuracy']:.4f}, loss {loss}"
         )
+        if words := classify_scores.leak_words(scores):
+            console.warn(f"the {split} split leaks", why=words, do="Put all copies of a picture into one split")
     if {"val", "test"} <= summary["metrics"].keys():
         console.say(classify_scores.gap_words(summary["metrics"]["val"], summary["metrics"]["test"]))
     found = summary["calibration"]

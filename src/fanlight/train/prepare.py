@@ -135,6 +135,7 @@ def prepare(
     resolve.warn_of_unused(config)
     _report_quarantine(found.manifest)
     manifest = _split(config, found.manifest)
+    _warn_of_leaks(manifest)
     resolve.whole(choices, manifest)
     begin = time.perf_counter()
     place = tune.Place(torchrun=ranks is not None, memory_bytes=memory_bytes)
@@ -191,6 +192,17 @@ def _report_quarantine(manifest: Manifest) -> None:
         console.say(f"  … and {len(bad) - 10} more; `fanlight check` lists them all")
 
 
+def _warn_of_leaks(manifest: Manifest) -> None:
+    for name in ("val", "test"):
+        rows = manifest.rows(name)
+        if leaked := int(manifest.leaked[rows].sum()):
+            console.warn(
+                f"{leaked} of {len(rows)} {name} images have copies, or others of their group, in train",
+                why="A score on them says what was learned by heart, so both scores are told, with them and without",
+                do="Put all copies of a picture into one split, or leave the splits out and Fanlight makes them",
+            )
+
+
 def _data_words(manifest: Manifest) -> str:
     counts = ", ".join(f"{len(manifest.rows(name))} {name}" for name in SPLITS if len(manifest.rows(name)))
     return f"{len(manifest.classes)} classes, {counts} images, from {manifest.source}"
@@ -216,7 +228,8 @@ def _summary(
             "quarantined": [
                 {"path": str(manifest.column("path")[r]), "reason": str(manifest.column("reason")[r])} for r in bad
             ],
-            "exact_copies": audit["exact_copies"], "label_conflicts": audit["label_conflicts"], "leaks": audit["leaks"],
+            "exact_copies": audit["exact_copies"], "near_copies": audit["near_copies"],
+            "label_conflicts": audit["label_conflicts"], "leaks": audit["leaks"],
         },
     }  # fmt: skip
 

@@ -18,7 +18,7 @@ from fanlight.parallel import comm, launch
 from fanlight.parallel.comm import World
 from fanlight.parallel.layout import Layout
 from fanlight.parallel.parallelize import place
-from fanlight.tasks import calibration
+from fanlight.tasks import calibration, classify_scores
 from fanlight.train import build, devices, export, folder, precision
 from fanlight.train import evaluate as evaluating
 from fanlight.train.step import Normalise, Sight, WholeStep
@@ -135,6 +135,8 @@ def _say(scores: dict[str, Any], *, seen: str) -> None:
             for name in ("precision", "recall", "f1")
         )
         console.say(f"  {row['class']:<20} n {row['count']:>5}  {'  '.join(numbers)}")
+    if words := classify_scores.leak_words(scores):
+        console.warn(f"the {scores['split']} split leaks", why=words, do="Put all copies of a picture into one split")
     if scores["calibration"]:
         console.say(f"Probabilities: {calibration.words(scores['calibration'], split=scores['split'])}")
     if selective := scores.get("selective"):
