@@ -1,44 +1,39 @@
-"""Figures of a run, as SVG text or, where an SVG would be large or `raster` asks for it, PNG bytes. K classes.
+"""Figures of a run, as SVG text or, where an SVG would be large or `raster` asks for it, PNG bytes. K classes."""
 
-matplotlib's object interface only: no pyplot, no window. Colours are Okabe and Ito's, which colour-blind readers tell
-apart. Text stays text in an SVG, so that class names in any script are drawn by the reader's fonts."""
-
-import io
-import warnings
 from functools import reduce
-from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 import pyarrow as pa
-from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from fanlight.study.drawing import (
+    FAINT,
+    INK,
+    OTHER_COLOUR,
+    SPLIT_COLOURS,
+    bars_of,
+    clean,
+    colour_of,
+    drawn,
+    legend_above,
+    name_rows,
+    short,
+    title_of,
+)  # fmt: skip
 from fanlight.study.runs import PARTS, steady, step_shares
 
-SPLIT_COLOURS = {"train": "#0072B2", "val": "#E69F00", "test": "#009E73"}
-OTHER_COLOUR = "#CC79A7"
 PART_COLOURS = dict(
     zip((*PARTS, "rest"), ("#E69F00", "#F0E442", "#56B4E9", "#0072B2", "#D55E00", "#009E73", "#C8C8C8"))
 )
-INK, FAINT = "#333333", "#E4E4E4"
 COUNTS_UP_TO = 32  # classes; more and a confusion matrix has no room for numbers in its cells
 NAMES_UP_TO = 60  # classes; more and every second, third … name is written
 BARS_UP_TO = 40  # classes in a bar chart; of more, the first ones
 RANKS_UP_TO = 16  # ranks in the throughput bars
 CONFIDENCE_BARS = 20  # in the histogram below the reliability diagram
 RATE_POINTS = 120  # groups of neighbouring steps in the throughput line
-
-
-def save(folder: Path, name: str, drawing: str | bytes) -> Path:
-    """Writes `folder/name.svg` or `.png`."""
-    folder.mkdir(exist_ok=True)
-    path = folder / f"{name}.{'svg' if isinstance(drawing, str) else 'png'}"
-    path.write_bytes(drawing.encode() if isinstance(drawing, str) else drawing)
-    return path
 
 
 def curves(metrics: list[dict[str, Any]], *, raster: bool = False) -> str | bytes:
@@ -51,15 +46,15 @@ def curves(metrics: list[dict[str, Any]], *, raster: bool = False) -> str | byte
         for name in names:
             points = sorted((e, r[key]) for (n, e), r in last.items() if n == name and r.get(key) is not None)
             if points:
-                ax.plot(*zip(*points), label=name, color=_colour(name), marker="o", ms=3.5, lw=1.8)
-        _clean(ax, title)
+                ax.plot(*zip(*points), label=name, color=colour_of(name), marker="o", ms=3.5, lw=1.8)
+        clean(ax, title)
         ax.set_xlabel("epoch", color=INK)
         ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes[1].set_ylim(None, 1.0)
     axes[2].set_ylim(0, None)
     if names:
         axes[0].legend(frameon=False, labelcolor=INK)
-    return _drawn(figure, raster=raster)
+    return drawn(figure, raster=raster)
 
 
 def confusion(counts: list[list[int]], classes: list[str], *, raster: bool = False) -> str | bytes:
@@ -74,7 +69,7 @@ def confusion(counts: list[list[int]], classes: list[str], *, raster: bool = Fal
     image = ax.imshow(shares_KK, cmap="Blues", norm=norm, interpolation="nearest")
     every = 1 + (k - 1) // NAMES_UP_TO
     size = float(np.clip(190 / k, 6.5, 10))
-    names = [_short(name) for name in classes[::every]]
+    names = [short(name) for name in classes[::every]]
     ax.set_xticks(range(0, k, every), names, rotation=90 if k > 6 else 30, ha="center" if k > 6 else "right")
     ax.set_yticks(range(0, k, every), names)
     for text in (*ax.get_xticklabels(), *ax.get_yticklabels()):
@@ -93,7 +88,7 @@ def confusion(counts: list[list[int]], classes: list[str], *, raster: bool = Fal
     bar = figure.colorbar(image, ax=ax, shrink=0.6, pad=0.02, format=PercentFormatter(1.0))
     bar.set_label("share of the true class", color=INK)
     bar.outline.set_visible(False)
-    return _drawn(figure, raster=raster or k > COUNTS_UP_TO)
+    return drawn(figure, raster=raster or k > COUNTS_UP_TO)
 
 
 def class_counts(counts: dict[str, dict[str, int]], *, raster: bool = False) -> str | bytes:
@@ -103,33 +98,33 @@ def class_counts(counts: dict[str, dict[str, int]], *, raster: bool = False) -> 
         for name, count in by_class.items():
             totals[name] = totals.get(name, 0) + count
     order = sorted(totals, key=lambda name: (-totals[name], name))[:BARS_UP_TO]
-    figure, ax = _bars(len(order))
+    figure, ax = bars_of(len(order))
     left = np.zeros(len(order))
     for split, by_class in counts.items():
         width = np.array([by_class.get(name, 0) for name in order])
-        ax.barh(range(len(order)), width, left=left, label=split, color=_colour(split), height=0.7)
+        ax.barh(range(len(order)), width, left=left, label=split, color=colour_of(split), height=0.7)
         left += width
-    _clean(ax, _title("Images per class", len(order), len(totals), "largest"), grid="x")
-    _names(ax, order)
-    _legend_above(figure, columns=len(counts))
-    return _drawn(figure, raster=raster)
+    clean(ax, title_of("Images per class", len(order), len(totals), "largest"), grid="x")
+    name_rows(ax, order)
+    legend_above(figure, columns=len(counts))
+    return drawn(figure, raster=raster)
 
 
 def f1_bars(per_class: list[dict[str, Any]], *, raster: bool = False) -> str | bytes:
     """F1 of each class as a bar, weakest first, precision and recall as marks."""
     scored = [row for row in per_class if row["count"]]
     rows = sorted(scored, key=lambda row: (row["f1"], row["class"]))[:BARS_UP_TO]
-    figure, ax = _bars(len(rows))
+    figure, ax = bars_of(len(rows))
     at = range(len(rows))
     ax.barh(at, [row["f1"] for row in rows], color="#B9D7EA", height=0.7, label="F1")
     for key, marker, colour in (("precision", "D", "#D55E00"), ("recall", "o", "#0072B2")):
         values = [np.nan if row[key] is None else row[key] for row in rows]
         ax.plot(values, at, marker, color=colour, ms=5, label=key, clip_on=False)
     ax.set_xlim(0, 1)
-    _clean(ax, _title("F1, precision, recall", len(rows), len(scored), "weakest"), grid="x")
-    _names(ax, [f"{_short(row['class'])} ({row['count']})" for row in rows])
-    _legend_above(figure, columns=3)
-    return _drawn(figure, raster=raster)
+    clean(ax, title_of("F1, precision, recall", len(rows), len(scored), "weakest"), grid="x")
+    name_rows(ax, [f"{short(row['class'])} ({row['count']})" for row in rows])
+    legend_above(figure, columns=3)
+    return drawn(figure, raster=raster)
 
 
 def reliability(series: dict[str, tuple[list[dict[str, Any]], np.ndarray]], *, raster: bool = False) -> str | bytes:
@@ -148,12 +143,12 @@ def reliability(series: dict[str, tuple[list[dict[str, Any]], np.ndarray]], *, r
                        ha="center", va="top", fontsize=7, color=INK)  # fmt: skip
     above.set_xlim(0, 1.01)
     above.set_ylim(-0.06, 1.03)
-    _clean(above, "Right, against the probability that was told")
-    _clean(below, "Images")
+    clean(above, "Right, against the probability that was told")
+    clean(below, "Images")
     below.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=4))
     below.set_xlabel("probability of the named class", color=INK)
     above.legend(frameon=False, labelcolor=INK, fontsize=9, loc="lower right")
-    return _drawn(figure, raster=raster)
+    return drawn(figure, raster=raster)
 
 
 def throughput(steps: dict[int, pa.Table], *, raster: bool = False) -> str | bytes:
@@ -172,8 +167,8 @@ def throughput(steps: dict[int, pa.Table], *, raster: bool = False) -> str | byt
         left += width
     bars.set_xlim(0, 1)
     bars.xaxis.set_major_formatter(PercentFormatter(1.0))
-    _clean(bars, _title(f"A step by part ({steady(steps[ranks[0]])[1]})", len(ranks), len(steps), "first"), grid="x")
-    _names(bars, [f"rank {rank}" for rank in ranks])
+    clean(bars, title_of(f"A step by part ({steady(steps[ranks[0]])[1]})", len(ranks), len(steps), "first"), grid="x")
+    name_rows(bars, [f"rank {rank}" for rank in ranks])
     bars.legend(*bars.get_legend_handles_labels(), frameon=False, labelcolor=INK, ncols=4, fontsize=8.5,
                 loc="upper center", bbox_to_anchor=(0.5, -0.3 / (0.6 + 0.3 * len(ranks))))  # fmt: skip
     step, images_per_s = _rate(steps)
@@ -183,9 +178,9 @@ def throughput(steps: dict[int, pa.Table], *, raster: bool = False) -> str | byt
     line.fill_between(middle, low, high, color="#B9D7EA", lw=0)
     line.plot(middle, median, color="#0072B2", lw=1.6)
     line.set_ylim(0, None)
-    _clean(line, "Images per second: median, 10–90 % of steps")
+    clean(line, "Images per second: median, 10–90 % of steps")
     line.set_xlabel("step", color=INK)
-    return _drawn(figure, raster=raster)
+    return drawn(figure, raster=raster)
 
 
 def _rate(steps: dict[int, pa.Table]) -> tuple[np.ndarray, np.ndarray]:
@@ -203,60 +198,7 @@ def _rate(steps: dict[int, pa.Table]) -> tuple[np.ndarray, np.ndarray]:
     return every, images / slowest_s
 
 
-def _colour(split: str) -> str:
-    return SPLIT_COLOURS.get(split, OTHER_COLOUR)
-
-
 def _series(record: dict[str, Any]) -> str | None:
     if record.get("kind") == "train":
         return "train"
     return record.get("split") if record.get("kind") == "evaluate" else None
-
-
-def _bars(rows: int) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(7.0, 1.5 + 0.26 * max(rows, 2)), layout="constrained")
-    return figure, figure.subplots()
-
-
-def _names(ax: Axes, names: list[str]) -> None:
-    ax.set_yticks(range(len(names)), [_short(name, most=32) for name in names])
-    for text in ax.get_yticklabels():
-        text.set(parse_math=False, color=INK)
-    ax.tick_params(axis="y", length=0)
-    ax.set_ylim(max(len(names), 1) - 0.5, -0.5)
-
-
-def _clean(ax: Axes, title: str, *, grid: str = "y") -> None:
-    ax.set_title(title, loc="left", fontsize=10.5, color=INK, parse_math=False)
-    ax.spines[["top", "right", "left"]].set_visible(False)
-    ax.spines["bottom"].set_color(FAINT)
-    ax.grid(axis=grid, color=FAINT, lw=0.8)  # type: ignore[arg-type]
-    ax.set_axisbelow(True)
-    ax.tick_params(colors=INK, labelsize=9, length=0)
-
-
-def _legend_above(figure: Figure, *, columns: int) -> None:
-    figure.legend(loc="outside upper right", ncols=columns, frameon=False, labelcolor=INK, fontsize=9)
-
-
-def _title(what: str, shown: int, there: int, which: str) -> str:
-    return what if shown == there else f"{what}: the {which} {shown} of {there}"
-
-
-def _short(name: str, *, most: int = 24) -> str:
-    name = "".join(
-        letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in name
-    )  # XML has no others
-    return name if len(name) <= most else f"{name[: most - 1]}…"
-
-
-def _drawn(figure: Figure, *, raster: bool) -> str | bytes:
-    buffer = io.BytesIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "fanlight"}), warnings.catch_warnings():
-        # Class names may be in a script that matplotlib's font lacks. It only measures them; the browser has the font.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        if raster:
-            figure.savefig(buffer, format="png", dpi=130)
-            return buffer.getvalue()
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    return buffer.getvalue().decode()

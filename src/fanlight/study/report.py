@@ -2,19 +2,16 @@
 only the worst mistakes. Every name in it may be hostile: autoescape is on, and a policy in the page forbids scripts.
 No torch; the libraries that draw are imported when a report is written."""
 
-import base64
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fanlight.console import bytes_text, seconds_text
-from fanlight.study import reliability
+from fanlight.study import pages, reliability
 from fanlight.study.runs import PARTS, RunFolder, headline_split, read, steady, step_shares
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 WORST = 12  # mistakes shown as pictures
-THUMBNAIL_PX = 160
 LISTED = 200  # quarantined files named in the report; manifest.parquet has all
 SPLITS = ("train", "val", "test")
 SECTIONS = ("data", "model", "augment", "optim", "train", "execution")
@@ -31,22 +28,12 @@ MACHINE_KEYS = ("cpu", "cores_usable", "device", "versions")
 
 def write(run: Path) -> Path:
     """Writes `figures/` and `report.html` into a run folder; returns the page's path. RunError where it is none."""
-    import jinja2
-
     folder = read(run)
     scores = _scores(folder)
     counts = _class_counts(folder.manifest)
     calibrated = reliability.section(folder.predictions, scores)
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        finalize=lambda value: "–" if value is None else value,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"share": _share, "seconds": _seconds, "bytes": _bytes, "whole": _whole, "count": _count}
-    page = environment.get_template("run.html").render(
+    page = pages.render(
+        "run.html",
         run=dict.fromkeys(RUN_KEYS) | folder.summary,
         data=dict.fromkeys(DATA_KEYS) | (folder.summary.get("data") or {}),
         split=headline_split(scores or folder.summary.get("metrics") or {}),
@@ -64,9 +51,7 @@ def write(run: Path) -> Path:
         missing=folder.missing,
         listed=LISTED,
     )
-    path = run / "report.html"
-    path.write_text(page, encoding="utf-8", errors="replace")
-    return path
+    return pages.write(run / "report.html", page)
 
 
 def verdict(folder: RunFolder, scores: dict[str, dict[str, Any]]) -> list[str]:
@@ -77,16 +62,16 @@ def verdict(folder: RunFolder, scores: dict[str, dict[str, Any]]) -> list[str]:
         said += _accuracy(folder.summary, scores[split])
         from fanlight.tasks.classify_scores import leak_words
 
-        said += [_sentence(leak_words(each)) for each in scores.values()]
+        said += [pages.sentence(leak_words(each)) for each in scores.values()]
     if scores.get("val") and scores.get("test"):
         from fanlight.tasks.classify_scores import gap_words
 
-        said.append(_sentence(gap_words(scores["val"], scores["test"])))
+        said.append(pages.sentence(gap_words(scores["val"], scores["test"])))
     said += [_best_epoch(folder.metrics), _time(folder)]
     data = folder.summary.get("data") or {}
-    if leaks := _count(data.get("leaks")):
+    if leaks := pages.count(data.get("leaks")):
         said.append(f"Images of one split with copies in another: {leaks}. The score there is too high.")
-    if conflicts := _count(data.get("label_conflicts")):
+    if conflicts := pages.count(data.get("label_conflicts")):
         said.append(f"Images filed under more than one class: {conflicts}. No model can be right about all of them.")
     return [sentence for sentence in said if sentence]
 
@@ -103,15 +88,17 @@ def _accuracy(summary: dict[str, Any], scores: dict[str, Any]) -> list[str]:
     split, count = scores["split"], scores["count"]
     largest = max(scores["per_class"], key=lambda row: row["count"])
     said = [
-        f"{scores['correct']} of {count} {split} images are right ({_share(scores['accuracy'])}); "
-        f"always answering {largest['class']} would give {_share(largest['count'] / count)}."
+        f"{scores['correct']} of {count} {split} images are right ({pages.share(scores['accuracy'])}); "
+        f"always answering {largest['class']} would give {pages.share(largest['count'] / count)}."
     ]
     written = ((summary.get("metrics") or {}).get(split) or {}).get("accuracy")
     if written is not None and abs(written - scores["accuracy"]) > 0.5 / count:
-        said.append(f"run.json says {_share(written)} for {split}; this page goes by predictions.parquet.")
+        said.append(f"run.json says {pages.share(written)} for {split}; this page goes by predictions.parquet.")
     low, high = scores["interval"]
     if high - low > 0.1:
-        said.append(f"With {count} images the true accuracy may be anywhere from {_share(low)} to {_share(high)}.")
+        said.append(
+            f"With {count} images the true accuracy may be anywhere from {pages.share(low)} to {pages.share(high)}."
+        )
     weakest = min((row for row in scores["per_class"] if row["count"]), key=lambda row: row["recall"])
     if weakest["recall"] < 1:
         row = scores["confusion"][[each["class"] for each in scores["per_class"]].index(weakest["class"])]
@@ -135,8 +122,8 @@ def _best_epoch(metrics: list[dict[str, Any]]) -> str:
     if best["accuracy"] <= final["accuracy"]:
         return f"Validation accuracy was highest at the last evaluation, epoch {final['epoch']}."
     return (
-        f"Validation accuracy was highest at epoch {best['epoch']} ({_share(best['accuracy'])}) "
-        f"and ended at {_share(final['accuracy'])}."
+        f"Validation accuracy was highest at epoch {best['epoch']} ({pages.share(best['accuracy'])}) "
+        f"and ended at {pages.share(final['accuracy'])}."
     )
 
 
@@ -189,7 +176,7 @@ def _figures(
     folder: RunFolder, scores: dict[str, Any], counts: dict[str, dict[str, int]], calibrated: dict[str, Any]
 ) -> dict[str, str]:
     """name -> data URI of every figure that the folder has numbers for; each is saved in figures/ too."""
-    from fanlight.study import figures
+    from fanlight.study import drawing, figures
 
     drawings: dict[str, str | bytes] = {}
     if folder.metrics:
@@ -205,12 +192,9 @@ def _figures(
         drawings["reliability"] = reliability.figure(calibrated)
     if folder.steps:
         drawings["throughput"] = figures.throughput(folder.steps)
-    for name, drawing in drawings.items():
-        figures.save(folder.folder / "figures", name, drawing)
-    return {
-        name: _uri(drawing.encode(), "image/svg+xml") if isinstance(drawing, str) else _uri(drawing, "image/png")
-        for name, drawing in drawings.items()
-    }
+    for name, made in drawings.items():
+        drawing.save(folder.folder / "figures", name, made)
+    return {name: pages.uri(made) for name, made in drawings.items()}
 
 
 def _worst(folder: RunFolder, scores: dict[str, Any]) -> list[dict[str, Any]]:
@@ -221,7 +205,7 @@ def _worst(folder: RunFolder, scores: dict[str, Any]) -> list[dict[str, Any]]:
 
     root = _root(folder.manifest)
     rows = worst(folder.predictions, split=split, n=WORST)
-    return [row | dict(zip(("picture", "problem"), _thumbnail(root / row["path"]))) for row in rows]
+    return [row | dict(zip(("picture", "problem"), pages.thumbnail(root / row["path"]))) for row in rows]
 
 
 def _root(manifest: "pa.Table | None") -> Path:
@@ -230,23 +214,6 @@ def _root(manifest: "pa.Table | None") -> Path:
 
     metadata = (manifest.schema.metadata if manifest is not None else None) or {}
     return Path(json.loads(metadata.get(b"fanlight", b"{}")).get("root") or ".")
-
-
-def _thumbnail(path: Path) -> tuple[str | None, str]:
-    """A data URI, or None and why there is none."""
-    import cv2
-
-    from fanlight.data.canvas import to_canvas
-    from fanlight.errors import FanlightError
-
-    try:
-        pixels_HWC = to_canvas(path.read_bytes(), canvas_px=THUMBNAIL_PX)
-    except OSError:
-        return None, "file not found"
-    except (FanlightError, ValueError) as error:
-        return None, f"cannot be decoded: {error}"
-    _, encoded = cv2.imencode(".jpg", pixels_HWC[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 85])
-    return _uri(encoded.tobytes(), "image/jpeg"), ""
 
 
 def _step_row(rank: int, table: "pa.Table") -> dict[str, Any]:
@@ -266,32 +233,3 @@ def _choices(resolved: dict[str, Any]) -> list[tuple[str, Any, str]]:
     sections = {name: part for name, part in resolved.items() if name in SECTIONS and isinstance(part, dict)}
     values = {f"{section}.{name}": value for section, part in sections.items() for name, value in part.items()}
     return sorted(((key, value, reasons.get(key, "")) for key, value in values.items()), key=lambda row: not row[2])
-
-
-def _uri(content: bytes, kind: str) -> str:
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
-
-
-def _sentence(words: str) -> str:
-    return words and f"{words[0].upper()}{words[1:]}."
-
-
-def _share(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}".removeprefix("0")
-
-
-def _seconds(value: float | None) -> str:
-    return "–" if value is None else seconds_text(value)
-
-
-def _bytes(value: float | None) -> str:
-    return "–" if value is None else bytes_text(value)
-
-
-def _count(value: int | list[Any] | None) -> int | None:
-    """Of a number, or of a list of the things themselves."""
-    return len(value) if isinstance(value, list) else value
-
-
-def _whole(value: float | None) -> str:
-    return "–" if value is None else f"{value:,.0f}"
