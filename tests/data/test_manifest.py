@@ -182,3 +182,21 @@ def test_audit(tmp_path: Path) -> None:
 def test_copies_without_given_splits_are_no_leak(tmp_path: Path) -> None:
     found = audit(manifest(tmp_path, [("1", "cat", "", "a"), ("2", "cat", "train", "a"), ("3", "dog", "", "b")]))
     assert (found["leaks"], found["exact_copies"]) == ([], 1)
+
+
+def test_what_leaks(tmp_path: Path) -> None:
+    """By its bytes, by what an audit found, by a given group; never a training row, nor one that is not used."""
+    rows = [
+        ("0", "cat", "train", "a"), ("1", "cat", "val", "a"), ("2", "dog", "train", "b"), ("3", "dog", "test", "c"),
+        ("4", "dog", "val", "d"), ("5", "cat", "test", "e"), ("6", "cat", "val", "a"), ("7", "dog", "", "a"),
+    ]  # fmt: skip
+    found = manifest(tmp_path, rows, quarantined=(6,))
+    assert found.leaked.tolist() == [False, True] + [False] * 6
+    groups, copies = found.column("group"), np.full(8, "", object)
+    groups[[2, 4]] = "one film"
+    copies[[2, 3]] = "one picture"
+    audited = found.with_columns(group=groups, copies=copies)
+    assert audited.leaked.tolist() == [False, True, False, True, True, False, False, False]
+    said = audit(audited)
+    assert (said["exact_copies"], said["near_copies"]) == (2, 1)
+    assert {"paths": ["2", "3"], "splits": ["test", "train"]} in said["leaks"]

@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 from sklearn import metrics
 
 from fanlight.errors import RunError
-from fanlight.tasks.classify_scores import NORMAL_95, classes_of, gap_words, score, share_text, wilson, worst
+from fanlight.tasks.classify_scores import (
+    NORMAL_95,
+    classes_of,
+    gap_words,
+    leak_words,
+    score,
+    share_text,
+    wilson,
+    worst,
+)
 
 
 def predictions(label, predicted, *, k, split="val", loss=None, names=None):
@@ -142,3 +151,26 @@ def test_gap_above_and_without_rows():
 
 def test_share_text():
     assert [share_text(value) for value in (0.9324, 1.0, 0.0, None)] == [".932", "1.000", ".000", "–"]
+
+
+@pytest.mark.parametrize(
+    ("leaked", "clean", "words"),
+    [
+        ([0, 0, 0, 0], None, ""),
+        ([1, 0, 0, 0], (3, 1), "1 of 4 val images have copies or others of their group in train: accuracy .500 with them, .333"),
+        ([1, 1, 1, 1], (0, 0), "learned by heart, and nothing of new images"),
+    ],
+)  # fmt: skip
+def test_what_leaked_is_scored_apart(leaked, clean, words):
+    table = predictions([0, 1, 0, 1], [0, 1, 1, 0], k=2).append_column("leaked", pa.array(np.array(leaked, bool)))
+    found = score(table, classes=classes_of(table), split="val")
+    without = found["without_leaks"]
+    assert (without and (without["count"], without["correct"])) == clean
+    assert words in leak_words(found) and bool(leak_words(found)) == bool(words)
+    if clean and clean[0]:
+        assert without["interval"] == wilson(1, 3) and without["accuracy"] == pytest.approx(1 / 3)
+
+
+def test_tables_of_before_tell_of_no_leaks():
+    table = predictions([0, 1], [0, 1], k=2)
+    assert score(table, classes=classes_of(table), split="val")["without_leaks"] is None

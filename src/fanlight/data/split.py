@@ -16,9 +16,8 @@ from fanlight.data.manifest import Manifest
 from fanlight.errors import ConfigError, DataError
 
 VAL_FRACTION_MAX = 0.9
-UNEVEN_MOST = (
-    0.25  # of a class's share of val, before groups change sides: two standard deviations with 256 groups at .2
-)
+# Of a class's share of val, less one image: farther off, groups change sides, in 1 of 50 classes of 200 images.
+UNEVEN_MOST = 0.35
 
 
 @dataclass(frozen=True)
@@ -35,8 +34,8 @@ def assign(manifest: Manifest, *, val_fraction: float, seed: int, folds: int | N
     """Fills `split` of the usable rows; rows without a given split count as train, a given test stays as it is.
 
     A given val is kept; otherwise whole groups go from train to val: those whose hash is below `val_fraction`, and as many
-    more or less as bring each class within a quarter of that share, or as near as its groups allow, with at least one
-    group where it has two. With `folds`, train and val are pooled and dealt into
+    more or less as bring each class near that share (within a third of a large one, less of a small one), or as near as
+    its groups allow, with at least one group where it has two. With `folds`, train and val are pooled and dealt into
     folds, and val is number `fold`: over all folds every row of the pool is in val exactly once."""
     if folds is None and not 0 < val_fraction <= VAL_FRACTION_MAX:
         raise ConfigError(f"val_fraction {val_fraction} is outside (0, {VAL_FRACTION_MAX}]; try 0.2")
@@ -165,12 +164,13 @@ def _carve(manifest: Manifest, families: Families, *, val_fraction: float) -> np
             continue
         target, taken = val_fraction * count, int(size_GC[is_val_G, label].sum())
         total_K = taken + np.cumsum([0, *size_GC[own, label]])  # in val, with the first k groups of the hash order
+        allowed = max(UNEVEN_MOST * target - 1, 0.5)
         first = int(np.searchsorted(families.uniform_G[own], val_fraction))
-        while first and total_K[first] > (1 + UNEVEN_MOST) * target:
+        while first and total_K[first] > target + allowed:
             first -= 1
-        while first < own.size and total_K[first] < (1 - UNEVEN_MOST) * target:
+        while first < own.size and total_K[first] < target - allowed:
             first += 1
-        if abs(total_K[first] - target) <= max(UNEVEN_MOST * target, 1):
+        if abs(total_K[first] - target) <= max(allowed, 1):
             is_val_G[own[:first]] = True
         else:  # few or large groups: in hash order, each that brings the class nearer
             for family in own.tolist():

@@ -38,6 +38,7 @@ def write(run: Path) -> Path:
         data=dict.fromkeys(DATA_KEYS) | (folder.summary.get("data") or {}),
         split=headline_split(scores or folder.summary.get("metrics") or {}),
         scores=scores,
+        leaks=any(each["without_leaks"] for each in scores.values()),
         metrics=folder.summary.get("metrics") or {},
         verdict=verdict(folder, scores),
         counts=counts,
