@@ -1,0 +1,82 @@
+"""What `check --fix` puts aside, and what it must not touch."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from fanlight.data.fixes import fix
+from fanlight.data.manifest import SCHEMA, Manifest, audit
+
+Row = tuple[str, str, str, str]  # label, split, sha256, copies
+
+
+def manifest(rows: list[Row], *, groups: list[str] | None = None) -> Manifest:
+    names = ("label", "split", "sha256", "copies")
+    columns = dict(zip(names, (list(column) for column in zip(*rows))))
+    columns["path"] = [f"{number}.jpg" for number in range(len(rows))]
+    columns["group"] = groups or columns["sha256"]
+    columns["status"] = ["ok"] * len(rows)
+    empty: dict[pa.DataType, object] = {pa.string(): "", pa.bool_(): False}
+    rest = {field.name: [empty.get(field.type, 1)] * len(rows) for field in SCHEMA}
+    return Manifest.of(pa.table(rest | columns, schema=SCHEMA), root=Path("/data"), source="test")
+
+
+def reasons(found: Manifest) -> dict[int, str]:
+    return {int(row): found.column("reason")[row] for row in np.flatnonzero(~found.ok)}
+
+
+def test_clean_data_stays_as_it_is() -> None:
+    before = manifest([("cat", "train", "a", ""), ("dog", "val", "b", ""), ("cat", "", "c", ""), ("dog", "", "d", "")])
+    after, said = fix(before)
+    assert after.table.equals(before.table)
+    assert said == ["nothing had to be changed"]
+
+
+def test_of_copies_under_two_classes_the_majority_stays() -> None:
+    rows = [
+        ("cat", "", "a", "x"),
+        ("cat", "", "b", "x"),
+        ("dog", "", "c", "x"),
+        ("dog", "", "d", ""),
+        ("cat", "", "d", ""),
+    ]
+    after, said = fix(manifest([*rows, ("dog", "", "e", ""), ("cat", "", "f", "")]))
+    assert reasons(after) == {
+        2: "copy of 0.jpg, which is filed under cat",
+        3: "copy of 4.jpg, which is filed under cat",
+        4: "copy of 3.jpg, which is filed under dog",
+    }
+    assert said[0] == "3 images left out, because copies of them are filed under another class"
+    assert audit(after)["label_conflicts"] == []
+
+
+def test_of_copies_in_several_splits_the_last_split_keeps_its_own() -> None:
+    rows = [
+        ("cat", split, sha, "x")
+        for split, sha in (("train", "a"), ("val", "b"), ("test", "c"), ("", "d"), ("train", "e"))
+    ]
+    rows += [("dog", "train", "f", ""), ("dog", "val", "f", ""), ("dog", "train", "g", ""), ("cat", "train", "h", "")]
+    after, said = fix(manifest(rows))
+    assert reasons(after) == {
+        0: "copy of 2.jpg in test", 1: "copy of 2.jpg in test", 4: "copy of 2.jpg in test", 5: "copy of 6.jpg in val",
+    }  # fmt: skip
+    assert said[0].startswith("4 images left out of train or val")
+    assert audit(after)["leaks"] == []
+
+
+def test_what_is_left_out_for_its_class_leaks_no_more() -> None:
+    rows = [
+        ("dog", "test", "a", "x"),
+        ("cat", "train", "b", "x"),
+        ("cat", "train", "c", "x"),
+        ("dog", "train", "d", ""),
+    ]
+    assert list(reasons(fix(manifest(rows))[0])) == [0]  # the rows of train stay, since nothing of test is left
+
+
+def test_copies_become_a_group_unless_the_data_gave_one() -> None:
+    rows = [("cat", "", "a", "x"), ("cat", "", "b", "x"), ("cat", "", "c", "x"), ("dog", "", "d", "")]
+    after, said = fix(manifest(rows, groups=["a", "b", "patient 7", "d"]))
+    assert after.column("group").tolist() == ["x", "x", "patient 7", "d"]
+    assert said == ["2 images put into the groups of their copies, so that any split keeps those together"]
