@@ -1,4 +1,4 @@
-"""The folder of things that can be made again: packs, features, manifests, built-in data. Listed and cleared by
+"""The folder of things that can be made again: packs, features, manifests, audits, built-in data. Listed and cleared by
 `fanlight cache`."""
 
 import hashlib
@@ -8,7 +8,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-FOLDERS = ("packs", "features", "manifests", "builtin")
+FOLDERS = ("packs", "features", "manifests", "audits", "builtin")
 
 
 def folder() -> Path:
@@ -30,7 +30,7 @@ class Entry:
     """One thing in the cache."""
 
     path: Path
-    kind: str  # pack, features, manifest, built-in
+    kind: str  # pack, features, manifest, audit, built-in
     bytes: int
     text: str  # what it holds, in words
 
@@ -40,6 +40,7 @@ def entries() -> list[Entry]:
     found = [_pack(path) for path in _children("packs")]
     found += [_features(path) for path in _children("features")]
     found += [Entry(path, "manifest", path.stat().st_size, "") for path in _children("manifests")]
+    found += [Entry(path, "audit", _bytes(path), "") for path in _children("audits")]
     found += [Entry(path, "built-in", _bytes(path), path.name) for path in _children("builtin")]
     return sorted(found, key=lambda entry: -entry.bytes)
 

@@ -1,0 +1,10 @@
+"""The audit: which files show one picture, and which are neighbouring frames of one film.
+
+`find` decodes every picture once, small, and compares in near-linear time; `Audit` is what it found. Without torch.
+"""
+
+from fanlight.data.audit.find import find
+from fanlight.data.audit.result import KINDS, Audit, Finding, conflicts, leaks
+from fanlight.data.audit.sheet import sheet
+
+__all__ = ["KINDS", "Audit", "Finding", "conflicts", "find", "leaks", "sheet"]
