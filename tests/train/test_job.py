@@ -135,6 +135,7 @@ def test_resolved_yaml_has_every_choice_and_reasons_for_the_automatic_ones(finis
     }
     assert undecided == {
         "data.folds",
+        "data.group_by",
         "data.limit",
         "model.weights",
         "execution.pack_dir",

@@ -18,7 +18,7 @@ pytest_plugins = ["train.fixtures"]
 pytestmark = pytest.mark.usefixtures("own_place")
 
 OPEN_BY_DESIGN = {  # None means none of it, not to be decided
-    "data.folds", "data.limit",  # and the order of the data, until there is a pack to measure
+    "data.folds", "data.limit", "data.group_by", "data.audit",  # and the order of the data, until there is a pack to measure
     "data.order", "model.weights", "execution.pack_dir", "execution.checkpoint_steps", "optim.clip_norm",
     "optim.class_weights", "train.ema", "train.patience",
     "train.time_limit_s", "execution.autotune",

@@ -9,17 +9,20 @@ from typing import Any
 import numpy as np
 
 from fanlight.console import say, warn
-from fanlight.data import cache, formats, scan
+from fanlight.data import cache, copies, formats, grouping, scan
 from fanlight.data import manifest as manifests
 from fanlight.data.manifest import Manifest
 from fanlight.errors import ConfigError, FanlightError
 
+WIDE = 400  # letters of a line: a group may have a thousand files
 SHOWN = 20  # lines of a kind on the console; the manifest and --json have all
 
 
-def up_to_date(path: str, *, decode: bool, workers: int | None = None) -> Manifest:
+def up_to_date(path: str, *, decode: bool, workers: int | None = None, group_by: str | None = None) -> Manifest:
     """The manifest of the data at `path`, kept in the cache: files that have not changed are not read again."""
     listing = formats.recognise(path, cache=cache.folder())
+    if group_by is not None:
+        listing = grouping.regroup(listing, group_by, columns=formats.columns(path))
     kept = cache.manifest_path(path)
     known = None
     if kept.exists():
@@ -37,19 +40,18 @@ def up_to_date(path: str, *, decode: bool, workers: int | None = None) -> Manife
     return manifest
 
 
-def check(path: str, *, workers: int | None, out: Path | None) -> dict[str, Any]:
-    """Reads and decodes every file; prints what was found; the JSON object of `check --json`."""
-    manifest = up_to_date(path, decode=True, workers=workers)
+def check(
+    path: str, *, workers: int | None = None, out: Path | None = None, level: str = "quick", group_by: str | None = None
+) -> tuple[dict[str, Any], Manifest]:
+    """Reads and decodes every file and looks for copies, as `level` of config.AUDITS says; prints what was found. The JSON
+    object of `check --json`, and the manifest."""
+    manifest = up_to_date(path, decode=True, workers=workers, group_by=group_by)
+    manifest, found = copies.find(manifest, level, workers=workers)
     kept = cache.manifest_path(path)
     if out is not None:
         kept = out / "manifest.parquet" if out.is_dir() else out
-        if kept.exists() and not kept.is_file():  # it would be replaced, and a device is not for that
-            raise ConfigError(f"--out {kept} is no regular file; use another path")
-        try:
-            manifest.save(kept)
-        except OSError as error:
-            raise ConfigError(f"--out {kept} cannot be written: {error.strerror or error}; use another path") from None
-    audit = manifests.audit(manifest)
+        write(manifest, kept, option="--out")
+    facts = manifests.audit(manifest)
     labels, splits = manifest.column("label")[manifest.ok], manifest.column("split")[manifest.ok]
     bad = np.flatnonzero(~manifest.ok)
     quarantined = [
@@ -60,11 +62,24 @@ def check(path: str, *, workers: int | None, out: Path | None) -> dict[str, Any]
         "classes": {name: int((labels == name).sum()) for name in manifest.classes},
         "splits": dict(Counter(name or "none given" for name in splits.tolist())),
         "quarantined": quarantined,
-        **{key: audit[key] for key in ("exact_copies", "copy_groups", "label_conflicts", "leaks")},
+        "audit": level,
+        **{key: facts[key] for key in ("exact_copies", "near_copies", "copy_groups", "label_conflicts", "leaks")},
+        "frame_runs": [manifest.column("path")[rows].tolist() for rows in found.runs()] if found else [],
+        "unjudged": found.unjudged if found else 0,
         "manifest": str(kept) if kept.is_file() else None,
     }
-    _print(document, manifest, imbalance=audit["imbalance"])
-    return document
+    _print(document, manifest, imbalance=facts["imbalance"])
+    return document, manifest
+
+
+def write(manifest: Manifest, path: Path, *, option: str) -> None:
+    """Saves a manifest where a user wants it; ConfigError, with the `option` that said so, where it cannot be."""
+    if path.exists() and not path.is_file():  # it would be replaced, and a device is not for that
+        raise ConfigError(f"{option} {path} is no regular file; use another path")
+    try:
+        manifest.save(path)
+    except OSError as error:
+        raise ConfigError(f"{option} {path} cannot be written: {error.strerror or error}; use another path") from None
 
 
 def _print(document: dict[str, Any], manifest: Manifest, *, imbalance: float) -> None:
@@ -75,16 +90,25 @@ def _print(document: dict[str, Any], manifest: Manifest, *, imbalance: float) ->
     say(f"Largest class / smallest class: {imbalance:.1f}")
     _print_some("quarantined", [f"{item['path']}: {item['reason']}" for item in document["quarantined"]])
     say(f"Exact copies of another image: {document['exact_copies']}")
+    if document["audit"] != "none":
+        turned = "turned by any angle, cropped" if document["audit"] == "thorough" else "turned by 90°"
+        words = f"Near copies (re-encoded, brighter or darker, flipped, {turned}): {document['near_copies']}"
+        say(words + ("" if document["audit"] == "thorough" else "; --thorough finds other angles and crops"))
+        runs = document["frame_runs"]
+        say(f"Runs of frames, as of a film: {len(runs)}" + (f", of {sum(map(len, runs))} images" if runs else ""))
+        if document["unjudged"]:
+            say(f"Images with too little in them to be compared: {document['unjudged']}")
+    _print_some("groups of copies", [" = ".join(paths) for paths in document["copy_groups"]], most=3)
     _print_some("copies under several labels", [" = ".join(item["paths"]) for item in document["label_conflicts"]])
     _print_some("copies in several splits", [" = ".join(item["paths"]) for item in document["leaks"]])
     say(f"Manifest: {document['manifest'] or 'not kept'}")
 
 
-def _print_some(what: str, lines: list[str]) -> None:
+def _print_some(what: str, lines: list[str], *, most: int = SHOWN) -> None:
     if not lines:
         return
     say(f"{len(lines)} {what}:")
-    for line in lines[:SHOWN]:
-        say(f"  {line}")
-    if len(lines) > SHOWN:
-        say(f"  … and {len(lines) - SHOWN} more; --json lists all")
+    for line in lines[:most]:
+        say(f"  {line if len(line) <= WIDE else line[: WIDE - 1] + '…'}")
+    if len(lines) > most:
+        say(f"  … and {len(lines) - most} more; --json lists all")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from fanlight.config import ENGINES, MAGNITUDES, OPTIMIZERS, POLICIES, Augment, Config
+from fanlight.config import AUDITS, ENGINES, MAGNITUDES, OPTIMIZERS, POLICIES, Augment, Config
 from fanlight.data import sampling, split
 from fanlight.errors import ConfigError
 from fanlight.train import devices, layouting, precision, schedule
@@ -141,6 +141,8 @@ def _data(c: Config) -> None:
         check_growing(start_px, full_px)
     if c.data.sampling not in sampling.NAMES:
         raise ConfigError(f"data.sampling is {c.data.sampling!r}; use one of {', '.join(sampling.NAMES)}")
+    if c.data.audit not in (None, *AUDITS):
+        raise ConfigError(f"data.audit is {c.data.audit!r}; use {', '.join(AUDITS)}")
     if c.data.order not in (None, "random", "blocks"):
         raise ConfigError(f"data.order is {c.data.order!r}; use random or blocks")
     if c.data.folds is None and c.data.fold:

@@ -13,7 +13,7 @@ import numpy as np
 from fanlight import __version__, console, machine
 from fanlight import config as configuration
 from fanlight.config import Config, keys
-from fanlight.data import checkup, formats, pack, scan, split
+from fanlight.data import checkup, copies, formats, pack, scan, source, split
 from fanlight.data import manifest as manifests
 from fanlight.data.manifest import SPLITS, Manifest
 from fanlight.errors import ConfigError, DataError
@@ -56,8 +56,11 @@ def gather(
     phases["scan_s"] = time.perf_counter() - begin
     _try(choices, manifest)
     begin = time.perf_counter()
-    manifest = _pack(choices, manifest)
+    manifest, made = _pack(choices, manifest)
     phases["pack_s"] = time.perf_counter() - begin
+    begin = time.perf_counter()
+    manifest = _audit(choices, manifest, made)
+    phases["audit_s"] = time.perf_counter() - begin
     return Gathered(config, choices, manifest, phases)
 
 
@@ -66,7 +69,9 @@ def pack_ahead(config: Config) -> None:
     choices, manifest = _scan(config, local_ranks=None)
     _try(choices, manifest)
     if config.execution.pack is not False:
-        _make_pack(choices.config, manifest)
+        made = _make_pack(choices.config, manifest)
+        with console.quiet():
+            _audit(choices, made.mark_failed(manifest), made)
 
 
 def check(config: Config) -> None:
@@ -103,7 +108,9 @@ def _scan(
     config: Config, *, local_ranks: int | None, local_cores: int | None = None
 ) -> tuple[resolve.Choices, Manifest]:
     """The images that are used, and the sizes that packing needs."""
-    manifest = checkup.up_to_date(config.data.path, decode=config.execution.pack is False)
+    manifest = checkup.up_to_date(
+        config.data.path, decode=config.execution.pack is False, group_by=config.data.group_by
+    )
     if config.data.limit is not None:
         manifest = split.limit(manifest, config.data.limit, seed=config.train.seed)
     choices = resolve.Choices(config, local_ranks=local_ranks, local_cores=local_cores)
@@ -156,12 +163,24 @@ def prepare(
     return run
 
 
-def _pack(choices: resolve.Choices, manifest: Manifest) -> Manifest:
+def _audit(choices: resolve.Choices, manifest: Manifest, made: pack.Pack | None) -> Manifest:
+    """Finds copies before anything is split, on the packed pixels where there are some."""
+    asked = choices.config.data.audit
+    pixels = source.of_pack(made, manifest).read if made is not None else None
+    manifest, found = copies.find(manifest, asked, pixels=pixels)
+    if asked is None and found is not None:
+        word, reason = ("thorough", "kept from fanlight check") if found.thorough else ("quick", "seen while packing")
+        choices.take("data.audit", word, reason)
+    copies.tell(found)
+    return manifest
+
+
+def _pack(choices: resolve.Choices, manifest: Manifest) -> tuple[Manifest, pack.Pack | None]:
     """Packs, unless told not to; where a pack cannot be and was not insisted on, says so and uses the files."""
     config = choices.config
     if config.execution.pack is False:
         resolve.order(choices, None)
-        return manifest
+        return manifest, None
     try:
         made = _make_pack(config, manifest)
     except DataError as error:
@@ -170,9 +189,9 @@ def _pack(choices: resolve.Choices, manifest: Manifest) -> Manifest:
         console.warn("training without a pack", why=str(error), do="It decodes every image at every epoch")
         choices.take("execution.pack", False, str(error))
         resolve.order(choices, None)
-        return open_decoded(manifest)
+        return open_decoded(manifest), None
     resolve.order(choices, made)
-    return made.mark_failed(manifest)
+    return made.mark_failed(manifest), made
 
 
 def open_decoded(manifest: Manifest) -> Manifest:

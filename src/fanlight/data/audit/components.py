@@ -32,7 +32,9 @@ def grow(edges_E2: np.ndarray, *, is_strong: np.ndarray, count: int) -> np.ndarr
         a, b, strong, ends = a[apart], b[apart], strong[apart], ends[apart]
         order = np.lexsort((b, a, ends[:, 1], ends[:, 0]))
         a, b, strong, ends = a[order], b[order], strong[order], ends[order]
-        starts = np.flatnonzero(np.concatenate([[True], (ends[1:] != ends[:-1]).any(1)])) if len(a) else np.zeros(0, int)
+        starts = (
+            np.flatnonzero(np.concatenate([[True], (ends[1:] != ends[:-1]).any(1)])) if len(a) else np.zeros(0, int)
+        )
         stops = np.append(starts[1:], len(a))
         joined = False
         by_support = np.lexsort((starts, -(stops - starts), [-int(strong[s:e].any()) for s, e in zip(starts, stops)]))

@@ -112,7 +112,9 @@ def _audit(
     kinds = [np.full(len(again), KINDS.index("bytes")), kind, np.full(sum(map(len, films)), KINDS.index("frame"))]
     evidences = [np.ones(len(again)), evidence, *likeness]
     component, names = _named(group_D[picture_R], rows, hashes, count=len(manifest))
-    run, run_names = _named(np.where(run_R >= 0, run_R, len(film) + np.arange(len(rows))), rows, hashes, count=len(manifest))
+    run, run_names = _named(
+        np.where(run_R >= 0, run_R, len(film) + np.arange(len(rows))), rows, hashes, count=len(manifest)
+    )
     judged = np.zeros(len(manifest), bool)
     judged[rows] = pictures.has_structure[picture_R]
     order = np.lexsort((row_b, row_a, np.concatenate(kinds)))
@@ -156,7 +158,11 @@ def _named(
 
 
 def _in_order(
-    pool: ThreadPoolExecutor, work: Callable[[np.ndarray], list[Signature | None]], chunks: list[np.ndarray], *, ahead: int
+    pool: ThreadPoolExecutor,
+    work: Callable[[np.ndarray], list[Signature | None]],
+    chunks: list[np.ndarray],
+    *,
+    ahead: int,
 ) -> Iterator[list[Signature | None]]:
     """Results in the order of the chunks, with at most `ahead` of them under way."""
     pending: deque[Future[list[Signature | None]]] = deque()

@@ -21,7 +21,9 @@ CANVAS_PX = 96  # short side: JPEG of 200 px and more decodes at a half or less,
 FREQUENCIES = 16
 THUMB_PX = 32
 COLOUR_PX = 8
-WHITENING = 0.75  # exponent of the frequency: pictures have amplitudes ~ 1/f, so plain correlation sees only large shapes
+WHITENING = (
+    0.75  # exponent of the frequency: pictures have amplitudes ~ 1/f, so plain correlation sees only large shapes
+)
 LEVELS_LEAST = 2.0  # root mean square of the grey levels about their mean: below, JPEG noise is what is compared
 SPREAD_LEAST = 2.0  # effective number of frequencies: fewer is a plain gradient, which says nothing
 

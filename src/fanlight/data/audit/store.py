@@ -51,7 +51,9 @@ def load(path: Path, pictures: Signatures, *, thorough: bool) -> int:
                 kept = {name: block.column(name).cast(pa.large_binary()) for name in SHAPES}
                 for row, sha in enumerate(block.column("sha256").to_pylist()):
                     if sha in place:
-                        one = Signature(**{name: _array(name, column[row].as_buffer()) for name, column in kept.items()})
+                        one = Signature(
+                            **{name: _array(name, column[row].as_buffer()) for name, column in kept.items()}
+                        )
                         end = pictures.fill(place[sha], one, start=end)
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError):
         pictures.known[:] = False

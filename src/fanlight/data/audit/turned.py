@@ -83,7 +83,11 @@ def _geometry(
     taken = np.take_along_axis(agree, winner[:, None, None], 1)[:, 0]
 
     terms = np.stack([at_a, at_a.conj(), np.ones_like(at_a)], 2)
-    for stiffness, reach in ((60.0, FIRST_PX), (20.0, TIGHT_PX), (20.0, TIGHT_PX)):  # stiff against shear while few agree
+    for stiffness, reach in (
+        (60.0, FIRST_PX),
+        (20.0, TIGHT_PX),
+        (20.0, TIGHT_PX),
+    ):  # stiff against shear while few agree
         held = terms.conj() * taken[..., None]
         normal = held.transpose(0, 2, 1) @ terms + np.diag([1e-3, stiffness, 1e-3])
         maps = np.linalg.solve(normal, held.transpose(0, 2, 1) @ at_b[..., None])[..., 0]

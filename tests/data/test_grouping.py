@@ -1,0 +1,54 @@
+"""Groups by a column or by a pattern, and what cannot be grouped by."""
+
+from pathlib import Path
+
+import pytest
+
+from fanlight.data.formats import Listing
+from fanlight.data.grouping import regroup
+from fanlight.errors import ConfigError
+
+PATHS = ["p7/scan_1.png", "p7/scan_2.png", "p12/scan_1.png", "extra.png"]
+
+
+def listing() -> Listing:
+    return Listing(Path("/data"), "test", PATHS, ["a", "b", "a", "b"], [""] * 4, [""] * 4)
+
+
+@pytest.mark.parametrize(
+    ("by", "groups"),
+    [
+        (r"^(p\d+)/", ["p7", "p7", "p12", ""]),
+        (r"p\d+", ["p7", "p7", "p12", ""]),
+        (r"scan_(\d)", ["1", "2", "1", ""]),
+        (r"(x)?scan", None),
+    ],
+)
+def test_a_pattern_in_the_paths(by: str, groups: list[str] | None, capsys: pytest.CaptureFixture[str]) -> None:
+    if groups is None:  # the bracket takes part in no match
+        with pytest.raises(ConfigError, match=r"matches none of 4 paths, such as p7/scan_1\.png"):
+            regroup(listing(), by, columns={})
+        return
+    assert regroup(listing(), by, columns={}).groups == groups
+    said = capsys.readouterr()
+    assert f"Groups by pattern {by!r}: 2, of 3 files" in said.out
+    assert "1 files have no group" in said.err and "extra.png" in said.err
+
+
+def test_a_column_wins_over_a_pattern(capsys: pytest.CaptureFixture[str]) -> None:
+    found = regroup(listing(), "scan", columns={"scan": [" x", "x ", "y", "y"]})
+    assert found.groups == ["x", "x", "y", "y"]
+    assert "Groups by column scan: 2, of 4 files" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("by", "columns", "message"),
+    [
+        ("(", {}, r"data.group_by '\(' is neither a column nor a regular expression \(missing \)"),
+        ("patientid", {"patient_id": ["", "", "", ""]}, r"matches none of 4 paths.*columns: patient_id\. .*patient_id"),
+        ("site", {"site": ["", " ", "", ""]}, "the column is empty in all 4 rows"),
+    ],
+)
+def test_what_nothing_can_be_grouped_by(by: str, columns: dict[str, list[str]], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        regroup(listing(), by, columns=columns)
