@@ -31,7 +31,11 @@ def made_up(count: int) -> Manifest:
     pictures = rng.choice(count, count // 20, replace=False)
     copies[pictures] = hashes[pictures // 8]
     columns = {field.name: [1 if field.type != "string" else ""] * count for field in manifests.SCHEMA}
-    columns |= {"path": [f"class {row % 50:02d}/{row:08d}.jpg" for row in range(count)], "sha256": hashes, "group": group}
+    columns |= {
+        "path": [f"class {row % 50:02d}/{row:08d}.jpg" for row in range(count)],
+        "sha256": hashes,
+        "group": group,
+    }
     columns |= {"label": [f"class {row % 50:02d}" for row in range(count)], "copies": copies, "status": ["ok"] * count}
     columns |= {name: [""] * count for name in ("split", "captions", "weight", "format", "reason")}
     return Manifest.of(manifests.table_of(columns), root=Path("/nowhere"), source="made up")
