@@ -41,7 +41,7 @@ def words(rows: Sequence[Row], *, cores: int) -> list[str]:
 def break_even(row: Row, serial: Row) -> int | None:
     """From how many images on an engine, its start included, is done before one core is. None: never."""
     saved_s = 1 / serial["images_per_s"] - 1 / row["images_per_s"]
-    return math.ceil(row["startup_s"] / saved_s) if saved_s > 0 else None
+    return max(1, math.ceil(row["startup_s"] / saved_s)) if saved_s > 0 else None
 
 
 def loader_ratios(points: Sequence[Point]) -> dict[str, Any]:
