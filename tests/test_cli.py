@@ -188,7 +188,7 @@ def test_check(fanlight, own_place):
 def test_pack(fanlight, colours, own_place):
     words = ["pack", colours, "--pack-dir", "packs", "--workers", 2, "--json"]
     document = json.loads(fanlight(*words).out)
-    assert document.keys() == {"images", "bytes", "wall_s", "images_per_s", "workers", "engine", "pack"}
+    assert document.keys() == {"images", "bytes", "wall_s", "images_per_s", "workers", "engine", "start_s", "pack"}
     assert (document["images"], document["workers"]) == (60, 2)
     assert (own_place / document["pack"] / "pack.json").exists()
     answer = fanlight("train", colours, *tiny.QUICK, "--pack-dir", "packs", "--out", "run")

@@ -10,7 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
-from fanlight import console
+from fanlight import cli_data, cli_study, console
+from fanlight.cli_data import DataArgument, JsonOption, PackDirOption, WorkersOption
 from fanlight.errors import ConfigError, DataError, FanlightError, RunError, Stopped, TrainingError
 
 INTERRUPTED = 130  # exit code of a command that Ctrl-C ended and that has nothing to continue
@@ -25,12 +26,7 @@ app.add_typer(cache_app, name="cache")
 # typer's own class for wrong usage; newer versions carry their copy of click, so it is found by name.
 _USAGE: type[Exception] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 
-DataArgument = Annotated[str, typer.Argument(help="A folder of class folders, a list file, or the built-in `digits`.")]
 RunArgument = Annotated[Path, typer.Argument(help="A run folder, as `fanlight train` printed it.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on standard output, nothing else there.")]
-WorkersOption = Annotated[
-    int | None, typer.Option(min=1, max=1024, help="Threads that read and decode. Default: by usable cores.")
-]
 TtaOption = Annotated[
     int,
     typer.Option("--tta", metavar="N", help="Views per image that are averaged: 2 adds the mirror image, 10 corners."),
@@ -41,7 +37,6 @@ UnknownOption = Annotated[
         "--unknown-below", metavar="P", help="Call an image unknown when its calibrated probability is below P."
     ),
 ]
-PackDirOption = Annotated[str | None, typer.Option(help="Folder for packs. Default: the user's cache folder.")]
 
 # The flag of a config key, where it is not `--<field>`.
 FLAGS = {
@@ -78,17 +73,8 @@ def check(
     console.result(checkup.check(data, workers=workers, out=out))
 
 
-@app.command()
-def pack(
-    data: DataArgument,
-    image_size: Annotated[int | None, typer.Option(help="Side in pixels of what the model will see.")] = None,
-    workers: WorkersOption = None, pack_dir: PackDirOption = None, as_json: JsonOption = False,
-) -> None:  # fmt: skip
-    """Decode and resize every image once, for random access. `train` does it by itself when needed."""
-    console.set_json(as_json)
-    from fanlight.train import packing
-
-    console.result(packing.pack(data, image_px=image_size, workers=workers, pack_dir=pack_dir))
+app.command()(cli_data.pack)
+app.command()(cli_study.study)
 
 
 @app.command()

@@ -22,6 +22,7 @@ from data.packs import (
     spoil,
 )
 from fanlight.data import canvas, pack
+from fanlight.data.engines import chunks
 from fanlight.errors import DataError
 
 pytest_plugins = ["data.fixtures"]
@@ -116,7 +117,7 @@ def test_any_canvas(tmp_path: Path, canvas_px: int) -> None:
 def test_threads_and_chunks_do_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     manifest = scanned(photos(tmp_path / "data"))
     one = pack.make(manifest, canvas_px=CANVAS_PX, parent=tmp_path / "one", workers=1)
-    monkeypatch.setattr(pack, "CHUNK", 1)
+    monkeypatch.setattr(chunks, "TASK_NS", (1, 1))  # one image per task
     many = pack.make(manifest, canvas_px=CANVAS_PX, parent=tmp_path / "many", workers=7)
     for a, b in zip(one.shard_paths, many.shard_paths, strict=True):
         assert a.read_bytes() == b.read_bytes()

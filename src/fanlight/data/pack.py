@@ -2,21 +2,18 @@
 
 A pack is a cache. It is named by its content (the files' hashes), canvas and decoder, so a changed file or decoder
 makes another pack, and renaming or relabelling files does not. Every canvas's place is known before anything is
-decoded, so threads write without waiting for each other and an interrupted pack continues at its last whole shard.
+decoded, so workers write without waiting for each other and an interrupted pack continues at its last whole shard.
 """
 
 import contextlib
 import hashlib
 import json
 import os
-import threading
 from bisect import bisect_right
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -24,14 +21,13 @@ import pyarrow.parquet as pq
 
 from fanlight import machine
 from fanlight.console import Progress, bytes_text, say
-from fanlight.data import cache, canvas
+from fanlight.data import cache, canvas, engines
+from fanlight.data.engines import Engine, Job, Operation
 from fanlight.data.manifest import Manifest, arrow
 from fanlight.errors import DataError
 
 SHARD_BYTES = 512 << 20  # what an interruption can lose, and small enough that every file system takes it
-CHUNK = 16  # images per task of a packing thread
 DISK_RESERVE = 0.05  # of the disk's free bytes stay free
-_seeking = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -171,12 +167,19 @@ def find(manifest: Manifest, *, canvas_px: int, parent: Path) -> Pack | None:
     return load(parent / plan(manifest, canvas_px=canvas_px).key)
 
 
-def make(manifest: Manifest, *, canvas_px: int, parent: Path, workers: int, shard_bytes: int = SHARD_BYTES) -> Pack:
-    """The pack of `manifest` below `parent`: opened when it is there, else made, by `workers` threads.
+def make(
+    manifest: Manifest, *, canvas_px: int, parent: Path, workers: int = 1, engine: Engine | None = None,
+    shard_bytes: int = SHARD_BYTES,
+) -> Pack:  # fmt: skip
+    """The pack of `manifest` below `parent`: opened when it is there, else made, by `workers` threads or by `engine`,
+    which stays open. The same bytes by any.
 
     Raises DataError when the disk lacks room, before anything is decoded, with the canvas that would fit; when nothing
     can be written; and when a file is not what the manifest says, with its name.
     """
+    if engine is None:
+        with engines.of("threads", workers=workers) as threads:
+            return make(manifest, canvas_px=canvas_px, parent=parent, engine=threads, shard_bytes=shard_bytes)
     layout = plan(manifest, canvas_px=canvas_px, shard_bytes=shard_bytes)
     folder = parent / layout.key
     if (ready := load(folder)) is not None:
@@ -189,7 +192,7 @@ def make(manifest: Manifest, *, canvas_px: int, parent: Path, workers: int, shar
             _check_room(layout, manifest, folder)
             count, size = len(layout.sha256), bytes_text(layout.bytes)
             say(f"Packing {count} images, short side {canvas_px} px, {size}, into {folder}")
-            return _finish(layout, folder, _write_shards(layout, manifest, folder, workers))
+            return _finish(layout, folder, _write_shards(layout, manifest, folder, engine))
     except BrokenPipeError:  # of the console's reader, not of the disk
         raise
     except OSError as error:
@@ -200,50 +203,34 @@ def make(manifest: Manifest, *, canvas_px: int, parent: Path, workers: int, shar
         ) from None
 
 
-def _write_shards(layout: Plan, manifest: Manifest, folder: Path, workers: int) -> dict[str, str]:
+def _write_shards(layout: Plan, manifest: Manifest, folder: Path, engine: Engine) -> dict[str, str]:
     failed: dict[str, str] = {}
     count = int(layout.shards.max()) + 1
-    with Progress("Packing", total=len(layout.sha256), unit="images") as bar, ThreadPoolExecutor(workers) as threads:
+    jobs = engines.jobs(manifest, layout.rows)
+    with Progress("Packing", total=len(layout.sha256), unit="images") as bar:
         for shard in range(count):
             slots = np.flatnonzero(layout.shards == shard)
             notes = folder / f"failed-{shard:05d}.json"
             if shard_path(folder, shard).exists() and notes.exists():
                 failed |= json.loads(notes.read_text())
+                bar.advance(len(slots))
             else:
-                failed |= _write_shard(layout, manifest, shard_path(folder, shard), slots, threads)
-            bar.advance(len(slots))
+                failed |= _write_shard(layout, jobs, shard_path(folder, shard), slots, engine, bar)
     return failed
 
 
 def _write_shard(
-    layout: Plan, manifest: Manifest, path: Path, slots: np.ndarray, threads: ThreadPoolExecutor
+    layout: Plan, jobs: list[Job], path: Path, slots: np.ndarray, engine: Engine, bar: Progress
 ) -> dict[str, str]:
     part = path.with_suffix(".part")
     total = int((layout.heights[slots] * layout.widths[slots] * 3).sum())
-    first = 0  # the byte of the file where its pixels begin
-
-    def decode(chunk: np.ndarray) -> dict[str, str]:
-        failed = {}
-        for slot in chunk.tolist():
-            row = int(layout.rows[slot])
-            data = manifest.read(row)
-            if hashlib.sha256(data).hexdigest() != layout.sha256[slot]:  # its pixels would go by another file's name
-                raise DataError(f"{manifest.path(row)} changed since it was checked; run `fanlight check` again")
-            try:
-                image = canvas.to_canvas(data, layout.canvas_px)
-            except canvas.Unreadable as error:
-                failed[str(layout.sha256[slot])] = str(error)
-                continue
-            _write_at(file, image, first + int(layout.offsets[slot]))
-        return failed
-
     failed: dict[str, str] = {}
     with open(part, "w+b") as file:
         try:
             header = {"descr": "|u1", "fortran_order": False, "shape": (total,)}
             np.lib.format.write_array_header_1_0(file, header)
             file.flush()
-            first = file.tell()
+            first = file.tell()  # the byte where its pixels begin
             if hasattr(os, "posix_fallocate"):  # what the disk cannot take is known before anything is decoded
                 os.posix_fallocate(file.fileno(), 0, first + total)
             else:
@@ -251,10 +238,12 @@ def _write_shard(
         except OSError as error:
             part.unlink(missing_ok=True)
             raise OSError(error.errno, f"{error.strerror} for the next {bytes_text(total)}") from None
-        for reasons in threads.map(decode, np.array_split(slots, max(1, len(slots) // CHUNK))):
-            failed |= reasons
+        placed = [jobs[slot]._replace(place=first + int(layout.offsets[slot])) for slot in slots.tolist()]
+        for reasons in engines.write(engine, Operation("canvas", layout.canvas_px), placed, out=part):
+            failed |= {placed[number].sha256: reason for number, reason in reasons.items() if reason}
+            bar.advance(len(reasons))
         os.fsync(file.fileno())
-    (path.parent / f"failed-{path.stem.split('-')[1]}.json").write_text(json.dumps(failed))
+    (path.parent / f"failed-{path.stem.split('-')[1]}.json").write_text(json.dumps(dict(sorted(failed.items()))))
     part.rename(path)
     return failed
 
@@ -289,19 +278,6 @@ def _check_room(layout: Plan, manifest: Manifest, folder: Path) -> None:
             + (f"--set data.canvas_px={fits} would fit, " if fits else "")
             + "--pack-dir names another disk, --no-pack trains from the files"
         )
-
-
-def _write_at(file: BinaryIO, pixels: np.ndarray, at: int) -> None:
-    """From many threads. A memory map would be shorter, but its pages fault one by one, and threads queue for that."""
-    rest = pixels.reshape(-1).data
-    if not hasattr(os, "pwrite"):  # Windows
-        with _seeking:
-            file.seek(at)
-            file.write(rest)
-        return
-    while len(rest):
-        written = os.pwrite(file.fileno(), rest, at)
-        rest, at = rest[written:], at + written
 
 
 def _sync(path: Path) -> None:

@@ -183,6 +183,26 @@ def throughput(steps: dict[int, pa.Table], *, raster: bool = False) -> str | byt
     return drawn(figure, raster=raster)
 
 
+def rates(title: str, rows: list[dict[str, Any]], *, raster: bool = False) -> str | bytes:
+    """Images per second of each engine and number of workers as bars, with the least and the greatest of the rounds."""
+    rows = rows[:BARS_UP_TO]
+    figure, ax = _bars(len(rows))
+    middle = np.array([row["images_per_s"] for row in rows])
+    reach = np.abs(np.array([row["interval"] for row in rows]).T - middle)
+    names = list(dict.fromkeys(row["engine"] for row in rows))
+    palette = ("#9A9A9A", *SPLIT_COLOURS.values(), OTHER_COLOUR, "#56B4E9", "#D55E00", "#F0E442")
+    colours = [palette[names.index(row["engine"]) % len(palette)] for row in rows]
+    ax.barh(range(len(rows)), middle, xerr=reach, color=colours, height=0.7, error_kw={"ecolor": INK, "lw": 1})
+    for at, row in enumerate(rows):
+        ax.annotate(f"{row['speedup']:.2f}×", (row["interval"][1], at), (4, 0), textcoords="offset points",
+                    va="center", fontsize=8, color=INK)  # fmt: skip
+    ax.margins(x=0.12)
+    ax.set_xlim(0, None)
+    _clean(ax, f"{title}: images per second", grid="x")
+    _names(ax, [f"{row['engine']} · {row['workers']}" for row in rows])
+    return _drawn(figure, raster=raster)
+
+
 def _rate(steps: dict[int, pa.Table]) -> tuple[np.ndarray, np.ndarray]:
     """Every step, and img/s in it: images of the ranks that had it over the slowest one's time."""
     every = reduce(np.union1d, [table["step"].to_numpy() for table in steps.values()])

@@ -5,38 +5,44 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from fanlight import console, machine
+from fanlight import console
 from fanlight.config import Config
-from fanlight.data import checkup
+from fanlight.data import checkup, engines
 from fanlight.data import pack as packs
 from fanlight.train import checks, resolve
 
 
-def pack(path: str, *, image_px: int | None, workers: int | None, pack_dir: str | None) -> dict[str, Any]:
+def pack(
+    path: str, *, image_px: int | None, workers: int | None, pack_dir: str | None, engine: str = "threads",
+    scheduler: str | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """Makes the pack that `train` would use with the same image size; the JSON object of `pack --json`."""
     config = Config().with_values({"data.path": path, "data.image_px": image_px, "execution.pack_dir": pack_dir})
     checks.check(config)
+    chosen = engines.of(engine, workers=workers, scheduler=scheduler)
     manifest = checkup.up_to_date(path, decode=False)
     choices = resolve.Choices(config)
     resolve.sizes(choices, manifest)
     for key, reason in choices.reasons.items():
         section, name = key.split(".")
         console.chose(key, getattr(getattr(choices.config, section), name), reason)
-    workers = workers or machine.cores_usable()
-    begin = time.perf_counter()
-    made = packs.make(
-        manifest,
-        canvas_px=choices.config.data.canvas_px or 0,
-        parent=packs.parent(config.execution.pack_dir),
-        workers=workers,
-    )
-    wall_s = time.perf_counter() - begin
+    with chosen as running:
+        begin = time.perf_counter()
+        made = packs.make(
+            manifest,
+            canvas_px=choices.config.data.canvas_px or 0,
+            parent=packs.parent(config.execution.pack_dir),
+            engine=running,
+        )
+        wall_s, start_s = time.perf_counter() - begin, running.start_s or 0.0
     for digest, reason in made.failed.items():
         row = (manifest.column("sha256") == digest).argmax()
         console.say(f"  not decodable: {manifest.column('path')[row]}: {reason}")
     rate = len(made.sha256) / wall_s
-    console.say(f"{len(made.sha256)} images in {console.seconds_text(wall_s)}, {rate:.0f} img/s, {workers} threads")
+    by = f"{running.name}, {running.workers} worker{'s' * (running.workers != 1)}"
+    started = f", of which {console.seconds_text(start_s)} to start them" if start_s > 0.05 else ""
+    console.say(f"{len(made.sha256)} images in {console.seconds_text(wall_s)}, {rate:.0f} img/s, {by}{started}")
     return {
-        "images": len(made.sha256), "bytes": made.bytes, "wall_s": wall_s, "images_per_s": rate, "workers": workers,
-        "engine": "threads", "pack": str(made.folder),
+        "images": len(made.sha256), "bytes": made.bytes, "wall_s": wall_s, "images_per_s": rate,
+        "workers": running.workers, "engine": running.name, "start_s": start_s, "pack": str(made.folder),
     }  # fmt: skip
