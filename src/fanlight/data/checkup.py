@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -63,16 +64,20 @@ def check(path: str, *, workers: int | None, out: Path | None) -> dict[str, Any]
         **{key: audit[key] for key in ("exact_copies", "copy_groups", "label_conflicts", "leaks")},
         "manifest": str(kept) if kept.is_file() else None,
     }
+    if not manifest.classes:
+        document["captions"] = sum(len(json.loads(text)) for text in manifest.column("captions")[manifest.ok] if text)
     _print(document, manifest, imbalance=audit["imbalance"])
     return document
 
 
 def _print(document: dict[str, Any], manifest: Manifest, *, imbalance: float) -> None:
-    say(f"{document['images']} images in {len(manifest.classes)} classes, from {manifest.source} in {manifest.root}")
+    what = f" in {len(manifest.classes)} classes" if manifest.classes else f", {document['captions']} captions"
+    say(f"{document['images']} images{what}, from {manifest.source} in {manifest.root}")
     for name, count in document["classes"].items():
         say(f"  {count:>7}  {name}")
     say(f"Splits: {', '.join(f'{name} {count}' for name, count in document['splits'].items())}")
-    say(f"Largest class / smallest class: {imbalance:.1f}")
+    if manifest.classes:
+        say(f"Largest class / smallest class: {imbalance:.1f}")
     _print_some("quarantined", [f"{item['path']}: {item['reason']}" for item in document["quarantined"]])
     say(f"Exact copies of another image: {document['exact_copies']}")
     _print_some("copies under several labels", [" = ".join(item["paths"]) for item in document["label_conflicts"]])
