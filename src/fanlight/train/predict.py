@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from fanlight import console, machine
-from fanlight.data import augment, canvas
+from fanlight.data import augment, canvas, inside
 from fanlight.data.manifest import read_file
 from fanlight.errors import ConfigError, DataError
 from fanlight.tasks import calibration
