@@ -33,35 +33,36 @@ def cifar(tree: Tree, part: str) -> Listing | None:
     kinds = set()
     for name in binary or pickles:
         path = join(part, name)
-        samples, labels = _binary(tree, path) if binary else _pickled(tree, path)
-        kinds.add("100" if (isinstance(samples.source, Part) and samples.stride == 3074) or len(names) == 100 else "10")
+        samples, labels, of = _binary(tree, path) if binary else _pickled(tree, path)
+        kinds.add(of)
         split = "test" if name.startswith("test") else "train"
         for number, label in enumerate(labels):
             if names and label >= len(names):
                 raise DataError(f"{tree.root / path}: sample {number} has label {label} of {len(names)} classes")
             rows.append(Row(f"{path}/{samples.name(number)}", names[label] if names else str(label), split))
     version = "binary" if binary else "Python"
-    return listing_of(rows, root=tree.root, source=f"CIFAR-{max(kinds)}, {version} version")
+    return listing_of(rows, root=tree.root, source=f"CIFAR-{'/'.join(sorted(kinds))}, {version} version")
 
 
-def _binary(tree: Tree, path: str) -> tuple[Samples, list[int]]:
+def _binary(tree: Tree, path: str) -> tuple[Samples, list[int], str]:
+    """Samples, their labels, and how many classes the set is named after."""
     samples = _samples(tree, path)
     if samples is None:
         raise DataError(
             f"{tree.root / path} is not a whole number of CIFAR's records of 3073 or 3074 bytes; download it again"
         )
     data = tree.read(path)
-    return samples, list(data[samples.first - 1 :: samples.stride])
+    return samples, list(data[samples.first - 1 :: samples.stride]), "100" if samples.stride == 3074 else "10"
 
 
-def _pickled(tree: Tree, path: str) -> tuple[Samples, list[int]]:
+def _pickled(tree: Tree, path: str) -> tuple[Samples, list[int], str]:
     samples, held = arrays.pickled(_part(tree, path), told=str(tree.root / path))
     labels = next(
         (found for key in ("fine_labels", "labels") if (found := arrays.numbers(held.get(key))) is not None), None
     )
     if samples is None or labels is None or len(labels) != samples.count or min(labels, default=0) < 0:
         raise DataError(f"{tree.root / path} has no data and labels for each of them, as CIFAR's batches have")
-    return samples, labels
+    return samples, labels, "100" if "fine_labels" in held else "10"
 
 
 def _class_names(tree: Tree, part: str, files: list[str]) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from fanlight import console
 from fanlight.data.formats.listing import Listing, Row, listing_of, split_in
-from fanlight.data.formats.tree import Tree, join
+from fanlight.data.formats.tree import Tree, below, join
 from fanlight.errors import DataError
 
 _COCO = re.compile(r"captions?_?(.*)\.json", re.IGNORECASE)
@@ -64,7 +64,8 @@ def _coco_rows(tree: Tree, part: str, document: dict[str, Any], *, told: str, wa
             do=f"Put the folder {wanted or 'of images'} beside it",
         )  # fmt: skip
         return []
-    unlisted = sorted({path.rpartition("/")[2] for path in tree.files(folder)} - set(names.values())) if folder else []
+    there = below(tree, folder).files("") if folder else ()
+    unlisted = sorted({path.rpartition("/")[2] for path in there} - set(names.values()))
     if unlisted:
         console.say(
             f"{tree.root / folder}: {len(unlisted)} images are not in {told} and not used, such as {unlisted[0]}"
@@ -163,6 +164,8 @@ def _folder_of(tree: Tree, part: str, names: list[str], *, wanted: str) -> str |
     zips = [f"{name}/{PurePosixPath(name).stem}" for name in files if name.lower() == f"{wanted}.zip".lower()]
     nested = [f"{name}/{inner}" for name in folders for inner in tree.children(join(part, name))[0]]
     places = [join(part, name) for name in (*folders, *zips, *nested)] + [part]
+    others = [place for place in places if split_in(place.rpartition("/")[2]) not in ("", split_in(wanted))]
+    places = [place for place in places if not wanted or place not in others]  # val's images are never in train2017
     places.sort(key=lambda place: place.rpartition("/")[2].lower() != wanted.lower())  # stable
     sample = names[:: max(1, len(names) // SAMPLE)]
     counts = {place: sum(_is_there(tree, join(place, name)) for name in sample) for place in places}
