@@ -97,31 +97,34 @@ def images(part: Part, *, told: str) -> Part:
     """The image files of a Parquet table as a tar of members 00000, 00001, …, by row; a row without one is an empty file."""
     import tarfile
 
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    column = image_column(part)
-
     def write(out: IO[bytes]) -> None:
         if part.size > SAID_FROM:
             say(f"{told} is a table with images: copying them once into {cache.folder() / 'archives'}")
-        number, room = 0, _room()
-        try:
-            with io.BufferedReader(Reader(part)) as file:  # type: ignore[type-var]
-                for batch in pq.ParquetFile(file).iter_batches(batch_size=256, columns=[f"{column}.bytes"]):
-                    for row in batch.column(0).to_pylist():
-                        data = (row or {}).get("bytes") or b""
-                        about = tarfile.TarInfo(f"{number:05d}")
-                        about.size = len(data)
-                        out.write(about.tobuf() + data + bytes(-len(data) % archives.BLOCK))
-                        number += 1
-                        if out.tell() > room:
-                            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            out.write(bytes(2 * archives.BLOCK))
-        except pa.ArrowException as error:
-            raise DataError(f"{told} is a damaged Parquet table ({error}); download it again") from None
+        room = _room()
+        for number, data in enumerate(_rows(part, f"{image_column(part)}.bytes", told=told)):
+            about = tarfile.TarInfo(f"{number:05d}")
+            about.size = len(data)
+            out.write(about.tobuf() + data + bytes(-len(data) % archives.BLOCK))
+            if out.tell() > room:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        out.write(bytes(2 * archives.BLOCK))
 
     return _kept(part, "images", write, told=told)
+
+
+def _rows(part: Part, column: str, *, told: str) -> Iterator[bytes]:
+    """The values of a column of bytes inside a column; empty where there is none."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with io.BufferedReader(Reader(part)) as file:  # type: ignore[type-var]
+            for batch in pq.ParquetFile(file).iter_batches(batch_size=256, columns=[column]):
+                for row in batch.column(0).to_pylist():
+                    yield (row or {}).get("bytes") or b""
+    except (pa.ArrowException, OSError) as error:
+        why = " ".join(str(error).split())
+        raise DataError(f"{told} is a damaged Parquet table ({why}); download it again") from None
 
 
 def _kept(part: Part, what: str, write: Callable[[IO[bytes]], Any], *, told: str) -> Part:

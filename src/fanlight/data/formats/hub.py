@@ -53,7 +53,7 @@ def _metadata(tree: Tree, folder: str, name: str, *, split: str, at: str) -> Lis
     return replace(found, splits=splits, paths=[join(at, path) for path in found.paths])
 
 
-def tables_in(tree: Tree, part: str) -> list[str]:
+def _tables_in(tree: Tree, part: str) -> list[str]:
     """Parquet tables with images, in a folder or in its folder data/."""
     folders, files = tree.children(part)
     names = [name for name in files if name.lower().endswith(".parquet")]
@@ -64,7 +64,7 @@ def tables_in(tree: Tree, part: str) -> list[str]:
 
 def tables_with_images(tree: Tree, part: str) -> Listing | None:
     """data/train-00000-of-00001.parquet and the like, with a column of images and one of labels or captions."""
-    names = tables_in(tree, part)
+    names = _tables_in(tree, part)
     if not names:
         return None
     root = tree.root / part
@@ -86,8 +86,11 @@ def table_file(place: Path) -> Listing | None:
 
 def _rows(root: Path, name: str) -> Listing:
     part = inside.part(str(root / name))
-    with io.BufferedReader(Reader(part)) as file:  # type: ignore[type-var]
-        table = tables.parquet(file)
+    try:
+        with io.BufferedReader(Reader(part)) as file:  # type: ignore[type-var]
+            table = tables.parquet(file)
+    except ValueError as error:
+        raise DataError(f"{root / name} is a damaged Parquet table ({error}); download it again") from None
     archive = inside.opened(str(root / name))
     assert archive is not None
     paths = [f"{name}/{member}" for member in archive.names()]

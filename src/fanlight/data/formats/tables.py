@@ -25,7 +25,7 @@ def read(data: bytes, *, told: str) -> Table:
         heading = text.partition("\n")[0]
         delimiter = max("\t;,|", key=heading.count) if any(mark in heading for mark in "\t;,|") else ","
         rows = [row for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True) if row]
-    except (ValueError, RecursionError, csv.Error) as error:  # also UnicodeDecodeError and Arrow's
+    except (ValueError, RecursionError, csv.Error) as error:  # also UnicodeDecodeError
         raise DataError(f"{told} is not a list file ({error}). {WAYS}") from None
     head = [name.strip().lower() for name in rows.pop(0)] if rows else []
     if twice := [name for name in head if name and head.count(name) > 1]:
@@ -39,16 +39,20 @@ def read(data: bytes, *, told: str) -> Table:
 
 
 def parquet(file: Any) -> Table:
-    """Plain columns of a Parquet table; whole numbers that the Hugging Face hub knows names of become those. ValueError,
-    which Arrow's errors are."""
+    """Plain columns of a Parquet table; whole numbers that the Hugging Face hub knows names of become those. ValueError
+    where it is damaged."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    table = pq.ParquetFile(file)
-    plain = [field.name for field in table.schema_arrow if not pa.types.is_struct(field.type)]
-    names = class_names(table.schema_arrow)
+    try:
+        table = pq.ParquetFile(file)
+        plain = [field.name for field in table.schema_arrow if not pa.types.is_struct(field.type)]
+        names = class_names(table.schema_arrow)
+        columns = table.read(columns=plain).to_pydict()
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(" ".join(str(error).split())) from None
     found = {}
-    for name, values in table.read(columns=plain).to_pydict().items():
+    for name, values in columns.items():
         of_class = names.get(name, [])
         found[str(name).strip().lower()] = [
             of_class[value] if isinstance(value, int) and 0 <= value < len(of_class) else _text(value)
