@@ -25,7 +25,9 @@ app.add_typer(cache_app, name="cache")
 # typer's own class for wrong usage; newer versions carry their copy of click, so it is found by name.
 _USAGE: type[Exception] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 
-DataArgument = Annotated[str, typer.Argument(help="A folder of class folders, a list file, or the built-in `digits`.")]
+DataArgument = Annotated[
+    str, typer.Argument(help="Class folders, an archive of them, a list file, or the built-in `digits`.")
+]
 RunArgument = Annotated[Path, typer.Argument(help="A run folder, as `fanlight train` printed it.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on standard output, nothing else there.")]
 WorkersOption = Annotated[
@@ -93,7 +95,7 @@ def pack(
 
 @app.command()
 def train(
-    data: Annotated[str, typer.Argument(help="A folder of class folders, a list file, or the built-in `digits`.")] = "",
+    data: Annotated[str, typer.Argument(help="Class folders, an archive of them, a list file, or the built-in `digits`.")] = "",
     model: Annotated[str | None, typer.Option(help="timm, torchvision or own name. Default: by image size.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training images. Default: by their number.")] = None,
     batch_size: Annotated[

@@ -52,7 +52,8 @@ def class_folders(tree: Tree) -> Listing:
 def _worded(folders: list[str]) -> dict[str, str]:
     """seg_train, seg_test and the like: folders whose names are equal but for the word of a split."""
     split_of = {name: split_in(name) for name in folders if split_in(name)}
-    rests = {re.sub("|".join(sorted(SPLIT_OF, key=len, reverse=True)), "", name.lower(), count=1) for name in split_of}
+    word = re.compile(rf"(?<![a-z])({'|'.join(SPLIT_OF)})(?![a-z])")
+    rests = {word.sub("", name.lower(), count=1) for name in split_of}
     return split_of if len(split_of) > 1 and len(rests) == 1 and "train" in split_of.values() else {}
 
 
