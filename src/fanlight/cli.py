@@ -79,7 +79,7 @@ app.command()(cli_study.study)
 
 @app.command()
 def train(
-    data: Annotated[str, typer.Argument(help="A folder of class folders, a list file, or the built-in `digits`.")] = "",
+    data: Annotated[str, typer.Argument(help="Class folders, an archive of them, a list file, or the built-in `digits`.")] = "",
     model: Annotated[str | None, typer.Option(help="timm, torchvision or own name. Default: by image size.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training images. Default: by their number.")] = None,
     batch_size: Annotated[

@@ -6,7 +6,9 @@ import typer
 
 from fanlight import console
 
-DataArgument = Annotated[str, typer.Argument(help="A folder of class folders, a list file, or the built-in `digits`.")]
+DataArgument = Annotated[
+    str, typer.Argument(help="Class folders, an archive of them, a list file, or the built-in `digits`.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on standard output, nothing else there.")]
 WorkersOption = Annotated[
     int | None, typer.Option(min=1, max=1024, help="Threads that read and decode. Default: by usable cores.")

@@ -11,8 +11,8 @@ from fanlight.errors import ConfigError
 PATHS = ["p7/scan_1.png", "p7/scan_2.png", "p12/scan_1.png", "extra.png"]
 
 
-def listing() -> Listing:
-    return Listing(Path("/data"), "test", PATHS, ["a", "b", "a", "b"], [""] * 4, [""] * 4)
+def listing(**columns: list[str]) -> Listing:
+    return Listing(Path("/data"), "test", PATHS, ["a", "b", "a", "b"], [""] * 4, [""] * 4, columns=columns)
 
 
 @pytest.mark.parametrize(
@@ -27,18 +27,18 @@ def listing() -> Listing:
 def test_a_pattern_in_the_paths(by: str, groups: list[str] | None, capsys: pytest.CaptureFixture[str]) -> None:
     if groups is None:  # the bracket takes part in no match
         with pytest.raises(ConfigError, match=r"matches none of 4 paths, such as p7/scan_1\.png"):
-            regroup(listing(), by, columns={})
+            regroup(listing(), by)
         return
-    assert regroup(listing(), by, columns={}).groups == groups
+    assert regroup(listing(), by).groups == groups
     said = capsys.readouterr()
     assert f"Groups by pattern {by!r}: 2, of 3 files" in said.out
     assert "1 files have no group" in said.err and "extra.png" in said.err
 
 
 def test_a_column_wins_over_a_pattern(capsys: pytest.CaptureFixture[str]) -> None:
-    found = regroup(listing(), "scan", columns={"scan": [" x", "x ", "y", "y"]})
+    found = regroup(listing(scan=[" x", "x ", "y", "y"]), "Scan")
     assert found.groups == ["x", "x", "y", "y"]
-    assert "Groups by column scan: 2, of 4 files" in capsys.readouterr().out
+    assert "Groups by column Scan: 2, of 4 files" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -51,4 +51,4 @@ def test_a_column_wins_over_a_pattern(capsys: pytest.CaptureFixture[str]) -> Non
 )
 def test_what_nothing_can_be_grouped_by(by: str, columns: dict[str, list[str]], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        regroup(listing(), by, columns=columns)
+        regroup(listing(**columns), by)

@@ -1,5 +1,5 @@
-"""The folder of things that can be made again: packs, features, manifests, audits, built-in data. Listed and cleared by
-`fanlight cache`."""
+"""The folder of things that can be made again: packs, features, manifests, audits, built-in data, what archives decompress to.
+Listed and cleared by `fanlight cache`."""
 
 import hashlib
 import json
@@ -8,7 +8,9 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-FOLDERS = ("packs", "features", "manifests", "audits", "builtin")
+from fanlight.data import builtin
+
+FOLDERS = ("packs", "features", "manifests", "audits", "builtin", "archives")
 
 
 def folder() -> Path:
@@ -21,7 +23,8 @@ def folder() -> Path:
 def manifest_path(data: str) -> Path:
     """Where the manifest of the data at `data` (a path, or a built-in name) is kept."""
     path = Path(os.path.expanduser(data))  # Path's own raises where there is no such user
-    place = str(path.resolve()) if os.path.exists(path) else data
+    is_place = os.path.exists(path) or data not in builtin.NAMES  # also `photos.zip/train`, and patterns of shards
+    place = os.path.realpath(path) if is_place and "\0" not in data else data
     return folder() / "manifests" / f"{hashlib.sha256(os.fsencode(place)).hexdigest()[:24]}.parquet"
 
 
@@ -30,7 +33,7 @@ class Entry:
     """One thing in the cache."""
 
     path: Path
-    kind: str  # pack, features, manifest, audit, built-in
+    kind: str  # pack, features, manifest, audit, built-in, archive
     bytes: int
     text: str  # what it holds, in words
 
@@ -42,6 +45,10 @@ def entries() -> list[Entry]:
     found += [Entry(path, "manifest", path.stat().st_size, "") for path in _children("manifests")]
     found += [Entry(path, "audit", _bytes(path), "") for path in _children("audits")]
     found += [Entry(path, "built-in", _bytes(path), path.name) for path in _children("builtin")]
+    unpacked = [
+        path for path in _children("archives") if not path.name.startswith(".")
+    ]  # the others are locks and parts
+    found += [Entry(path, "archive", path.stat().st_size, path.name.partition("-")[2]) for path in unpacked]
     return sorted(found, key=lambda entry: -entry.bytes)
 
 

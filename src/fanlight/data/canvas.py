@@ -6,6 +6,7 @@ are recognised by their bytes, never by their names. Everything here is pure and
 
 import importlib
 import io
+import logging
 import re
 import struct
 import warnings
@@ -25,6 +26,7 @@ VERSION = "1"  # of the pixels that `to_canvas` makes; part of every pack's key
 
 Image.MAX_IMAGE_PIXELS = None  # Pillow would warn from half its own limit on; `header` refuses by PIXEL_LIMIT instead
 ImageFile.LOAD_TRUNCATED_IMAGES = False  # a grey-filled photo would train without a word
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # it would print of some damaged files, without their names
 warnings.filterwarnings("ignore", module=r"PIL\.")  # odd TIFF tags and the like, which do not change pixels
 cv2.setNumThreads(1)  # parallel over images, never inside one
 

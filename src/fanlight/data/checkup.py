@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ def up_to_date(path: str, *, decode: bool, workers: int | None = None, group_by:
     """The manifest of the data at `path`, kept in the cache: files that have not changed are not read again."""
     listing = formats.recognise(path, cache=cache.folder())
     if group_by is not None:
-        listing = grouping.regroup(listing, group_by, columns=formats.columns(path))
+        listing = grouping.regroup(listing, group_by)
     kept = cache.manifest_path(path)
     known = None
     if kept.exists():
@@ -68,6 +69,8 @@ def check(
         "unjudged": found.unjudged if found else 0,
         "manifest": str(kept) if kept.is_file() else None,
     }
+    if not manifest.classes:
+        document["captions"] = sum(len(json.loads(text)) for text in manifest.column("captions")[manifest.ok] if text)
     _print(document, manifest, imbalance=facts["imbalance"])
     return document, manifest
 
@@ -83,11 +86,13 @@ def write(manifest: Manifest, path: Path, *, option: str) -> None:
 
 
 def _print(document: dict[str, Any], manifest: Manifest, *, imbalance: float) -> None:
-    say(f"{document['images']} images in {len(manifest.classes)} classes, from {manifest.source} in {manifest.root}")
+    what = f" in {len(manifest.classes)} classes" if manifest.classes else f", {document['captions']} captions"
+    say(f"{document['images']} images{what}, from {manifest.source} in {manifest.root}")
     for name, count in document["classes"].items():
         say(f"  {count:>7}  {name}")
     say(f"Splits: {', '.join(f'{name} {count}' for name, count in document['splits'].items())}")
-    say(f"Largest class / smallest class: {imbalance:.1f}")
+    if manifest.classes:
+        say(f"Largest class / smallest class: {imbalance:.1f}")
     _print_some("quarantined", [f"{item['path']}: {item['reason']}" for item in document["quarantined"]])
     say(f"Exact copies of another image: {document['exact_copies']}")
     if document["audit"] != "none":

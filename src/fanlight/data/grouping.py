@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from fanlight.console import say, warn
@@ -11,16 +10,16 @@ from fanlight.data.formats import Listing
 from fanlight.errors import ConfigError, near
 
 
-def regroup(listing: Listing, by: str, *, columns: Mapping[str, Sequence[str]]) -> Listing:
+def regroup(listing: Listing, by: str) -> Listing:
     """The listing with `groups` by a column of that name, else by a regular expression that is searched in each path: its
     first bracketed part, or all that it matches, names the group. Files without one stay on their own.
 
     ConfigError for a pattern that is none, or that no path matches."""
-    if by in columns:
-        groups = [value.strip() for value in columns[by]]
+    if (column := by.strip().lower()) in listing.columns:
+        groups = [value.strip() for value in listing.columns[column]]
         where = f"column {by}"
     else:
-        groups = _matches(listing, by, columns)
+        groups = _matches(listing, by)
         where = f"pattern {by!r}"
     alone = groups.count("")
     named = len(set(groups) - {""})
@@ -33,7 +32,8 @@ def regroup(listing: Listing, by: str, *, columns: Mapping[str, Sequence[str]]) 
     return replace(listing, groups=groups)
 
 
-def _matches(listing: Listing, by: str, columns: Mapping[str, Sequence[str]]) -> list[str]:
+def _matches(listing: Listing, by: str) -> list[str]:
+    columns = listing.columns
     there = f" The list's columns: {', '.join(columns)}.{near(by, columns)}" if columns else ""
     try:
         pattern = re.compile(by)

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from fanlight.data import inside
 from fanlight.errors import DataError, RunError
 
 SPLITS = ("train", "val", "test")
@@ -58,10 +59,10 @@ class Manifest:
 
     @classmethod
     def of(cls, table: pa.Table, *, root: Path, source: str) -> "Manifest":
-        """A manifest whose classes are the labels of its usable rows, in plain order."""
+        """A manifest whose classes are the labels of its usable rows, in plain order; none where they have captions only."""
         table = table.select(SCHEMA.names).cast(SCHEMA).combine_chunks()
         rows = zip(table["label"].to_pylist(), table["status"].to_pylist())
-        classes = tuple(sorted({label for label, status in rows if status == "ok"}))
+        classes = tuple(sorted({label for label, status in rows if status == "ok" and label}))
         return cls(root=root, table=table, classes=classes, source=source)
 
     def __len__(self) -> int:
@@ -202,8 +203,12 @@ def _dtype(kind: pa.DataType) -> Any:
 
 
 def read_file(path: Path | str) -> bytes:
-    """The bytes of a regular file. OSError for everything else: a pipe would be waited for, a device has no end."""
-    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    """The bytes of a regular file, or of a file inside one (`photos.zip/cats/1.jpg`). OSError for everything else: a pipe
+    would be waited for, a device has no end."""
+    try:
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    except NotADirectoryError:  # the path goes through a file
+        return inside.read(os.fspath(path))
     with open(handle, "rb") as file:
         if not stat.S_ISREG(os.fstat(handle).st_mode):
             raise OSError(errno.EINVAL, "not a regular file", str(path))
@@ -211,9 +216,14 @@ def read_file(path: Path | str) -> bytes:
 
 
 def file_state(path: Path | str) -> tuple[int, int]:
-    """(bytes, mtime_ns) of a file now; (0, 0) where there is none."""
+    """(bytes, mtime_ns) of a file now, for one inside an archive with the archive's time; (0, 0) where there is none."""
     try:
         state = os.stat(path)
+    except NotADirectoryError:
+        try:
+            return inside.state(os.fspath(path))
+        except (OSError, DataError):  # DataError: the archive is damaged now
+            return (0, 0)
     except (OSError, ValueError):  # ValueError: a name with a zero byte
         return (0, 0)
     return (state.st_size, state.st_mtime_ns)
@@ -229,7 +239,8 @@ def audit(manifest: Manifest) -> dict[str, Any]:
     hashes, pictures = manifest.column("sha256"), manifest.column("copies")
     exact = _alike(manifest, hashes)
     copies = _alike(manifest, np.where(pictures == "", hashes, pictures))
-    counts = np.bincount(manifest.labels[manifest.rows()], minlength=1)
+    labels_R = manifest.labels[manifest.rows()]
+    counts = np.bincount(labels_R[labels_R >= 0], minlength=1)  # -1: captions without classes
     exact_copies = sum(len(rows) - 1 for rows in exact)
     return {
         "exact_copies": exact_copies,

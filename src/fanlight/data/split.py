@@ -89,6 +89,11 @@ def limit(manifest: Manifest, count: int, *, seed: int) -> Manifest:
 
 
 def _check_classes(manifest: Manifest) -> None:
+    if not manifest.classes and any(manifest.column("captions")[manifest.ok]):
+        raise DataError(
+            f"{manifest.root} has captions, not classes: {manifest.source}; a classifier needs labels, such as one folder of "
+            "images per class, or a list with a column label"
+        )
     if len(manifest.classes) < 2:
         only = ", ".join(manifest.classes) or "none"
         raise DataError(

@@ -186,7 +186,7 @@ def throughput(steps: dict[int, pa.Table], *, raster: bool = False) -> str | byt
 def rates(title: str, rows: list[dict[str, Any]], *, raster: bool = False) -> str | bytes:
     """Images per second of each engine and number of workers as bars, with the least and the greatest of the rounds."""
     rows = rows[:BARS_UP_TO]
-    figure, ax = _bars(len(rows))
+    figure, ax = bars_of(len(rows))
     middle = np.array([row["images_per_s"] for row in rows])
     reach = np.abs(np.array([row["interval"] for row in rows]).T - middle)
     names = list(dict.fromkeys(row["engine"] for row in rows))
@@ -198,9 +198,9 @@ def rates(title: str, rows: list[dict[str, Any]], *, raster: bool = False) -> st
                     va="center", fontsize=8, color=INK)  # fmt: skip
     ax.margins(x=0.12)
     ax.set_xlim(0, None)
-    _clean(ax, f"{title}: images per second", grid="x")
-    _names(ax, [f"{row['engine']} · {row['workers']}" for row in rows])
-    return _drawn(figure, raster=raster)
+    clean(ax, f"{title}: images per second", grid="x")
+    name_rows(ax, [f"{row['engine']} · {row['workers']}" for row in rows])
+    return drawn(figure, raster=raster)
 
 
 def _rate(steps: dict[int, pa.Table]) -> tuple[np.ndarray, np.ndarray]:

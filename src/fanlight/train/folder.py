@@ -16,7 +16,7 @@ from fanlight.config import Config
 from fanlight.data import builtin
 from fanlight.data import manifest as manifests
 from fanlight.data.manifest import Manifest
-from fanlight.errors import ConfigError, RunError
+from fanlight.errors import ConfigError, DataError, RunError
 
 VERSION = 1  # of run.json
 DECIDED = (
@@ -136,10 +136,10 @@ def check_unchanged(run: Path, manifest: Manifest) -> None:
         row = row_of[path]
         if not manifest.ok[row]:
             continue
-        file = manifest.root / path
-        same = (
-            file.is_file() and hashlib.sha256(manifests.read_file(file)).hexdigest() == manifest.column("sha256")[row]
-        )
+        try:
+            same = hashlib.sha256(manifest.read(row)).hexdigest() == manifest.column("sha256")[row]
+        except DataError:  # it is gone, or its archive is
+            same = False
         if not same:
             differing.append(path)
     if differing:

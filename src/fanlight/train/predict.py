@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from fanlight import console, machine
-from fanlight.data import augment, canvas
+from fanlight.data import augment, canvas, inside
 from fanlight.data.manifest import read_file
 from fanlight.errors import ConfigError, DataError
 from fanlight.tasks import calibration
@@ -97,7 +97,7 @@ class Predictor:
             return self.squares(read_file(path), views=views)
         except (OSError, ValueError) as error:  # ValueError: a name with a zero byte
             return getattr(error, "strerror", None) or str(error)
-        except canvas.Unreadable as error:
+        except DataError as error:  # no image, or an archive that is damaged
             return str(error)
 
     def _answer(self, logits_K: np.ndarray, *, top: int, below: float | None) -> dict[str, Any]:
@@ -138,13 +138,16 @@ def several(paths: str | Path | Iterable[str | Path]) -> Iterable[str | Path]:
 
 
 def expand(patterns: str | Path | Iterable[str | Path]) -> list[str]:
-    """Files named by files, folders (looked through) and globs, each once, in order. DataError where one names none."""
+    """Files named by files, folders and archives (looked through) and globs, each once, in order; `photos.zip/cats`, too.
+    DataError where one names none."""
     found: dict[str, None] = {}
     for pattern in map(str, several(patterns)):
         files: list[str] = []
         if pattern and os.path.isdir(pattern):
-            inside = (item for item in Path(pattern).rglob("*") if not item.name.startswith("."))
-            files = sorted(str(item) for item in inside if os.path.isfile(item))
+            items = (item for item in Path(pattern).rglob("*") if not item.name.startswith("."))
+            files = sorted(str(item) for item in items if os.path.isfile(item))
+        elif pattern and (members := inside.files(pattern)):
+            files = members
         elif os.path.exists(pattern):
             files = [pattern]
         elif len(pattern) <= PATTERN_MAX:

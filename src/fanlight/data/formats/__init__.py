@@ -1,0 +1,141 @@
+"""Which images there are, with which labels or captions: one function per public format, recognised by what is there.
+
+`recognise` asks them in turn; each returns a `Listing` and opens no image. All files count, whatever their extension: their
+bytes decide later whether they are images. Every layout may lie in a folder, a zip or a tar.
+"""
+
+import os
+import unicodedata
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+from fanlight import console
+from fanlight.data import builtin, inside
+from fanlight.data.formats import arrays, captions, folders, hub, kept, lists, shards, tree
+from fanlight.data.formats.listing import WAYS, Listing
+from fanlight.data.formats.tree import Disk, Tree
+from fanlight.errors import DataError, near
+
+__all__ = ["Listing", "recognise"]
+
+LAYOUTS = (
+    arrays.cifar, arrays.idx, captions.coco, captions.flickr, hub.tables_with_images, hub.image_folder, shards.shards,
+    lists.beside,
+)  # fmt: skip
+DEEP_MOST = 8  # folders that hold nothing but one folder, one in another
+
+
+def recognise(path: str, *, cache: Path) -> Listing:
+    """The listing of a folder, an archive, a list file, shards or a built-in name (which is written below `cache` first).
+
+    An existing path wins over a built-in name. DataError where nothing can be learned from it."""
+    if not path:
+        raise DataError(f"no data is named, only an empty text. {WAYS}")
+    place, chosen = lists.chosen_columns(Path(os.path.expanduser(path)))
+    if os.path.exists(place):  # where Path's own raises, on a name too long, there is none
+        if path in builtin.NAMES:
+            console.say(
+                f"{path}: the {'folder' if place.is_dir() else 'file'} here, not the built-in data of that name"
+            )
+        place = Path(os.path.abspath(place))  # links stay as they are: a list's paths are relative to where it is seen
+        if not tree.is_text(str(place)):
+            raise DataError(f"{str(place)!r}: a folder's name is not UTF-8 and cannot be kept in a table; rename it")
+        listing = _existing(place, chosen=chosen)
+    elif path in builtin.NAMES:
+        try:
+            written = builtin.write(path, cache=cache)
+        except OSError as error:
+            raise DataError(
+                f"built-in {path} cannot be written below {cache}: {error.strerror or error}; set FANLIGHT_CACHE to a "
+                "folder that can be written"
+            ) from None
+        listing = replace(folders.class_folders(Disk(written)), source=f"built-in {path}")
+    elif (found := shards.pattern(place)) is not None:
+        listing = found
+    elif inside.outermost(str(place)) is not None:
+        listing = _within(Path(os.path.abspath(place)), chosen=chosen)
+    else:
+        close = near(place.name, [*tree.names_beside(place.parent), *builtin.NAMES])
+        raise DataError(f"{path} does not exist.{close} {WAYS}; built in: {', '.join(builtin.NAMES)}")
+    if not listing.captions or any(listing.labels):
+        _check_classes(listing)
+    return listing
+
+
+def _existing(place: Path, *, chosen: dict[str, str]) -> Listing:
+    if place.is_dir():
+        return of_tree(Disk(place))
+    if (listing := kept.manifest_file(place)) is not None:
+        return listing
+    if (table := hub.table_file(place)) is not None:
+        return table
+    if arrays.is_one(place):
+        raise DataError(
+            f"{place} is one file of a set: images, or labels, alone. Give the folder, or the archive, that it lies in"
+        )
+    found = tree.opened(place)
+    return of_tree(found) if found is not None else lists.list_file(Disk(place.parent), place.name, chosen=chosen)
+
+
+def _within(place: Path, *, chosen: dict[str, str]) -> Listing:
+    """What a path into an archive names: a folder, or a list."""
+    found = tree.opened(place)
+    if found is not None:
+        return of_tree(found)
+    beside = tree.opened(place.parent)
+    if beside is None or not beside.has_file(place.name):
+        raise DataError(f"{place} does not exist: the archive has no such folder or file")
+    return lists.list_file(beside, place.name, chosen=chosen)
+
+
+def of_tree(found: Tree) -> Listing:
+    """The first layout that fits, looked for also below folders that hold nothing but one folder."""
+    part = ""
+    for _ in range(DEEP_MOST):
+        for layout in LAYOUTS:
+            if (listing := layout(found, part)) is not None:
+                return listing
+        inner, files = found.children(part)
+        if len(inner) != 1 or files:
+            break
+        part = f"{part}/{inner[0]}".lstrip("/")
+    return folders.class_folders(found)
+
+
+def _check_classes(listing: Listing) -> None:
+    """Classes of val and test are matched to train's by name, never by position."""
+    of_split: dict[str, set[str]] = {}
+    for label, split in set(zip(listing.labels, listing.splits)):
+        of_split.setdefault(split or "train", set()).add(label)
+    classes = of_split.get("train") or set(listing.labels)
+    if len(classes) < 2:
+        only = ", ".join(classes)
+        raise DataError(f"{listing.root} has only one class, {only}; a classifier needs at least two. {WAYS}")
+    for names in _alike(classes):
+        console.warn(
+            f"classes {' and '.join(map(repr, names))} differ only in case or in how accents are written",
+            why="They are trained as different classes",
+            do="If they are one class, give them one name",
+        )
+    for split in ("val", "test"):
+        if unknown := sorted(of_split.get(split, classes) - classes):
+            close = near(unknown[0], sorted(classes))
+            raise DataError(
+                f"{listing.root}: classes of {split} that train lacks: {', '.join(unknown)}.{close} "
+                f"Rename them, or add images of them to train; train has: {', '.join(sorted(classes))}"
+            )
+        if missing := sorted(classes - of_split.get(split, classes)):
+            console.warn(
+                f"{split} has no images of {', '.join(missing)}",
+                why="These classes cannot be scored there",
+                do="Add some",
+            )
+
+
+def _alike(names: Iterable[str]) -> list[list[str]]:
+    """Names that a careless eye, or another file system, takes for one."""
+    found: dict[str, list[str]] = {}
+    for name in sorted(names):
+        found.setdefault(unicodedata.normalize("NFC", name).casefold(), []).append(name)
+    return [alike for alike in found.values() if len(alike) > 1]

@@ -1,0 +1,190 @@
+"""Images with sentences: COCO captions, and Flickr8k's lists. They have no classes; several sentences belong to an image."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Iterable
+from pathlib import PurePosixPath
+from typing import Any
+
+from fanlight import console
+from fanlight.data.formats.listing import Listing, Row, listing_of, split_in
+from fanlight.data.formats.tree import Tree, below, join
+from fanlight.errors import DataError
+
+_COCO = re.compile(r"captions?_?(.*)\.json", re.IGNORECASE)
+_TOKEN = re.compile(r"([^\t]+)#\d+\t(.*)")  # 1000268201_693b08cb0e.jpg#0	A child in a pink dress …
+_HEADER = re.compile(r"\s*image(_?name)?\s*[,|\t].*(caption|comment)\s*", re.IGNORECASE)
+_SPLIT_LIST = re.compile(r"[._](train|dev|val|test)_?images\.txt", re.IGNORECASE)
+SAMPLE = 100
+
+
+def coco(tree: Tree, part: str) -> Listing | None:
+    """annotations/captions_train2017.json beside train2017/, and the same of val. Images that are listed and missing are
+    quarantined later; those that are not listed are not used, and it is said."""
+    folders, files = tree.children(part)
+    inner = "annotations" if "annotations" in folders else ""
+    names = tree.children(join(part, inner))[1] if inner else files
+    rows: list[Row] = []
+    for name in names:
+        matched = _COCO.fullmatch(name)
+        document = _document(tree, join(part, join(inner, name))) if matched else None
+        if matched and document is not None:
+            rows += _coco_rows(tree, part, document, told=name, wanted=matched[1])
+    if not rows:
+        return None
+    return listing_of(rows, root=tree.root, source=f"COCO captions in {inner or part or tree.root.name}/")
+
+
+def _document(tree: Tree, path: str) -> dict[str, Any] | None:
+    try:
+        found = json.loads(tree.read(path))
+    except OSError as error:
+        raise DataError(f"cannot read {tree.root / path}: {error.strerror or error}") from None
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{tree.root / path} is damaged ({error}); download it again") from None
+    return found if isinstance(found, dict) and {"images", "annotations"} <= found.keys() else None
+
+
+def _coco_rows(tree: Tree, part: str, document: dict[str, Any], *, told: str, wanted: str) -> list[Row]:
+    sentences: dict[Any, list[str]] = {}
+    try:
+        for each in document["annotations"]:
+            sentences.setdefault(each["image_id"], []).append(" ".join(str(each["caption"]).split()))
+        names = {each["id"]: str(each["file_name"]) for each in document["images"]}
+    except (KeyError, TypeError):
+        raise DataError(f"{told} has no image_id and caption in each annotation, as COCO captions have") from None
+    folder = _folder_of(tree, part, list(names.values()), wanted=wanted)
+    if folder is None:
+        console.warn(
+            f"{told} is not used", why=f"None of its images is in {wanted or 'a folder'} beside it",
+            do=f"Put the folder {wanted or 'of images'} beside it",
+        )  # fmt: skip
+        return []
+    there = below(tree, folder).files("") if folder else ()
+    unlisted = sorted({path.rpartition("/")[2] for path in there} - set(names.values()))
+    if unlisted:
+        console.say(
+            f"{tree.root / folder}: {len(unlisted)} images are not in {told} and not used, such as {unlisted[0]}"
+        )
+    captioned = {number: name for number, name in names.items() if sentences.get(number)}
+    if len(captioned) < len(names):
+        console.say(f"{told}: {len(names) - len(captioned)} images have no caption and are not used")
+    split = split_in(wanted)
+    return [
+        Row(join(folder, name), split=split, captions=json.dumps(sentences[number]))
+        for number, name in captioned.items()
+    ]
+
+
+def flickr(tree: Tree, part: str) -> Listing | None:
+    """captions.txt (image,caption) or Flickr8k.token.txt beside a folder of images; Flickr_8k.trainImages.txt and the like
+    are the splits."""
+    folders, files = tree.children(part)
+    texts = [join(part, name) for name in files if name.lower().endswith((".txt", ".csv", ".token"))]
+    for folder in folders:
+        if folder.lower().endswith("text"):  # Flickr8k_text
+            texts += [join(part, join(folder, name)) for name in tree.children(join(part, folder))[1]]
+    likely = [path for path in texts if re.search(r"caption|token|results", path.rpartition("/")[2], re.IGNORECASE)]
+    for path in sorted(likely, key=lambda path: ("lemma" in path.lower(), path)):
+        found = sentences(_read(tree, path))
+        if found is not None and (listing := listed(tree, part, path, found)) is not None:
+            return _with_lists(tree, listing, texts)
+    return None
+
+
+def listed(tree: Tree, part: str, path: str, found: dict[str, list[str]]) -> Listing | None:
+    """The listing of a file of sentences; None where its images are nowhere."""
+    folder = _folder_of(tree, part, list(found), wanted="")
+    if folder is None:
+        return None
+    rows = [Row(join(folder, name), captions=json.dumps(texts)) for name, texts in found.items() if texts]
+    return listing_of(rows, root=tree.root, source=f"captions in {path.rpartition('/')[2]}")
+
+
+def sentences(data: bytes) -> dict[str, list[str]] | None:
+    """Image -> its sentences, of a file in one of Flickr's ways; None where it is another file."""
+    try:
+        text = data.decode("utf-8-sig")
+    except ValueError:
+        return None
+    head = text.partition("\n")[0]
+    found: dict[str, list[str]] = {}
+    if _TOKEN.fullmatch(head.strip()):
+        for line in text.splitlines():
+            if matched := _TOKEN.fullmatch(line.strip()):
+                found.setdefault(matched[1], []).append(matched[2].strip())
+        return found
+    if not _HEADER.fullmatch(head) or len(head) > 100:
+        return None
+    mark = next(mark for mark in "|\t," if mark in head)
+    columns = head.count(mark)
+    try:
+        for row in list(csv.reader(io.StringIO(text, newline=""), delimiter=mark))[1:]:
+            if len(row) > columns and row[0].strip():  # commas in a sentence that is not quoted make more fields
+                found.setdefault(row[0].strip(), []).append(mark.join(row[columns:]).strip())
+    except csv.Error:
+        return None
+    return found or None
+
+
+def listed_sentences(text: str) -> list[str]:
+    """The captions in one field of a table: one sentence, or a JSON list of them."""
+    try:
+        found = json.loads(text) if text.startswith("[") else text
+    except ValueError:
+        found = text
+    return [str(each) for each in found] if isinstance(found, list) else [str(found)] if found else []
+
+
+def _with_lists(tree: Tree, listing: Listing, texts: Iterable[str]) -> Listing:
+    """With the splits of the lists of names that Flickr8k has."""
+    split_of: dict[str, str] = {}
+    for path in texts:
+        if matched := _SPLIT_LIST.search(path):
+            split_of |= dict.fromkeys(_read(tree, path).decode("utf-8", "replace").split(), split_in(matched[1]))
+    if not split_of:
+        return listing
+    rows = [
+        Row(path, split=split_of.get(path.rpartition("/")[2], ""), captions=captions)
+        for path, captions in zip(listing.paths, listing.captions)
+    ]
+    used = [row for row in rows if row.split]
+    if len(used) < len(rows):
+        console.say(f"{listing.root}: {len(rows) - len(used)} images are in none of the lists of splits and not used")
+    return listing_of(used, root=listing.root, source=listing.source)
+
+
+def _folder_of(tree: Tree, part: str, names: list[str], *, wanted: str) -> str | None:
+    """Where most of the images are: the folder (or zip) of that name, images/, another folder, or beside the list."""
+    folders, files = tree.children(part)
+    zips = [f"{name}/{PurePosixPath(name).stem}" for name in files if name.lower() == f"{wanted}.zip".lower()]
+    nested = [f"{name}/{inner}" for name in folders for inner in tree.children(join(part, name))[0]]
+    places = [join(part, name) for name in (*folders, *zips, *nested)] + [part]
+    others = [place for place in places if split_in(place.rpartition("/")[2]) not in ("", split_in(wanted))]
+    places = [place for place in places if not wanted or place not in others]  # val's images are never in train2017
+    places.sort(key=lambda place: place.rpartition("/")[2].lower() != wanted.lower())  # stable
+    sample = names[:: max(1, len(names) // SAMPLE)]
+    counts = {place: sum(_is_there(tree, join(place, name)) for name in sample) for place in places}
+    best = max(counts, key=lambda place: counts[place], default=None)
+    return best if best is not None and counts[best] else None
+
+
+def _is_there(tree: Tree, path: str) -> bool:
+    if tree.has_file(path):
+        return True
+    if ".zip/" not in path:
+        return False
+    from fanlight.data.manifest import file_state
+
+    return file_state(tree.root / path) != (0, 0)
+
+
+def _read(tree: Tree, path: str) -> bytes:
+    try:
+        return tree.read(path)
+    except OSError as error:
+        raise DataError(f"cannot read {tree.root / path}: {error.strerror or error}") from None

@@ -1,0 +1,43 @@
+"""A manifest that Fanlight wrote, of a run or by `check --out` or `--fix`, as data: the same files, splits and groups."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from fanlight import console
+from fanlight.data import manifest as manifests
+from fanlight.data.formats.listing import Listing
+from fanlight.errors import DataError
+
+
+def manifest_file(place: Path) -> Listing | None:
+    """The usable rows of a manifest; None where the file is none. What it puts aside stays aside, and is said."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with open(place, "rb") as file:
+        if file.read(4) != b"PAR1":
+            return None
+    try:
+        if b"fanlight" not in (pq.read_schema(place).metadata or {}):
+            return None
+    except (OSError, pa.ArrowException):
+        return None  # a table that cannot be read is refused as a list
+    manifest = manifests.load(place)
+    rows = manifest.rows()
+    if not rows.size:
+        raise DataError(f"{place} is a manifest without a usable image; check the data anew")
+    if aside := len(manifest) - rows.size:
+        console.say(f"{place}: {aside} files that it puts aside are not used")
+    of = {
+        name: manifest.column(name)[rows]
+        for name in ("path", "label", "split", "group", "weight", "captions", "sha256")
+    }
+    groups = np.where(of["group"] == of["sha256"], "", of["group"])
+    return Listing(
+        root=manifest.root, source=f"manifest {place.name}", paths=of["path"].tolist(), labels=of["label"].tolist(),
+        splits=of["split"].tolist(), groups=groups.tolist(), weights=of["weight"].tolist() if any(of["weight"]) else [],
+        captions=of["captions"].tolist() if any(of["captions"]) else [],
+    )  # fmt: skip

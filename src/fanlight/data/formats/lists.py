@@ -1,0 +1,234 @@
+"""List files: a table with a row per image. Columns are known by their names, else by what is in them, and it is said.
+
+The path column is the one whose values are files (with or without extension, also in a folder beside the list); the label
+column the one with few different values, or one column per class with a single 1 in each row. Where several could be meant,
+the list is refused, and `list.csv?label=NAME` says which.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+
+from fanlight import console
+from fanlight.data.formats import captions, tables
+from fanlight.data.formats.listing import SPLIT_OF, WAYS, Listing
+from fanlight.data.formats.tables import Table
+from fanlight.data.formats.tree import Tree, below, join
+from fanlight.errors import DataError, near
+
+COLUMNS = {
+    "path": ("path", "file", "filename", "file_name", "filepath", "file_path", "image", "image_path"),
+    "label": ("label", "class", "category", "target", "class_name"),
+    "split": ("split", "subset", "set"),
+    "group": ("group", "group_id", "patient", "patient_id"),
+    "weight": ("weight", "sample_weight"),
+    "captions": ("caption", "captions", "text", "sentence", "sentences", "comment"),
+}
+SUFFIXES = ("", ".jpg", ".jpeg", ".png")
+SAMPLE = 200  # values that show where a column's files are
+FOLDERS_MOST = 50  # beside a list, looked into for its files
+CLASSES_MOST, LABEL_LETTERS_MOST = 1000, 100
+_IMAGE_FOLDER = re.compile(r"image|img|photo|pict|train|test|val|jpe?g|png|data", re.IGNORECASE)
+
+
+def chosen_columns(place: Path) -> tuple[Path, dict[str, str]]:
+    """`list.csv?path=A&label=B` in two: the file, and which columns are what. DataError for other words after the mark."""
+    name, mark, words = str(place).rpartition("?")
+    if not mark or os.path.exists(place):
+        return place, {}
+    chosen = {}
+    for word in words.split("&"):
+        what, _, column = word.partition("=")
+        if what not in COLUMNS or not column:
+            raise DataError(f"{place}: after the ? belong path=COLUMN, label=COLUMN and the like, not {word!r}")
+        chosen[what] = column.strip().lower()
+    return Path(name), chosen
+
+
+def list_file(tree: Tree, name: str, *, chosen: dict[str, str] | None = None) -> Listing:
+    """The listing of a table in the root of `tree`."""
+    told = tree.root / name
+    try:
+        data = tree.read(name)
+    except OSError as error:
+        raise DataError(f"cannot read {told}: {error.strerror or error}") from None
+    sentences = None if chosen else captions.sentences(data)
+    if sentences is not None and (found := captions.listed(tree, "", name, sentences)) is not None:
+        return found
+    return of_table(tables.read(data, told=str(told)), tree=tree, told=str(told), name=name, chosen=chosen or {})
+
+
+def beside(tree: Tree, part: str) -> Listing | None:
+    """Kaggle's layout: train.csv beside train_images/, whose images lie flat."""
+    folders, files = tree.children(part)
+    likely = [name for name in files if name.lower().endswith((".csv", ".tsv", ".jsonl", ".parquet"))]
+    if len(likely) > 1:
+        likely = [name for name in likely if re.search(r"train|label|metadata|groundtruth|annot", name, re.IGNORECASE)]
+    looks_flat = folders and all(_IMAGE_FOLDER.search(name) for name in folders)
+    if len(likely) != 1 or not looks_flat or any(tree.children(join(part, name))[0] for name in folders):
+        return None
+    inner = below(tree, part)
+    told = inner.root / likely[0]
+    try:
+        table = tables.read(inner.read(likely[0]), told=str(told))
+    except (OSError, DataError):
+        return None
+    if not any(_places(inner, values)[1] for values in table.values()):
+        return None
+    return of_table(table, tree=inner, told=str(told), name=likely[0], chosen={})
+
+
+def of_table(
+    table: Table, *, tree: Tree, told: str, name: str, chosen: dict[str, str], paths: list[str] | None = None
+) -> Listing:
+    """The listing that a table describes; `paths` where its rows hold their images themselves."""
+    named = _by_name(table, told=told, chosen=chosen)
+    if paths is None and "path" not in named:
+        named["path"] = _path_by_content(table, named, tree=tree, told=told, name=name)
+    columns = {what: table[named[what]] if what in named else [] for what in COLUMNS}
+    columns["path"] = columns["path"] if paths is None else paths
+    has_captions = "captions" in named and "label" not in named
+    has_captions = has_captions and (paths is not None or _places(tree, columns["path"])[1])
+    if not has_captions and "label" not in named:
+        columns["label"] = _label_by_content(table, named, told=told, name=name)
+    count = len(columns["path"])
+    if not count:
+        raise DataError(f"{told} lists no files. {WAYS}")
+    if has_captions:
+        columns = _grouped(columns)
+        count = len(columns["path"])
+    _check_rows(columns, told=told)
+    located = paths or _located(tree, [path.replace("\\", "/") for path in columns["path"]], told=told)
+    return Listing(
+        root=tree.root, source=f"list file {name}", paths=located, labels=columns["label"] or [""] * count,
+        splits=[SPLIT_OF.get(word.lower(), "") for word in columns["split"]] or [""] * count,
+        groups=columns["group"] or [""] * count, weights=columns["weight"],
+        captions=columns["captions"] if has_captions else [], columns={} if has_captions else table,
+    )  # fmt: skip
+
+
+def _by_name(table: Table, *, told: str, chosen: dict[str, str]) -> dict[str, str]:
+    """What is said -> the column that says it: as chosen, else by its name."""
+    named: dict[str, str] = {}
+    for wanted, synonyms in COLUMNS.items():
+        asked = chosen.get(wanted)
+        if asked is not None and asked not in table:
+            raise DataError(f"{told} has no column {asked!r}.{near(asked, table)} It has: {', '.join(table) or 'none'}")
+        found = asked or next((name for name in synonyms if name in table and name not in chosen.values()), None)
+        named |= {wanted: found} if found else {}
+    return named
+
+
+def _path_by_content(table: Table, named: dict[str, str], *, tree: Tree, told: str, name: str) -> str:
+    found = [column for column in table if column not in named.values() and _places(tree, table[column])[1]]
+    if len(found) > 1:
+        raise DataError(
+            f"{told} has no column 'path', and {', '.join(found)} name files; rename one to path, or say which: "
+            f"{name}?path={found[0]}"
+        )
+    if not found:
+        raise DataError(f"{told} has no column 'path', only {', '.join(table) or 'none'}. Rename one to path")
+    console.say(f"{told}: the column {found[0]} is taken as path, because its values are files")
+    return found[0]
+
+
+def _label_by_content(table: Table, named: dict[str, str], *, told: str, name: str) -> list[str]:
+    left = [column for column in table if column not in named.values()]
+    binary = [column for column in left if {_number(value) for value in set(table[column])} <= {0.0, 1.0}]
+    if len(binary) > 1 and table[binary[0]]:
+        rows = list(zip(*(table[column] for column in binary)))
+        ones = [[column for column, value in zip(binary, row) if _number(value) == 1.0] for row in rows]
+        if all(len(each) == 1 for each in ones):
+            console.say(
+                f"{told}: the columns {', '.join(binary)} are the classes, because each row has a single 1 in them"
+            )
+            return [each[0] for each in ones]
+    found = [column for column in left if _is_label(table[column])]
+    if len(found) > 1:
+        raise DataError(
+            f"{told} has no column 'label', and {', '.join(found)} could be it; rename one to label, or say which: "
+            f"{name}?label={found[0]}"
+        )
+    if not found:
+        raise DataError(f"{told} has no column 'label', only {', '.join(table) or 'none'}. Rename one to label")
+    different = len(set(table[found[0]]))
+    console.say(f"{told}: the column {found[0]} is taken as label, because it has {different} different values")
+    return table[found[0]]
+
+
+def _is_label(values: list[str]) -> bool:
+    different = set(values)
+    return 2 <= len(different) <= min(CLASSES_MOST, len(values) // 2) and max(map(len, different)) <= LABEL_LETTERS_MOST
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def _grouped(columns: dict[str, list[str]]) -> dict[str, list[str]]:
+    """One row per image, with all of its captions; the other columns as its first row says them."""
+    sentences: dict[str, list[str]] = {}
+    first: dict[str, int] = {}
+    for row, (path, text) in enumerate(zip(columns["path"], columns["captions"])):
+        first.setdefault(path, row)
+        sentences.setdefault(path, []).extend(captions.listed_sentences(text))
+    kept = {name: [values[row] for row in first.values()] for name, values in columns.items() if values}
+    return {**columns, **kept, "label": [], "captions": [json.dumps(sentences[path]) for path in first]}
+
+
+def _check_rows(columns: dict[str, list[str]], *, told: str) -> None:
+    first: dict[str, int] = {}
+    labels = columns["label"] or [" "] * len(columns["path"])
+    for number, (name, label) in enumerate(zip(columns["path"], labels), 1):
+        if not name or not label:
+            raise DataError(
+                f"{told}, entry {number}: the {'label' if name else 'path'} is empty; fill it or remove the row"
+            )
+        if name in first:
+            raise DataError(f"{told} lists {name} twice, as entries {first[name]} and {number}; keep one of them")
+        first[name] = number
+    for number, word in enumerate(columns["split"], 1):
+        if word and word.lower() not in SPLIT_OF:
+            raise DataError(f"{told}, entry {number}: split {word!r} is unknown; use train, val or test")
+
+
+def _located(tree: Tree, names: list[str], *, told: str) -> list[str]:
+    """Where the files are: as they are named, or in a folder beside the list, or with an extension added. A name that is
+    found nowhere stays, and is quarantined by it."""
+    places, found = _places(tree, names)
+    if not found or places[0] == ("", ""):
+        places = [("", ""), *places]
+    if found and places[0] != ("", ""):
+        folder, suffix = places[0]
+        console.say(
+            f"{told}: its files are {folder or '.'}/…{suffix}, such as {folder}{'/' if folder else ''}{names[0]}{suffix}"
+        )
+    if set(places) == {("", "")}:
+        return names
+    return [
+        next((path for folder, suffix in places if tree.has_file(path := join(folder, name + suffix))), name)
+        for name in names
+    ]
+
+
+def _places(tree: Tree, names: list[str]) -> tuple[list[tuple[str, str]], bool]:
+    """(folder, suffix) at which files of these names are, the most frequent first; whether half of a sample are found."""
+    sample = [name.replace("\\", "/") for name in dict.fromkeys(names[:: max(1, len(names) // SAMPLE)]) if name]
+    sample = [name for name in sample if len(name) < 1024]
+    if sample and all(tree.has_file(name) for name in sample):
+        return [("", "")], True
+    beside = tree.children("")[0][:FOLDERS_MOST]
+    beside += [f"{folder}/{folder}" for folder in beside if folder in tree.children(folder)[0]]
+    counts = {
+        (folder, suffix): sum(tree.has_file(join(folder, name + suffix)) for name in sample)
+        for folder in ("", *beside)
+        for suffix in SUFFIXES
+    }
+    places = sorted((place for place, count in counts.items() if count), key=lambda place: -counts[place])
+    return places, 2 * sum(counts.values()) > len(sample)
