@@ -12,6 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from data import layouts
 from fanlight.data import archives, cache, inside, unpacked
@@ -55,6 +57,24 @@ def test_a_tar_s_members_whatever_its_dialect(tmp_path: Path, form: int) -> None
     found = inside.opened(str(tmp_path / "p.tar"))
     assert found is not None and list(found.names()) == list(names)
     assert all(read_file(tmp_path / "p.tar" / name) == data for name, data in names.items())
+
+
+pieces = st.text(st.sampled_from("abcXY01 _-.,'äß中\U0001f600"), min_size=1, max_size=40).filter(
+    lambda text: text.strip(". ")
+)
+
+
+@settings(max_examples=60)
+@given(
+    st.dictionaries(
+        st.lists(pieces, min_size=1, max_size=5).map("/".join), st.binary(max_size=600), min_size=1, max_size=6
+    )
+)
+def test_any_names_and_bytes_come_back(tmp_path_factory: pytest.TempPathFactory, files: dict[str, bytes]) -> None:
+    folder = tmp_path_factory.mktemp("any")
+    for path in (layouts.zipped(folder / "p.zip", files), layouts.tarred(folder / "p.tar", files)):
+        found = inside.opened(str(path))
+        assert found is not None and {name: found.read(name) for name in found.names()} == files
 
 
 LINKS = {"a/link": tarfile.SYMTYPE, "a/hard": tarfile.LNKTYPE, "a/device": tarfile.CHRTYPE, "a/fifo": tarfile.FIFOTYPE}

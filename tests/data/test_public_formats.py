@@ -225,6 +225,12 @@ def test_a_folder_inside_an_archive(tmp_path: Path) -> None:
     assert scan(found, workers=1).ok.all()
 
 
+def test_a_folder_with_nothing_but_an_archive(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    layouts.zipped(tmp_path / "p.zip", layouts.class_files(prefix="photos/"))
+    assert listing(tmp_path).root == tmp_path / "p.zip/photos"
+    assert "p.zip is all that is in it, and is looked into" in capsys.readouterr().out
+
+
 def test_one_file_of_a_set_says_to_give_the_folder(tmp_path: Path) -> None:
     layouts.mnist(tmp_path / "m")
     layouts.cifar10_binary(tmp_path / "b")
@@ -256,6 +262,20 @@ def test_damaged_idx(tmp_path: Path, name: str, change: Callable[[bytes], bytes 
     if data is not None:
         (tmp_path / name).write_bytes(data)
     with pytest.raises(DataError, match=message):
+        listing(tmp_path)
+
+
+@pytest.mark.parametrize("at", [0, 4, -5])
+def test_damaged_tables_with_images(tmp_path: Path, at: int) -> None:
+    """In its first bytes, in its first page, in its directory."""
+    file = layouts.hub_parquet(tmp_path) / "data/train-00000-of-00001.parquet"
+    (tmp_path / "data/test-00000-of-00001.parquet").unlink()
+    data = bytearray(file.read_bytes())
+    data[at : at + 4] = b"\xff" * 4
+    file.write_bytes(data)
+    with pytest.raises(
+        DataError, match=r"train-00000-of-00001\.parquet is a damaged Parquet table \(.*\); download it again"
+    ):
         listing(tmp_path)
 
 

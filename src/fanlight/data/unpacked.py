@@ -74,19 +74,24 @@ def member(owner: Archive, name: str, *, told: str) -> Part:
 
 def has_images(part: Part, head: bytes) -> bool:
     """Whether a file is a Parquet table with a column of image files, as the Hugging Face hub keeps them."""
-    return head.startswith(b"PAR1") and image_column(part) is not None
+    try:
+        return head.startswith(b"PAR1") and image_column(part) is not None
+    except ValueError:
+        return False
 
 
 def image_column(part: Part) -> str | None:
-    """Name of the first column of {bytes, path} in a Parquet table."""
+    """Name of the first column of {bytes, path} in a Parquet table. ValueError where it is damaged, or none."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
+        if part.read(0, 4) != b"PAR1":
+            raise ValueError("its first bytes are not PAR1")
         with io.BufferedReader(Reader(part)) as file:  # type: ignore[type-var]
             schema = pq.ParquetFile(file).schema_arrow
-    except (pa.ArrowException, OSError, ValueError):
-        return None
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(" ".join(str(error).split())) from None
     for field in schema:
         if pa.types.is_struct(field.type) and field.type.get_field_index("bytes") >= 0:
             return str(field.name)

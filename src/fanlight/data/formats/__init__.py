@@ -97,6 +97,9 @@ def of_tree(found: Tree) -> Listing:
             if (listing := layout(found, part)) is not None:
                 return listing
         inner, files = found.children(part)
+        if len(files) == 1 and not inner and (packed := tree.opened(found.root / part / files[0])) is not None:
+            console.say(f"{found.root / part}: {files[0]} is all that is in it, and is looked into")
+            return of_tree(packed)
         if len(inner) != 1 or files:
             break
         part = f"{part}/{inner[0]}".lstrip("/")

@@ -59,7 +59,19 @@ def _tables_in(tree: Tree, part: str) -> list[str]:
     names = [name for name in files if name.lower().endswith(".parquet")]
     if "data" in folders:
         names += [f"data/{name}" for name in tree.children(join(part, "data"))[1] if name.lower().endswith(".parquet")]
-    return [name for name in names if unpacked.image_column(inside.part(str(tree.root / join(part, name)))) is not None]
+    return [name for name in names if _has_images(tree.root / part / name)]
+
+
+def _has_images(path: Path) -> bool:
+    try:
+        return unpacked.image_column(inside.part(str(path))) is not None
+    except ValueError as error:
+        raise _damaged(path, error) from None
+
+
+def _damaged(path: Path, error: Exception) -> DataError:
+    why = " ".join(str(error).split()).rstrip(".")
+    return DataError(f"{path} is a damaged Parquet table ({why}); download it again")
 
 
 def tables_with_images(tree: Tree, part: str) -> Listing | None:
@@ -90,9 +102,10 @@ def _rows(root: Path, name: str) -> Listing:
         with io.BufferedReader(Reader(part)) as file:  # type: ignore[type-var]
             table = tables.parquet(file)
     except ValueError as error:
-        raise DataError(f"{root / name} is a damaged Parquet table ({error}); download it again") from None
+        raise _damaged(root / name, error) from None
     archive = inside.opened(str(root / name))
-    assert archive is not None
+    if archive is None:  # it was a table with images a moment ago
+        raise DataError(f"{root / name} changed while it was read; try again")
     paths = [f"{name}/{member}" for member in archive.names()]
     table = {column: values for column, values in table.items() if column not in lists.COLUMNS["path"]}
     found = lists.of_table(table, tree=Disk(root), told=str(root / name), name=name, chosen={}, paths=paths)
