@@ -2,6 +2,8 @@
 
 import csv
 import json
+import subprocess
+import sys
 from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
@@ -13,8 +15,8 @@ import pytest
 from data.packs import photos, spoil
 from fanlight.data import engines
 from fanlight.errors import ConfigError, RunError
-from fanlight.study import loading
 from fanlight.study.loading import loaders, naive, points, preparing, verdict
+from fanlight.study.loading import run as loading
 from fanlight.study.loading.points import Point
 from train import colours as tiny
 
@@ -67,6 +69,7 @@ def test_what_pickles_says_how_much(made: dict[str, Any]) -> None:
 
 def test_the_verdict_and_the_folder(made: dict[str, Any]) -> None:
     said = made["verdict"]
+    assert ("take every figure as preliminary" in said) == (made["busy_before"] > loading.BUSY)
     for words in ("Pack: one core does", "Flip: one core does", "Pools that pickle whole arrays", "One task per folder",
                   "Batches: Fanlight's loader"):  # fmt: skip
         assert words in said
@@ -108,6 +111,21 @@ def test_what_cannot_be_studied(fanlight, colours, own_place: Path, words: list[
     (own_place / "full/file").touch()
     answer = fanlight("study", colours, *words)
     assert answer.code == 2 and answer.err.startswith(f"Error: {message}")
+
+
+def test_other_programs_are_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    import psutil
+
+    for percent, is_told in ((3.0, False), (50.0, True)):
+        monkeypatch.setattr(psutil, "cpu_percent", lambda interval, percent=percent: percent)
+        assert loading._busy() == percent / 100
+        assert ("Warning: other programs use 50% of the cores." in capsys.readouterr().err) == is_told
+
+
+def test_a_worker_of_the_naive_ways_imports_no_torch() -> None:
+    code = "import sys; from fanlight.study.loading import naive; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False"]
 
 
 def test_other_pixels_are_an_error() -> None:
