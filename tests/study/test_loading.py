@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import subprocess
 import sys
 from functools import partial
@@ -124,7 +125,10 @@ def test_other_programs_are_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest
 
 def test_a_worker_of_the_naive_ways_imports_no_torch() -> None:
     code = "import sys; from fanlight.study.loading import naive; print('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    place = {"PYTHONPATH": str(Path(engines.__file__).parents[3])}  # of this package, whatever is installed
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ | place
+    )
     assert done.stdout.split() == ["False"]
 
 
@@ -147,8 +151,9 @@ def test_turns_alternate_and_the_warm_up_is_not_kept() -> None:
     order: list[str] = []
     made = [Point("flip", name, 1, lambda name=name: order.append(name) or 1) for name in "abc"]  # type: ignore[misc]
     made[0].before = lambda: order.append("-")
+    made[0].after = lambda: order.append("+")
     points.measure(made, rounds=2, block_s=0.0)
-    assert "".join(order) == "-abc-abcbc-a"
+    assert "".join(order) == "-a+bc-a+bcbc-a+"
     assert [len(each.rates) for each in made] == [2, 2, 2]
 
 

@@ -39,8 +39,8 @@ def study(
     cores = machine.cores_usable()
     counts, chosen = _counts(workers, cores), _engines(names)
     config, manifest = _decided(data, image_px)
-    busy = _busy()
     folder = _folder(out, data)
+    busy = _busy()
     try:
         taken = samples.take(
             manifest, image_px=config.data.image_px or 0, canvas_px=config.data.canvas_px or 0, limit=limit,
