@@ -34,9 +34,9 @@ def study(
     counts = [word.strip() for word in workers.split(",") if word.strip()]
     if bad := [word for word in counts if not word.isdecimal()]:
         raise ConfigError(f"--workers {bad[0]!r}: numbers from 1 on, with commas between, such as 1,2,4")
-    from fanlight.study import loading
+    from fanlight.study.loading import run
 
-    document = loading.study(
+    document = run.study(
         data, workers=[int(word) for word in counts], names=[word.strip() for word in engines.split(",") if word.strip()],
         image_px=image_size, limit=limit, rounds=rounds, out=out, command=shlex.join(["fanlight", *sys.argv[1:]]),
     )  # fmt: skip

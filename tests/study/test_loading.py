@@ -2,6 +2,9 @@
 
 import csv
 import json
+import os
+import subprocess
+import sys
 from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
@@ -13,8 +16,8 @@ import pytest
 from data.packs import photos, spoil
 from fanlight.data import engines
 from fanlight.errors import ConfigError, RunError
-from fanlight.study import loading
 from fanlight.study.loading import loaders, naive, points, preparing, verdict
+from fanlight.study.loading import run as loading
 from fanlight.study.loading.points import Point
 from train import colours as tiny
 
@@ -67,6 +70,7 @@ def test_what_pickles_says_how_much(made: dict[str, Any]) -> None:
 
 def test_the_verdict_and_the_folder(made: dict[str, Any]) -> None:
     said = made["verdict"]
+    assert ("take every figure as preliminary" in said) == (made["busy_before"] > loading.BUSY)
     for words in ("Pack: one core does", "Flip: one core does", "Pools that pickle whole arrays", "One task per folder",
                   "Batches: Fanlight's loader"):  # fmt: skip
         assert words in said
@@ -110,6 +114,24 @@ def test_what_cannot_be_studied(fanlight, colours, own_place: Path, words: list[
     assert answer.code == 2 and answer.err.startswith(f"Error: {message}")
 
 
+def test_other_programs_are_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    import psutil
+
+    for percent, is_told in ((3.0, False), (50.0, True)):
+        monkeypatch.setattr(psutil, "cpu_percent", lambda interval, percent=percent: percent)
+        assert loading._busy() == percent / 100
+        assert ("Warning: other programs use 50% of the cores." in capsys.readouterr().err) == is_told
+
+
+def test_a_worker_of_the_naive_ways_imports_no_torch() -> None:
+    code = "import sys; from fanlight.study.loading import naive; print('torch' in sys.modules)"
+    place = {"PYTHONPATH": str(Path(engines.__file__).parents[3])}  # of this package, whatever is installed
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ | place
+    )
+    assert done.stdout.split() == ["False"]
+
+
 def test_other_pixels_are_an_error() -> None:
     arrays = [np.zeros(3), np.ones(3)]
     same = ("threads", partial(preparing.digest_of, arrays))
@@ -129,8 +151,9 @@ def test_turns_alternate_and_the_warm_up_is_not_kept() -> None:
     order: list[str] = []
     made = [Point("flip", name, 1, lambda name=name: order.append(name) or 1) for name in "abc"]  # type: ignore[misc]
     made[0].before = lambda: order.append("-")
+    made[0].after = lambda: order.append("+")
     points.measure(made, rounds=2, block_s=0.0)
-    assert "".join(order) == "-abc-abcbc-a"
+    assert "".join(order) == "-a+bc-a+bcbc-a+"
     assert [len(each.rates) for each in made] == [2, 2, 2]
 
 

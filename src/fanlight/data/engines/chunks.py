@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 TASKS_PER_WORKER = 8  # at least, so that what is left at the end is small
-TASK_NS = 2e7, 2e8  # a task's cost: enough to be worth a message, and soon enough over to show progress and to stop
+TASK_NS = 5e6, 2e8  # a task's cost: enough to be worth a message, and soon enough over to show progress and to stop
 
 
 def task_cost(total_ns: float, workers: int) -> float:
-    """The cost to aim at for `total_ns` of work: an eighth of a worker's share, between 20 and 200 ms."""
+    """The cost to aim at for `total_ns` of work: an eighth of a worker's share, between 5 and 200 ms."""
     return min(max(total_ns / (workers * TASKS_PER_WORKER), TASK_NS[0]), TASK_NS[1])
 
 

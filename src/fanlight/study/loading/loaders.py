@@ -35,6 +35,7 @@ BATCH = 32
 SHARE, RATIO = (0.25, 1.0), (0.75, 4 / 3)  # of random crops
 EPOCHS = 100_000  # more than any study sees
 COMPARED = 3  # batches
+REST = 1.5  # of the time in which what is made ahead was made last
 
 
 @dataclass
@@ -43,13 +44,21 @@ class Stream:
 
     batches: Iterator[torch.Tensor]
     ahead: int
+    batch_s: float = 0.0  # seconds per batch, as last taken
 
     def drain(self) -> None:
         for _ in range(self.ahead):
             next(self.batches)
 
     def take(self, count: int) -> int:
-        return sum(len(next(self.batches)) for _ in range(count))
+        begin = time.perf_counter()
+        images = sum(len(next(self.batches)) for _ in range(count))
+        self.batch_s = (time.perf_counter() - begin) / count
+        return images
+
+    def rest(self) -> None:
+        """Waits until it has made what it makes ahead, which would else be made in the next variant's time."""
+        time.sleep(REST * self.ahead * self.batch_s)
 
 
 class Photos(Dataset):
@@ -144,7 +153,7 @@ def points(sample: Sample, workers: Sequence[int], stack: ExitStack) -> list[Poi
     preparing.compare("batches", same)
     for what, engine, count, stream, _, start_s in opened:
         turn = partial(stream.take, max(1, whole // batch))
-        found.append(Point(what, engine, count, turn, start_s, before=stream.drain))
+        found.append(Point(what, engine, count, turn, start_s, before=stream.drain, after=stream.rest))
     return found
 
 

@@ -26,6 +26,7 @@ class Point:
     work: Callable[[], int]  # a whole pass; how many images it was
     start_s: float = 0.0  # once, before the first image
     before: Callable[[], object] = _nothing  # before each pass, not timed
+    after: Callable[[], object] = _nothing  # after the last pass of a turn: until it is at rest, not timed
     pickled_bytes: int = 0  # per image, through pipes, there and back
     tasks: int = 0  # that the work is cut into, where that is fewer than images
     largest_task: float = 0.0  # its share of the work
@@ -51,6 +52,7 @@ def _rate(point: Point, *, block_s: float) -> float:
         begin = time.perf_counter()
         images += point.work()
         seconds += time.perf_counter() - begin
+    point.after()
     return images / seconds
 
 
