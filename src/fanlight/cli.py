@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from fanlight import cli_data, cli_study, console
-from fanlight.cli_data import DataArgument, JsonOption, PackDirOption, WorkersOption
+from fanlight.cli_data import GroupByOption, JsonOption, PackDirOption
 from fanlight.errors import ConfigError, DataError, FanlightError, RunError, Stopped, TrainingError
 
 INTERRUPTED = 130  # exit code of a command that Ctrl-C ended and that has nothing to continue
@@ -49,7 +49,8 @@ FLAGS = {
     "weights": "model.weights", "pretrained": "model.pretrained", "freeze": "model.freeze",
     "freeze_epochs": "model.freeze_epochs",
     "optimizer": "optim.name", "schedule": "optim.schedule", "class_weights": "optim.class_weights",
-    "sampling": "data.sampling", "ema": "train.ema", "patience": "train.patience", "flip": "augment.flip",
+    "sampling": "data.sampling", "ema": "train.ema", "patience": "train.patience", "audit": "data.audit",
+    "group_by": "data.group_by", "flip": "augment.flip",
     "policy": "augment.policy", "jitter": "augment.jitter", "erase": "augment.erase", "mixup": "augment.mixup",
     "cutmix": "augment.cutmix", "no_augment": "augment.off", "pack": "execution.pack",
     "compile": "execution.compile", "autotune": "execution.autotune", "time_limit": "train.time_limit_s",
@@ -59,20 +60,7 @@ FLAGS = {
 }  # fmt: skip
 
 
-@app.command()
-def check(
-    data: DataArgument,
-    workers: WorkersOption = None,
-    out: Annotated[Path | None, typer.Option(help="Also write the manifest to this folder or file.")] = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Read every file: what is there, what is broken, which files are copies, what leaks between splits."""
-    console.set_json(as_json)
-    from fanlight.data import checkup
-
-    console.result(checkup.check(data, workers=workers, out=out))
-
-
+app.command()(cli_data.check)
 app.command()(cli_data.pack)
 app.command()(cli_study.study)
 
@@ -111,6 +99,8 @@ def train(
     val_fraction: Annotated[float | None, typer.Option(help="Share kept for validation. Default 0.2.")] = None,
     folds: Annotated[int | None, typer.Option(help="Cross-validation: number of folds.")] = None,
     fold: Annotated[int | None, typer.Option(help="Which fold validates, from 0.")] = None,
+    audit: Annotated[str | None, typer.Option(help="Copies looked for before the split: none, quick, thorough.")] = None,
+    group_by: GroupByOption = None,
     seed: Annotated[int | None, typer.Option(help="Of weights, split, order and augmentation.")] = None,
     weights: Annotated[str | None, typer.Option(help="Start from this .safetensors or .pt file.")] = None,
     pretrained: Annotated[bool | None, typer.Option(help="Start from published weights.")] = None,

@@ -1,10 +1,14 @@
-"""The command that prepares images, and the options that several commands share. `cli` registers it."""
+"""The commands that look at images and prepare them, and the options that several commands share. `cli` registers them."""
 
+import shlex
+import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from fanlight import console
+from fanlight.errors import ConfigError
 
 DataArgument = Annotated[
     str, typer.Argument(help="Class folders, an archive of them, a list file, or the built-in `digits`.")
@@ -14,6 +18,54 @@ WorkersOption = Annotated[
     int | None, typer.Option(min=1, max=1024, help="Threads that read and decode. Default: by usable cores.")
 ]
 PackDirOption = Annotated[str | None, typer.Option(help="Folder for packs. Default: the user's cache folder.")]
+
+
+GroupByOption = Annotated[
+    str | None, typer.Option(help="Keep together: a column of the list file, or a regex on paths (its first bracket).")
+]
+
+
+def check(
+    data: DataArgument,
+    workers: WorkersOption = None,
+    out: Annotated[Path | None, typer.Option(help="Also write the manifest to this folder or file.")] = None,
+    thorough: Annotated[bool, typer.Option("--thorough", help="Find copies turned by any angle, cropped, zoomed.")] = False,
+    audit: Annotated[bool, typer.Option("--audit/--no-audit", help="Look for copies other than byte for byte.")] = True,
+    group_by: GroupByOption = None,
+    report: Annotated[Path | None, typer.Option(help="Write a page about the data to this .html file or folder.")] = None,
+    fix: Annotated[Path | None, typer.Option(help="Write a manifest without what contradicts or leaks: data for train.")] = None,
+    as_json: JsonOption = False,
+) -> None:  # fmt: skip
+    """Read every file: what is there, what is broken, which files are copies, what leaks between splits."""
+    console.set_json(as_json)
+    if thorough and not audit:
+        raise ConfigError("--thorough looks for copies and --no-audit does not; use one of them")
+    from fanlight.data import checkup, fixes
+
+    level = "thorough" if thorough else "quick" if audit else "none"
+    document, manifest = checkup.check(data, workers=workers, out=out, level=level, group_by=group_by)
+    said: list[str] = []
+    if fix is not None:
+        fixed, said = fixes.fix(manifest)
+        place = fix / "fixed.parquet" if fix.is_dir() else fix
+        checkup.write(fixed, place, option="--fix")
+        for sentence in said:
+            console.say(f"Fixed: {sentence}")
+        console.say(f"Train on it: fanlight train {shlex.quote(str(place))}")
+        document |= {"fixed": str(place), "fixes": said}
+    if report is not None:
+        from fanlight.study import data_report
+
+        place = report / "data.html" if report.is_dir() else report
+        try:
+            data_report.write(manifest, place, command=shlex.join(["fanlight", *sys.argv[1:]]), fixes=said)
+        except OSError as error:
+            raise ConfigError(
+                f"--report {place} cannot be written: {error.strerror or error}; use another path"
+            ) from None
+        console.say(f"Report: {place}")
+        document |= {"report": str(place)}
+    console.result(document)
 
 
 def pack(

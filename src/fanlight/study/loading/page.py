@@ -3,14 +3,13 @@ no other). Every name in the page may be hostile: autoescape is on, and a policy
 
 from __future__ import annotations
 
-import base64
 import csv
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fanlight.console import bytes_text, seconds_text
+from fanlight.study import pages
 
 COLUMNS = (
     "what", "engine", "workers", "images_per_s", "low", "high", "speedup", "efficiency", "startup_s", "n",
@@ -34,24 +33,15 @@ def _table(rows: Sequence[dict[str, Any]], path: Path) -> None:
 
 
 def _page(document: dict[str, Any], folder: Path) -> str:
-    import jinja2
-
-    from fanlight.study import figures
+    from fanlight.study import drawing, figures
 
     by_what: dict[str, list[dict[str, Any]]] = {}
     for row in document["rows"]:
         by_what.setdefault(row["what"], []).append(row)
-    drawings = {}
-    for what, rows in by_what.items():
-        drawing = figures.rates(what.capitalize(), rows)
-        figures.save(folder / "figures", what.replace(" ", "-"), drawing)
-        assert isinstance(drawing, str)
-        drawings[what] = f"data:image/svg+xml;base64,{base64.b64encode(drawing.encode()).decode()}"
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent.parent), autoescape=True, undefined=jinja2.StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
+    made = {what: figures.rates(what.capitalize(), rows) for what, rows in by_what.items()}
+    for what, drawn in made.items():
+        drawing.save(folder / "figures", what.replace(" ", "-"), drawn)
+    return pages.render(
+        "loading.html", study=document, by_what=by_what, said=document["verdict"].splitlines(),
+        figures={what: pages.uri(drawn) for what, drawn in made.items()},
     )  # fmt: skip
-    environment.filters |= {"seconds": seconds_text, "bytes": bytes_text}
-    return environment.get_template("loading.html").render(
-        study=document, by_what=by_what, figures=drawings, said=document["verdict"].splitlines()
-    )
