@@ -120,7 +120,7 @@ def _audit(
         row_a=row_a[order],
         row_b=row_b[order],
         kind=np.concatenate(kinds).astype(np.int8)[order],
-        evidence=np.concatenate(evidences).astype(np.float32)[order],
+        evidence=np.concatenate(evidences).astype(np.float64)[order],
         component=component,
         names=names,
         run=run,
