@@ -83,12 +83,16 @@ def write(path: Path, image: np.ndarray, *, quality: int = 90) -> None:
     cv2.imwrite(str(path), image, [cv2.IMWRITE_JPEG_QUALITY, quality])
 
 
-def turned(image: np.ndarray, degrees: float) -> np.ndarray:
-    """Turned about its centre, cut to the largest upright rectangle that is whole, and back at its own size."""
+def turned(image: np.ndarray, degrees: float, *, keep_shape: bool = False) -> np.ndarray:
+    """Turned about its centre, cut to the largest upright rectangle that is whole, and back at its own size, which
+    stretches what is not square (as Augmentor does); `keep_shape`: cut to the largest of the picture's own shape."""
     height, width = image.shape[:2]
     sine, cosine = abs(math.sin(math.radians(degrees))), abs(math.cos(math.radians(degrees)))
     long, short = max(width, height), min(width, height)
-    if short <= 2 * sine * cosine * long:
+    if keep_shape:
+        share = 1 / (cosine + sine * long / short)
+        inner = (width * share, height * share)
+    elif short <= 2 * sine * cosine * long:
         half = 0.5 * short
         inner = (half / sine, half / cosine) if width >= height else (half / cosine, half / sine)
     else:
@@ -146,7 +150,10 @@ def made(arguments: argparse.Namespace) -> None:
         (folder / name).mkdir(parents=True)
     order = random.permutation(len(originals) * arguments.copies)
     for place, number in enumerate(order):  # names say nothing of the truth
-        write(folder / "ab"[place * 2 // len(order)] / f"{place:06d}.jpg", augmented(originals[number // arguments.copies], random))
+        write(
+            folder / "ab"[place * 2 // len(order)] / f"{place:06d}.jpg",
+            augmented(originals[number // arguments.copies], random),
+        )
     truth = order // arguments.copies
     manifest = manifest_of(folder)
     print(heading(f"Audit: {len(originals)} pictures × {arguments.copies} copies as LC25000 was made"))
@@ -157,7 +164,9 @@ def made(arguments: argparse.Namespace) -> None:
         _, cpu, found = timed(lambda thorough=thorough: fresh(manifest, thorough=thorough))
         assert isinstance(found, audit.Audit)
         scores = pair_scores(truth, labels(found, manifest.rows()))
-        print(f"| {name} | {scores[0]:.4f} | {scores[1]:.4f} | {scores[2]:.4f} | {len(found.names)} | {cpu:.0f} | {cpu / once:.1f} |")
+        print(
+            f"| {name} | {' | '.join(f'{score:.4f}' for score in scores)} | {len(found.names)} | {cpu:.0f} | {cpu / once:.1f} |"
+        )
 
 
 def fresh(manifest: Manifest, *, thorough: bool) -> audit.Audit:
@@ -195,7 +204,7 @@ def planted(arguments: argparse.Namespace) -> None:
         elif kind == "flipped":
             write(target, (image[:, ::-1], image[::-1], image[::-1, ::-1], np.rot90(image))[place // 5 % 4])
         elif kind == "turned":
-            write(target, turned(image, float(random.uniform(5, 45) * random.choice([-1, 1]))))
+            write(target, turned(image, float(random.uniform(5, 45) * random.choice([-1, 1])), keep_shape=True))
         else:
             write(target, recoded(image, random), quality=int(random.integers(30, 95)))
     for number in range(20):  # truncated files, for the scan to quarantine
@@ -254,7 +263,9 @@ def growth(arguments: argparse.Namespace) -> None:
     whole = manifest_of(root)
     order = np.argsort([Path(path).name for path in whole.column("path")], kind="stable")
     print(heading("Audit: growth with the number of pictures"))
-    print("| pictures | decoding once, processor s | quick, processor s | × | thorough, processor s | × | thorough, wall s |")
+    print(
+        "| pictures | decoding once, processor s | quick, processor s | × | thorough, processor s | × | thorough, wall s |"
+    )
     print("|--:|--:|--:|--:|--:|--:|--:|")
     seconds: dict[bool, list[float]] = {False: [], True: []}
     for count in arguments.counts:
@@ -268,7 +279,9 @@ def growth(arguments: argparse.Namespace) -> None:
     for thorough, name in ((False, "quick"), (True, "thorough")):
         if len(arguments.counts) > 1:
             slope = np.polyfit(np.log(arguments.counts), np.log(seconds[thorough]), 1)[0]
-            print(f"\n{name}: processor seconds grow as N^{slope:.2f}, least squares over {len(arguments.counts)} sizes.")
+            print(
+                f"\n{name}: processor seconds grow as N^{slope:.2f}, least squares over {len(arguments.counts)} sizes."
+            )
 
 
 def frames(arguments: argparse.Namespace) -> None:
@@ -276,7 +289,9 @@ def frames(arguments: argparse.Namespace) -> None:
     manifest = manifest_of(arguments.data)
     rows = manifest.rows()
     paths = manifest.column("path")[rows]
-    scenes = [f"{Path(path).parent} {int(re.findall('[0-9]+', Path(path).stem)[-1]) // arguments.scene}" for path in paths]
+    scenes = [
+        f"{Path(path).parent} {int(re.findall('[0-9]+', Path(path).stem)[-1]) // arguments.scene}" for path in paths
+    ]
     truth = np.unique(scenes, return_inverse=True)[1]
     found = fresh(manifest, thorough=False)
     said = np.where(found.run[rows] >= 0, found.run[rows], len(found.run_names) + np.arange(len(rows)))
@@ -288,7 +303,9 @@ def frames(arguments: argparse.Namespace) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["made", "planted", "growth", "frames"])
-    parser.add_argument("--data", type=Path, help="folder with weather4, lungcolon and flickr700; for frames, the data set")
+    parser.add_argument(
+        "--data", type=Path, help="folder with weather4, lungcolon and flickr700; for frames, the data set"
+    )
     parser.add_argument("--work", type=Path, required=True, help="images and cache are written here")
     parser.add_argument("--bases", type=int, default=300)
     parser.add_argument("--copies", type=int, default=20)

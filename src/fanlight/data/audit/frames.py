@@ -56,7 +56,9 @@ def _runs_of(colours: np.ndarray, numbers: np.ndarray) -> list[tuple[np.ndarray,
         return np.minimum(straight, np.abs(flat[one] - mirrored[two]).mean(1))
 
     first, second = _random_pairs(count)
-    usual = np.sort(np.concatenate([apart(first[s : s + 4096], second[s : s + 4096]) for s in range(0, len(first), 4096)]))
+    usual = np.sort(
+        np.concatenate([apart(first[s : s + 4096], second[s : s + 4096]) for s in range(0, len(first), 4096)])
+    )
     near, cut = np.quantile(usual, NEAR), np.quantile(usual, CUT)
     place = np.arange(count)
     links = {lag: apart(place[:-lag], place[lag:]) for lag in LAGS}

@@ -82,7 +82,7 @@ def _same_pixels(
             pixels_HWC = canvas.to_canvas(manifest.read(int(row_D[picture])), None)
         except DataError:
             return f"unreadable {picture}".encode()
-        return hashlib.sha256(pixels_HWC).digest()
+        return hashlib.sha256(pixels_HWC.data).digest()
 
     digests = dict(zip(wanted.tolist(), pool.map(digest, wanted.tolist())))
     return np.array([ok and digests[a] == digests[b] for ok, (a, b) in zip(maybe.tolist(), both.tolist())], bool)

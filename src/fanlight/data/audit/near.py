@@ -17,7 +17,9 @@ import numpy as np
 from fanlight.data.audit import buckets
 from fanlight.data.audit.signature import FREQUENCIES, Signatures
 
-BANDS = 32  # keys per picture: copies that correlate by .95 meet in one with probability .98 or more to 100,000 pictures
+BANDS = (
+    32  # keys per picture: copies that correlate by .95 meet in one with probability .98 or more to 100,000 pictures
+)
 CEILING = 0.10  # 1 - correlation: at most this far, on any data set
 FLOOR = 0.004  # and never asked to be nearer: what rounding to float16 and JPEG at high quality do
 FALSE_SHARE = 0.0005  # false pairs expected over the whole data set, per picture
@@ -54,7 +56,7 @@ def limit(pictures: Signatures, members: np.ndarray) -> float:
     power = math.log(8) / max(math.log(outer / inner), 0.02)
     wanted = 2 * FALSE_SHARE / count  # of random pairs
     reach = outer * (wanted * 50) ** (1 / power)
-    return float(np.clip(reach, FLOOR, CEILING))
+    return min(CEILING, max(FLOOR, float(reach)))
 
 
 def correlation(pictures: Signatures, a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -27,7 +27,9 @@ class Audit:
     row_a: np.ndarray  # int64 [P], below row_b
     row_b: np.ndarray
     kind: np.ndarray  # int8 [P], index into KINDS
-    evidence: np.ndarray  # float64 [P], to 1: of near the correlation of spectra, of turned that of pixels, of frame likeness
+    evidence: (
+        np.ndarray
+    )  # float64 [P], to 1: of near the correlation of spectra, of turned that of pixels, of frame likeness
     component: np.ndarray  # int64 [R], group of copies, -1 alone
     names: tuple[str, ...]  # of G groups: sha256 of the member that comes first in path order
     run: np.ndarray  # int64 [R], run of frames, -1 in none
@@ -121,7 +123,9 @@ def load(folder: Path) -> Audit:
             if about.pop("version") != VERSION:
                 raise RunError(f"{folder} is an audit of another version; {again}")
             for column, kind in columns.items():
-                arrays[column] = np.array(table[column].to_pylist(), np.dtype("bool" if kind == pa.bool_() else str(kind)))
+                arrays[column] = np.array(
+                    table[column].to_pylist(), np.dtype("bool" if kind == pa.bool_() else str(kind))
+                )
         about |= {name: tuple(about[name]) for name in ("names", "run_names")}
         return Audit(**arrays, **about)
     except OSError as error:

@@ -99,7 +99,10 @@ def _audit(
     run_R = np.full(len(rows), -1)
     for number, places in enumerate(film):
         run_R[places] = number
-    is_copy = (pairs.evidence >= STILL) | ~_share_a_run(pairs.both, run_R, picture_R, count=len(pictures))
+    is_still = (pairs.evidence >= STILL) & (
+        pairs.kind != KINDS.index("turned")
+    )  # a moving camera's frames are turned, too
+    is_copy = is_still | ~_share_a_run(pairs.both, run_R, picture_R, count=len(pictures))
     both, kind, evidence = pairs.both[is_copy], pairs.kind[is_copy], pairs.evidence[is_copy]
     group_D = components.grow(both, is_strong=pairs.is_strong[is_copy], count=len(pictures))
     together = group_D[both[:, 0]] == group_D[both[:, 1]]  # pairs without support are not reported either
@@ -112,7 +115,9 @@ def _audit(
     kinds = [np.full(len(again), KINDS.index("bytes")), kind, np.full(sum(map(len, films)), KINDS.index("frame"))]
     evidences = [np.ones(len(again)), evidence, *likeness]
     component, names = _named(group_D[picture_R], rows, hashes, count=len(manifest))
-    run, run_names = _named(np.where(run_R >= 0, run_R, len(film) + np.arange(len(rows))), rows, hashes, count=len(manifest))
+    run, run_names = _named(
+        np.where(run_R >= 0, run_R, len(film) + np.arange(len(rows))), rows, hashes, count=len(manifest)
+    )
     judged = np.zeros(len(manifest), bool)
     judged[rows] = pictures.has_structure[picture_R]
     order = np.lexsort((row_b, row_a, np.concatenate(kinds)))
@@ -156,7 +161,11 @@ def _named(
 
 
 def _in_order(
-    pool: ThreadPoolExecutor, work: Callable[[np.ndarray], list[Signature | None]], chunks: list[np.ndarray], *, ahead: int
+    pool: ThreadPoolExecutor,
+    work: Callable[[np.ndarray], list[Signature | None]],
+    chunks: list[np.ndarray],
+    *,
+    ahead: int,
 ) -> Iterator[list[Signature | None]]:
     """Results in the order of the chunks, with at most `ahead` of them under way."""
     pending: deque[Future[list[Signature | None]]] = deque()

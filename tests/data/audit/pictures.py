@@ -53,4 +53,7 @@ def folder_of(root: Path, files: Mapping[str, bytes]) -> Manifest:
 
 
 def strangers(count: int, *, start: int = 1000) -> dict[str, bytes]:
-    return {f"{'ab'[number % 2]}/s{number * 37 % 101}n{number}.jpg": jpeg(picture(start + number)) for number in range(count)}
+    return {
+        f"{'ab'[number % 2]}/s{number * 37 % 101}n{number}.jpg": jpeg(picture(start + number))
+        for number in range(count)
+    }
