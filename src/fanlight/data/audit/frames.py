@@ -15,8 +15,8 @@ import numpy as np
 from fanlight.data.audit import components
 
 FEWEST = 8  # files of a folder that can be judged
-FILM_SHARE = 0.5  # of neighbours are nearer than NEAR of random pairs: then the folder is film
-NEAR, CUT = 0.05, 0.10  # quantiles of the distances of random pairs: what a film's neighbours are, where a run is cut
+FILM_SHARE = 0.6  # of neighbours are nearer than NEAR of random pairs: then the folder is film
+NEAR, CUT = 0.05, 0.20  # quantiles of the distances of random pairs: what a film's neighbours are, where a run is cut
 APART = 5  # files between the two of a random pair
 SAMPLE = 20_000
 JUMP = 10  # times the usual step of the numbers: another scene

@@ -16,7 +16,7 @@ from fanlight.data.manifest import Manifest
 from fanlight.errors import DataError
 
 SAME_PIXELS = 0.005  # distance of spectra within which pictures of one size are decoded whole and compared
-AGREE_LEAST, PIXELS_LEAST = 6, 0.4  # matches and pixels of a copy; strangers reach 3 matches, one in 400 more
+AGREE_LEAST, PIXELS_LEAST = 6, 0.5  # matches and pixels of a copy; strangers reach 3 matches, one in 400 more
 FEW_AGREE, FEW_PIXELS = 4, 0.75  # or fewer matches, with pixels that agree better
 STRONG_AGREE, STRONG_PIXELS = 10, 0.6  # a pair that counts as two, see `components`
 
@@ -82,7 +82,7 @@ def _same_pixels(
             pixels_HWC = canvas.to_canvas(manifest.read(int(row_D[picture])), None)
         except DataError:
             return f"unreadable {picture}".encode()
-        return hashlib.sha256(pixels_HWC).digest()
+        return hashlib.sha256(pixels_HWC.data).digest()
 
     digests = dict(zip(wanted.tolist(), pool.map(digest, wanted.tolist())))
     return np.array([ok and digests[a] == digests[b] for ok, (a, b) in zip(maybe.tolist(), both.tolist())], bool)

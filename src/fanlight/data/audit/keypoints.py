@@ -52,7 +52,7 @@ NONE = (np.zeros((0, 4), np.float16), np.zeros((0, CODE), np.int8))
 def describe(grey_HW: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Points, float16 [k, 4] of x, y, size, angle, and codes, int8 [k, C], of the strongest keypoints."""
     if not hasattr(_made, "sift"):
-        _made.sift = cv2.SIFT_create(nfeatures=MOST, contrastThreshold=CONTRAST_LEAST)
+        _made.sift = cv2.SIFT_create(nfeatures=MOST, contrastThreshold=CONTRAST_LEAST)  # type: ignore[attr-defined]
     found, descriptors = _made.sift.detectAndCompute(grey_HW, None)
     if descriptors is None:
         return NONE

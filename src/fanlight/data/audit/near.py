@@ -56,7 +56,7 @@ def limit(pictures: Signatures, members: np.ndarray) -> float:
     power = math.log(8) / max(math.log(outer / inner), 0.02)
     wanted = 2 * FALSE_SHARE / count  # of random pairs
     reach = outer * (wanted * 50) ** (1 / power)
-    return float(np.clip(reach, FLOOR, CEILING))
+    return min(CEILING, max(FLOOR, float(reach)))
 
 
 def correlation(pictures: Signatures, a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -9,6 +9,7 @@ from fanlight.data.audit.signature import THUMB_PX
 
 BLUR_PX = 2.7  # what is smoother than this is light and shade, not detail
 SEEN_LEAST = 90  # pixels of 32²: fewer agree by chance
+COVERED_LEAST = 0.45  # of the more detailed picture: less is another view of one place, not a copy (rims are not seen)
 _whole = np.full((THUMB_PX, THUMB_PX), 255, np.uint8)
 _edge = np.ones((3, 3), np.uint8)
 
@@ -39,7 +40,7 @@ def agreement(
     size = (THUMB_PX, THUMB_PX)
     laid = cv2.warpAffine(thumb_a, whole[:2], size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     seen = cv2.erode(cv2.warpAffine(_whole, whole[:2], size), _edge, borderValue=255) == 255
-    if seen.sum() < SEEN_LEAST:
+    if seen.sum() < max(SEEN_LEAST, COVERED_LEAST * min(abs(area), 1 / abs(area)) * THUMB_PX**2):
         return 0.0
     one, two = _details(laid)[seen], _details(thumb_b)[seen]
     one, two = one - one.mean(), two - two.mean()

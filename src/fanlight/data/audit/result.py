@@ -29,7 +29,7 @@ class Audit:
     kind: np.ndarray  # int8 [P], index into KINDS
     evidence: (
         np.ndarray
-    )  # float32 [P]: bytes, pixels 1; near the spectra's correlation; turned the pixels'; frame likeness
+    )  # float64 [P], to 1: of near the correlation of spectra, of turned that of pixels, of frame likeness
     component: np.ndarray  # int64 [R], group of copies, -1 alone
     names: tuple[str, ...]  # of G groups: sha256 of the member that comes first in path order
     run: np.ndarray  # int64 [R], run of frames, -1 in none
@@ -136,5 +136,5 @@ def load(folder: Path) -> Audit:
 
 _TABLES = {
     "rows": {"component": pa.int64(), "run": pa.int64(), "judged": pa.bool_()},
-    "pairs": {"row_a": pa.int64(), "row_b": pa.int64(), "kind": pa.int8(), "evidence": pa.float32()},
+    "pairs": {"row_a": pa.int64(), "row_b": pa.int64(), "kind": pa.int8(), "evidence": pa.float64()},
 }

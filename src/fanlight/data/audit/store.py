@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -48,7 +49,7 @@ def load(path: Path, pictures: Signatures, *, thorough: bool) -> int:
             if (file.schema_arrow.metadata or {}).get(b"fanlight") != _about(thorough=thorough).encode():
                 return 0
             for block in file.iter_batches(BLOCK):
-                kept = {name: block.column(name).cast(pa.large_binary()) for name in SHAPES}
+                kept: dict[str, Any] = {name: block.column(name).cast(pa.large_binary()) for name in SHAPES}
                 for row, sha in enumerate(block.column("sha256").to_pylist()):
                     if sha in place:
                         one = Signature(
@@ -83,7 +84,7 @@ def _about(*, thorough: bool) -> str:
     return json.dumps({"signature": VERSION, "thorough": thorough, "decoder": canvas.decoder_version()})
 
 
-def _array(name: str, data: pa.Buffer) -> np.ndarray:
+def _array(name: str, data: pa.Buffer) -> Any:
     tail, kind = SHAPES[name]
     return np.frombuffer(data, kind).reshape(tail if name in WHOLE else (-1, *tail))
 

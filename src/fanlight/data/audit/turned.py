@@ -16,9 +16,13 @@ from fanlight.data.audit.keypoints import MIRROR
 from fanlight.data.audit.signature import Signatures
 
 BATCH = 64
-PROPOSING = 20
+PROPOSING = 12
 MATCH_LEAST = 0.6  # cosine of two codes
-LOOSE_PX, FIRST_PX, TIGHT_PX = 7.0, 4.0, 3.0  # of 96: one keypoint's angle is good to some degrees, a fit to a pixel
+LOOSE_PX, FIRST_PX, TIGHT_PX = (
+    7.0,
+    4.0,
+    3.0,
+)  # of the canvas: one keypoint's angle is good to some degrees, a fit to a pixel
 LOOSE_OCTAVES, LOOSE_RADIANS = 0.6, 0.5
 LOOKED_AT = 4  # matches that agree: pixels are compared from here on; strangers reach 3, one in 400 more
 
@@ -55,8 +59,8 @@ def _padded(pictures: Signatures, chosen: np.ndarray) -> tuple[np.ndarray, np.nd
     points = pictures.points[rows].astype(np.float32) * there[..., None]
     codes = pictures.codes[rows].astype(np.float32) * there[..., None]
     codes /= np.maximum(np.linalg.norm(codes, axis=2, keepdims=True), 1e-6)
-    arms = np.where(there, points[..., 2], 1) * np.exp(1j * np.deg2rad(points[..., 3]))
-    return points[..., 0] + 1j * points[..., 1], arms, codes
+    arms = np.where(there, points[..., 2], 1) * np.exp(np.complex64(1j) * np.deg2rad(points[..., 3]))
+    return points[..., 0] + np.complex64(1j) * points[..., 1], arms, codes
 
 
 def _geometry(
@@ -89,7 +93,7 @@ def _geometry(
         (20.0, TIGHT_PX),
     ):  # stiff against shear while few agree
         held = terms.conj() * taken[..., None]
-        normal = held.transpose(0, 2, 1) @ terms + np.diag([1e-3, stiffness, 1e-3])
+        normal = held.transpose(0, 2, 1) @ terms + np.diag([1e-3, stiffness, 1e-3]).astype(np.float32)
         maps = np.linalg.solve(normal, held.transpose(0, 2, 1) @ at_b[..., None])[..., 0]
         taken = (np.abs((terms @ maps[..., None])[..., 0] - at_b) < reach) & ok
     return taken.sum(1), maps, is_mirrored

@@ -18,9 +18,10 @@ CANDIDATES = 12  # most pairs that one picture proposes: those with most words i
 SHARED_LEAST = 2
 WINDOW = 12  # of a large bucket, see `buckets.pairs`
 ORDERS = (np.arange(0, 44), np.r_[1:44:3, 0:44:3, 2:44:3])  # orders in which signs are taken, most certain first
-BITS_MORE = 8  # than the logarithm of the number of words: signs are not independent, and strangers must be few
+BITS_MORE = 7  # than the logarithm of the number of words: signs are not independent, and strangers must be few
 TIE_BITS = 16
 BYTES_PER_WORD = 80  # of memory, while words are sorted and pairs counted
+PASSES_MOST = 32  # each looks at every keypoint anew
 
 
 def candidates(pictures: Signatures, members: np.ndarray, *, memory_bytes: int) -> tuple[np.ndarray, int]:
@@ -31,7 +32,7 @@ def candidates(pictures: Signatures, members: np.ndarray, *, memory_bytes: int) 
     owners = np.repeat(members, counts)
     rows = np.repeat(pictures.starts[members] - np.cumsum(counts) + counts, counts) + np.arange(len(owners))
     bits = int(np.clip(math.ceil(math.log2(max(3 * len(rows), 2))) + BITS_MORE, 18, 40))
-    passes = max(1, math.ceil(3 * len(rows) * BYTES_PER_WORD / max(memory_bytes, 1)))
+    passes = int(np.clip(math.ceil(3 * len(rows) * BYTES_PER_WORD / max(memory_bytes, 1)), 1, PASSES_MOST))
     codes, times, capped = np.zeros(0, np.int64), np.zeros(0, np.int64), 0
     for order in ORDERS:
         for number in range(passes):

@@ -99,7 +99,10 @@ def _audit(
     run_R = np.full(len(rows), -1)
     for number, places in enumerate(film):
         run_R[places] = number
-    is_copy = (pairs.evidence >= STILL) | ~_share_a_run(pairs.both, run_R, picture_R, count=len(pictures))
+    is_still = (pairs.evidence >= STILL) & (
+        pairs.kind != KINDS.index("turned")
+    )  # a moving camera's frames are turned, too
+    is_copy = is_still | ~_share_a_run(pairs.both, run_R, picture_R, count=len(pictures))
     both, kind, evidence = pairs.both[is_copy], pairs.kind[is_copy], pairs.evidence[is_copy]
     group_D = components.grow(both, is_strong=pairs.is_strong[is_copy], count=len(pictures))
     together = group_D[both[:, 0]] == group_D[both[:, 1]]  # pairs without support are not reported either
@@ -122,7 +125,7 @@ def _audit(
         row_a=row_a[order],
         row_b=row_b[order],
         kind=np.concatenate(kinds).astype(np.int8)[order],
-        evidence=np.concatenate(evidences).astype(np.float32)[order],
+        evidence=np.concatenate(evidences).astype(np.float64)[order],
         component=component,
         names=names,
         run=run,
