@@ -43,7 +43,8 @@ def check(
     from fanlight.data import checkup, fixes
 
     level = "thorough" if thorough else "quick" if audit else "none"
-    document, manifest = checkup.check(data, workers=workers, out=out, level=level, group_by=group_by)
+    manifest, found = checkup.examine(data, workers=workers, level=level, group_by=group_by)
+    document = checkup.tell(data, manifest, found, out=out, level=level)
     said: list[str] = []
     if fix is not None:
         fixed, said = fixes.fix(manifest)

@@ -12,6 +12,7 @@ import numpy as np
 from fanlight.console import say, warn
 from fanlight.data import cache, copies, formats, grouping, scan
 from fanlight.data import manifest as manifests
+from fanlight.data.audit import Audit
 from fanlight.data.manifest import Manifest
 from fanlight.errors import ConfigError, FanlightError
 
@@ -41,13 +42,21 @@ def up_to_date(path: str, *, decode: bool, workers: int | None = None, group_by:
     return manifest
 
 
-def check(
-    path: str, *, workers: int | None = None, out: Path | None = None, level: str = "quick", group_by: str | None = None
-) -> tuple[dict[str, Any], Manifest]:
-    """Reads and decodes every file and looks for copies, as `level` of config.AUDITS says; prints what was found. The JSON
-    object of `check --json`, and the manifest."""
-    manifest = up_to_date(path, decode=True, workers=workers, group_by=group_by)
-    manifest, found = copies.find(manifest, level, workers=workers)
+def check(path: str, *, workers: int | None = None, out: Path | None = None, level: str = "quick") -> dict[str, Any]:
+    """Reads and decodes every file and looks for copies; prints what was found; the JSON object of `check --json`."""
+    manifest, found = examine(path, workers=workers, level=level)
+    return tell(path, manifest, found, out=out, level=level)
+
+
+def examine(
+    path: str, *, workers: int | None = None, level: str = "quick", group_by: str | None = None
+) -> tuple[Manifest, Audit | None]:
+    """Every file read and decoded, and copies looked for as `level` of config.AUDITS says."""
+    return copies.find(up_to_date(path, decode=True, workers=workers, group_by=group_by), level, workers=workers)
+
+
+def tell(path: str, manifest: Manifest, found: Audit | None, *, out: Path | None, level: str) -> dict[str, Any]:
+    """Prints what was found in the data at `path`, and says it as the JSON object of `check --json`."""
     kept = cache.manifest_path(path)
     if out is not None:
         kept = out / "manifest.parquet" if out.is_dir() else out
@@ -72,7 +81,7 @@ def check(
     if not manifest.classes:
         document["captions"] = sum(len(json.loads(text)) for text in manifest.column("captions")[manifest.ok] if text)
     _print(document, manifest, imbalance=facts["imbalance"])
-    return document, manifest
+    return document
 
 
 def write(manifest: Manifest, path: Path, *, option: str) -> None:

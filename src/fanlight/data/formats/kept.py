@@ -17,10 +17,12 @@ def manifest_file(place: Path) -> Listing | None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    with open(place, "rb") as file:
-        if file.read(4) != b"PAR1":
-            return None
+    if not place.is_file():  # a pipe would be waited for
+        return None
     try:
+        with open(place, "rb") as file:
+            if file.read(4) != b"PAR1":
+                return None
         if b"fanlight" not in (pq.read_schema(place).metadata or {}):
             return None
     except (OSError, pa.ArrowException):
