@@ -54,7 +54,7 @@ def test_every_flag_reaches_its_key(fanlight):
         "compile": True, "autotune": False, "time_limit": "90s",
         "cache_features": True, "freeze_epochs": 2, "recompute": True, "image_size_start": 32,
         "pipeline_schedule": "gpipe", "stages_per_rank": 2, "split_at": "layer1", "sync_every": 4,
-        "audit": "none", "group_by": "a(b)",
+        "audit": "exact", "group_by": "a(b)",
     }  # fmt: skip
     assert asked.keys() == cli.FLAGS.keys()
     printed = printed_config(fanlight, "photos", *tiny.flags(asked))
@@ -234,7 +234,7 @@ def test_what_check_and_train_cannot_be_asked(fanlight, own_place):
     answer = fanlight("check", "data", "--report", "no/such/page.html")
     assert answer.code == 2 and "--report no/such/page.html cannot be written" in answer.err
     answer = fanlight("train", "data", *tiny.QUICK, "--audit", "fast")
-    assert answer.code == 2 and "data.audit is 'fast'; use none, quick, thorough" in answer.err
+    assert answer.code == 2 and "data.audit is 'fast'; use exact, quick, thorough" in answer.err
 
 
 def test_pack(fanlight, colours, own_place):

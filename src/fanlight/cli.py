@@ -99,7 +99,7 @@ def train(
     val_fraction: Annotated[float | None, typer.Option(help="Share kept for validation. Default 0.2.")] = None,
     folds: Annotated[int | None, typer.Option(help="Cross-validation: number of folds.")] = None,
     fold: Annotated[int | None, typer.Option(help="Which fold validates, from 0.")] = None,
-    audit: Annotated[str | None, typer.Option(help="Copies looked for before the split: none, quick, thorough.")] = None,
+    audit: Annotated[str | None, typer.Option(help="Copies looked for before the split: exact, quick, thorough.")] = None,
     group_by: GroupByOption = None,
     seed: Annotated[int | None, typer.Option(help="Of weights, split, order and augmentation.")] = None,
     weights: Annotated[str | None, typer.Option(help="Start from this .safetensors or .pt file.")] = None,

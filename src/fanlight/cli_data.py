@@ -42,7 +42,7 @@ def check(
         raise ConfigError("--thorough looks for copies and --no-audit does not; use one of them")
     from fanlight.data import checkup, fixes
 
-    level = "thorough" if thorough else "quick" if audit else "none"
+    level = "thorough" if thorough else "quick" if audit else "exact"
     manifest, found = checkup.examine(data, workers=workers, level=level, group_by=group_by)
     document = checkup.tell(data, manifest, found, out=out, level=level)
     said: list[str] = []

@@ -104,7 +104,7 @@ def _print(document: dict[str, Any], manifest: Manifest, *, imbalance: float) ->
         say(f"Largest class / smallest class: {imbalance:.1f}")
     _print_some("quarantined", [f"{item['path']}: {item['reason']}" for item in document["quarantined"]])
     say(f"Exact copies of another image: {document['exact_copies']}")
-    if document["audit"] != "none":
+    if document["audit"] != "exact":
         turned = "turned by any angle, cropped" if document["audit"] == "thorough" else "turned by 90°"
         words = f"Near copies (re-encoded, brighter or darker, flipped, {turned}): {document['near_copies']}"
         say(words + ("" if document["audit"] == "thorough" else "; --thorough finds other angles and crops"))

@@ -203,7 +203,7 @@ def _carve(manifest: Manifest, families: Families, *, val_fraction: float) -> np
         warn(
             f"validation gets {share:.0%} of the images, not {val_fraction:.0%}",
             why=f"Images that belong together stay together, and the largest group has {largest}",
-            do="More films, patients or slides make a finer split; --audit none splits what an audit joined, and scores copies",
+            do="More films, patients or slides make a finer split; --audit exact splits what an audit joined, and scores copies",
         )
     return is_val_G
 

@@ -53,7 +53,7 @@ def audit_path(manifest: Manifest, *, thorough: bool, version: int, source: str 
     rows = manifest.rows()
     facts = zip(rows.tolist(), manifest.column("path")[rows], manifest.column("sha256")[rows])
     how = f"{version} {_about(thorough=thorough, source=source)}"
-    text = how + "".join(f"\n{row}\t{path}\t{sha}" for row, path, sha in facts)
+    text = f"{how} {len(manifest)}" + "".join(f"\n{row}\t{path}\t{sha}" for row, path, sha in facts)
     return folder() / hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
