@@ -59,7 +59,7 @@ def tell(path: str, manifest: Manifest, found: Audit | None, *, out: Path | None
     """Prints what was found in the data at `path`, and says it as the JSON object of `check --json`."""
     kept = cache.manifest_path(path)
     if out is not None:
-        kept = out / "manifest.parquet" if out.is_dir() else out
+        kept = out
         write(manifest, kept, option="--out")
     facts = manifests.audit(manifest)
     labels, splits = manifest.column("label")[manifest.ok], manifest.column("split")[manifest.ok]
@@ -86,8 +86,6 @@ def tell(path: str, manifest: Manifest, found: Audit | None, *, out: Path | None
 
 def write(manifest: Manifest, path: Path, *, option: str) -> None:
     """Saves a manifest where a user wants it; ConfigError, with the `option` that said so, where it cannot be."""
-    if path.exists() and not path.is_file():  # it would be replaced, and a device is not for that
-        raise ConfigError(f"{option} {path} is no regular file; use another path")
     try:
         manifest.save(path)
     except OSError as error:

@@ -9,7 +9,7 @@ import numpy as np
 from fanlight import console
 from fanlight.data import manifest as manifests
 from fanlight.data.formats.listing import Listing
-from fanlight.errors import DataError
+from fanlight.errors import DataError, RunError
 
 
 def manifest_file(place: Path) -> Listing | None:
@@ -27,7 +27,10 @@ def manifest_file(place: Path) -> Listing | None:
             return None
     except (OSError, pa.ArrowException):
         return None  # a table that cannot be read is refused as a list
-    manifest = manifests.load(place)
+    try:
+        manifest = manifests.load(place)
+    except RunError as error:
+        raise DataError(str(error)) from None
     rows = manifest.rows()
     if not rows.size:
         raise DataError(f"{place} is a manifest without a usable image; check the data anew")
