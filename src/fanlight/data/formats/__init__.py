@@ -15,7 +15,7 @@ from fanlight.data import builtin, inside
 from fanlight.data.formats import arrays, captions, folders, hub, kept, lists, shards, tree
 from fanlight.data.formats.listing import WAYS, Listing
 from fanlight.data.formats.tree import Disk, Tree
-from fanlight.errors import DataError, near
+from fanlight.errors import DataError, near, shown_all
 
 __all__ = ["Listing", "recognise"]
 
@@ -113,7 +113,7 @@ def _check_classes(listing: Listing) -> None:
         of_split.setdefault(split or "train", set()).add(label)
     classes = of_split.get("train") or set(listing.labels)
     if len(classes) < 2:
-        only = ", ".join(classes)
+        only = shown_all(classes)
         raise DataError(f"{listing.root} has only one class, {only}; a classifier needs at least two. {WAYS}")
     for names in _alike(classes):
         console.warn(
@@ -125,12 +125,12 @@ def _check_classes(listing: Listing) -> None:
         if unknown := sorted(of_split.get(split, classes) - classes):
             close = near(unknown[0], sorted(classes))
             raise DataError(
-                f"{listing.root}: classes of {split} that train lacks: {', '.join(unknown)}.{close} "
-                f"Rename them, or add images of them to train; train has: {', '.join(sorted(classes))}"
+                f"{listing.root}: classes of {split} that train lacks: {shown_all(unknown)}.{close} "
+                f"Rename them, or add images of them to train; train has: {shown_all(sorted(classes))}"
             )
         if missing := sorted(classes - of_split.get(split, classes)):
             console.warn(
-                f"{split} has no images of {', '.join(missing)}",
+                f"{split} has no images of {shown_all(missing)}",
                 why="These classes cannot be scored there",
                 do="Add some",
             )

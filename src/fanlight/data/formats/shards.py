@@ -91,6 +91,12 @@ def of_files(root: Path, files: list[tuple[str, str]]) -> Listing | None:
                 do="Download it again",
             )  # fmt: skip
             continue
+        if archive is None:
+            console.warn(
+                f"shard {name} is not used",
+                why="It is empty, or no tar, as its first bytes show",
+                do="Download it again",
+            )
         names = [each for each in (archive.names() if archive else ()) if is_data(each.rpartition("/")[2])]
         here = [f"{name}/{each}" for each in names]
         members += here
@@ -112,9 +118,8 @@ def _grouped(paths: Iterable[str], *, split: str) -> Iterator[_Sample]:
         elif extension in LABELS:
             said.setdefault(key, {})[extension] = path
     for key, path in images.items():
-        if is_utf8(path):
-            inner = (SPLIT_OF[piece.lower()] for piece in key.split("/")[:-1] if piece.lower() in SPLIT_OF)
-            yield _Sample(path, split or next(inner, ""), said.get(key, {}))
+        inner = (SPLIT_OF[piece.lower()] for piece in key.split("/")[:-1] if piece.lower() in SPLIT_OF)
+        yield _Sample(path, split or next(inner, ""), said.get(key, {}))
 
 
 def _say_their_labels(root: Path, samples: list[_Sample]) -> bool:
@@ -136,7 +141,7 @@ def _are_samples(samples: list[_Sample], members: int) -> bool:
 
 def _listing(root: Path, samples: list[_Sample], *, members: list[str], shards: int) -> Listing:
     _say_unused(root, samples, members)
-    rows = [(sample, *_said(root, sample)) for sample in samples]
+    rows = [(sample, *_said(root, sample)) for sample in samples if is_utf8(sample.path)]
     if not any(label for _, label, _, _ in rows) and _texts_are_labels([texts for _, _, texts, _ in rows]):
         console.say(f"{root}: the .txt of the samples are taken as labels, because they are short and few differ")
         rows = [(sample, texts[0], [], "") for sample, _, texts, _ in rows if texts]
