@@ -71,8 +71,15 @@ def _document(tree: Tree, path: str, *, is_sure: bool) -> dict[str, Any] | None:
 
 def _kind(value: Any) -> str:
     """A JSON value, in words."""
-    names = {dict: "an object", list: "a list", str: "a text", bool: "true or false", type(None): "null"}
-    return names.get(type(value), "a number")
+    names = {
+        dict: "an object",
+        list: "a list",
+        str: "a text",
+        bool: "true or false",
+        type(None): "null",
+        int: "a number",
+    }
+    return names.get(type(value), "a number that is not whole")
 
 
 def _coco_entries(document: dict[str, Any], *, told: str) -> tuple[dict[Any, str], dict[Any, list[str]]]:
