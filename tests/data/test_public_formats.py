@@ -290,6 +290,24 @@ def test_damaged_cifar(tmp_path: Path) -> None:
         listing(tmp_path)
 
 
+def test_missing_batches_of_cifar_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = layouts.cifar10_binary(tmp_path / "ten") / "cifar-10-batches-bin"
+    for number in (3, 4, 5):
+        (root / f"data_batch_{number}.bin").write_bytes((root / "data_batch_1.bin").read_bytes())
+    listing(root)
+    assert capsys.readouterr().err == ""
+    (root / "data_batch_4.bin").unlink()
+    (root / "test_batch.bin").unlink()
+    assert len(listing(root).paths) == 32
+    assert (
+        "cifar-10-batches-bin lacks data_batch_4.bin, test_batch.bin. The set is not whole" in capsys.readouterr().err
+    )
+    layouts.cifar100_python(tmp_path / "hundred")
+    (tmp_path / "hundred/cifar-100-python/test").unlink()
+    listing(tmp_path / "hundred")
+    assert "cifar-100-python lacks test. The set" in capsys.readouterr().err
+
+
 def test_images_beside_their_zips(tmp_path: Path) -> None:
     """COCO's annotations unpacked, its images not."""
     root = layouts.coco(tmp_path)

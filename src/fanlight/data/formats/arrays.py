@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from fanlight import console
 from fanlight.data import arrays, inside, plain_pickle, unpacked
 from fanlight.data.arrays import Samples
 from fanlight.data.formats.listing import Listing, Row, listing_of, split_in
@@ -15,6 +16,8 @@ from fanlight.errors import DataError
 
 _CIFAR = re.compile(r"(data_batch_\d+|test_batch|train|test)(\.bin)?")
 _IDX = re.compile(r".*idx[1-4][-_.]?u?byte.*|.*-idx[1-4].*", re.IGNORECASE)
+BATCHES_10 = (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch")
+BATCHES_100 = ("train", "test")
 NAMES_10 = ("batches.meta.txt", "batches.meta")
 NAMES_100 = ("fine_label_names.txt", "meta")
 
@@ -28,6 +31,7 @@ def cifar(tree: Tree, part: str) -> Listing | None:
     pickles = [name for name in batches if not name.endswith(".bin")]
     if not (binary or ({"meta", "batches.meta"} & set(files) and pickles) or any("batch" in name for name in pickles)):
         return None
+    _warn_of_missing(binary or pickles, tree.root / part)
     names = _class_names(tree, part, files)
     rows: list[Row] = []
     kinds = set()
@@ -42,6 +46,17 @@ def cifar(tree: Tree, part: str) -> Listing | None:
             rows.append(Row(f"{path}/{samples.name(number)}", names[label] if names else str(label), split))
     version = "binary" if binary else "Python"
     return listing_of(rows, root=tree.root, source=f"CIFAR-{'/'.join(sorted(kinds))}, {version} version")
+
+
+def _warn_of_missing(names: list[str], folder: Path) -> None:
+    """CIFAR-10 is five batches and a test, CIFAR-100 a train and a test."""
+    suffix = ".bin" if names[0].endswith(".bin") else ""
+    whole = BATCHES_10 if any("batch" in name for name in names) else BATCHES_100
+    if missing := [name + suffix for name in whole if name + suffix not in names]:
+        console.warn(
+            f"{folder} lacks {', '.join(missing)}", why="The set is not whole without, and its scores are not comparable",
+            do="Download it again, unless this part is what you want",
+        )  # fmt: skip
 
 
 def _binary(tree: Tree, path: str) -> tuple[Samples, list[int], str]:
