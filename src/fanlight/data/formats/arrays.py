@@ -18,6 +18,7 @@ _CIFAR = re.compile(r"(data_batch_\d+|test_batch|train|test)(\.bin)?")
 _IDX = re.compile(r".*idx[1-4][-_.]?u?byte.*|.*-idx[1-4].*", re.IGNORECASE)
 BATCHES_10 = (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch")
 BATCHES_100 = ("train", "test")
+_IDX_NAME = re.compile(r".*idx[1-4][-_.]?u?byte(\.gz)?", re.IGNORECASE)  # and nothing after, as .md5
 NAMES_10 = ("batches.meta.txt", "batches.meta")
 NAMES_100 = ("fine_label_names.txt", "meta")
 
@@ -100,9 +101,13 @@ def idx(tree: Tree, part: str) -> Listing | None:
     """MNIST, Fashion-MNIST, EMNIST: train-images-idx3-ubyte and its labels, t10k- of the test, also .gz."""
     _, files = tree.children(part)
     named = [name for name in files if _IDX.fullmatch(name)]
-    ranks = {name: len(arrays.idx_shape(_head(tree, join(part, name))) or ()) for name in named}
+    heads = {name: _head(tree, join(part, name)) for name in named}
+    ranks = {name: len(arrays.idx_shape(head) or ()) for name, head in heads.items()}
     labels_of = {_stem(name): name for name, rank in ranks.items() if rank == 1}
     images = {_stem(name): name for name, rank in ranks.items() if rank > 1}
+    wrong = [name for name in named if not ranks[name] and _IDX_NAME.fullmatch(name)]
+    if wrong:
+        raise DataError(f"{tree.root / join(part, wrong[0])} {_why_no_idx(heads[wrong[0]])}; download it again")
     if not images:
         return None
     if missing := sorted(images.keys() - labels_of.keys()):
@@ -122,8 +127,16 @@ def idx(tree: Tree, part: str) -> Listing | None:
         labels = arrays.idx_labels(_whole(tree, join(part, labels_of[stem])), told=told)
         if samples is None or len(labels) != samples.count:
             raise DataError(f"{tree.root / path} and {told} are not of the same number of samples; download them again")
+        if not samples.count:
+            raise DataError(f"{tree.root / path} has no images; download it again, or leave it and its labels out")
         rows += [Row(f"{path}/{samples.name(number)}", str(label), split) for number, label in enumerate(labels)]
     return listing_of(rows, root=tree.root, source="MNIST's IDX files")
+
+
+def _why_no_idx(head: bytes) -> str:
+    if not head:
+        return "is empty"
+    return f"is no IDX file of bytes: it begins with {head[:4].hex(' ')}, and images with 00 00 08 03, labels with 00 00 08 01"
 
 
 def is_one(place: Path) -> bool:

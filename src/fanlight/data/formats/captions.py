@@ -7,12 +7,12 @@ import io
 import json
 import re
 from collections.abc import Iterable
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from fanlight import console
 from fanlight.data.formats.listing import Listing, Row, listing_of, split_in
-from fanlight.data.formats.tree import Tree, below, join
+from fanlight.data.formats.tree import Disk, Tree, below, join, refuse_outside
 from fanlight.errors import DataError, shown
 
 _COCO = re.compile(r"captions?_?(.*)\.json", re.IGNORECASE)
@@ -82,7 +82,7 @@ def _kind(value: Any) -> str:
     return names.get(type(value), "a number that is not whole")
 
 
-def _coco_entries(document: dict[str, Any], *, told: str) -> tuple[dict[Any, str], dict[Any, list[str]]]:
+def _coco_entries(document: dict[str, Any], *, told: str, root: Path) -> tuple[dict[Any, str], dict[Any, list[str]]]:
     """(id -> file name, id -> sentences). DataError that names the entry; what names no image, or says nothing, is counted."""
     names: dict[Any, str] = {}
     sentences: dict[Any, list[str]] = {}
@@ -91,6 +91,7 @@ def _coco_entries(document: dict[str, Any], *, told: str) -> tuple[dict[Any, str
     for number, each in enumerate(document["images"], 1):
         place = f"{told}: entry {number} of images"
         name = _field(each, "file_name", (str,), place=place)
+        refuse_outside(name, told=place, root=root)
         names[_field(each, "id", (int, str), place=place)] = name
     for number, each in enumerate(document["annotations"], 1):
         place = f"{told}: entry {number} of annotations"
@@ -123,7 +124,7 @@ def _field(entry: Any, key: str, kinds: tuple[type, ...], *, place: str) -> Any:
 
 def _coco_rows(tree: Tree, part: str, document: dict[str, Any], *, path: str, wanted: str) -> list[Row]:
     told = path.rpartition("/")[2]
-    names, sentences = _coco_entries(document, told=str(tree.root / path))
+    names, sentences = _coco_entries(document, told=str(tree.root / path), root=tree.root)
     folder = _folder_of(tree, part, list(names.values()), wanted=wanted)
     if folder is None:
         console.warn(
@@ -168,6 +169,9 @@ def listed(tree: Tree, part: str, path: str, found: dict[str, list[str]]) -> Lis
     folder = _folder_of(tree, part, list(found), wanted="")
     if folder is None:
         return None
+    if not isinstance(tree, Disk):
+        for number, name in enumerate(found, 1):
+            refuse_outside(name, told=f"{tree.root / path}, image {number}", root=tree.root)
     rows = [Row(join(folder, name), captions=json.dumps(texts)) for name, texts in found.items() if texts]
     return listing_of(rows, root=tree.root, source=f"captions in {path.rpartition('/')[2]}")
 

@@ -16,9 +16,9 @@ from typing import NoReturn
 from fanlight import console
 from fanlight.data import unpacked
 from fanlight.data.formats import captions, tables
-from fanlight.data.formats.listing import SPLIT_OF, WAYS, Listing
+from fanlight.data.formats.listing import CLASS_LETTERS_MOST, SPLIT_OF, WAYS, Listing
 from fanlight.data.formats.tables import Table
-from fanlight.data.formats.tree import Tree, below, join
+from fanlight.data.formats.tree import Disk, Tree, below, join, refuse_outside
 from fanlight.errors import DataError, near, shown, shown_all
 
 COLUMNS = {
@@ -48,6 +48,8 @@ def chosen_columns(place: Path) -> tuple[Path, dict[str, str]]:
         what, _, column = word.partition("=")
         if what not in COLUMNS or not column:
             raise DataError(f"{place}: after the ? belong path=COLUMN, label=COLUMN and the like, not {word!r}")
+        if what in chosen:
+            raise DataError(f"{place}: {what}= is there twice; say it once")
         chosen[what] = column.strip().lower()
     return Path(name), chosen
 
@@ -99,9 +101,11 @@ def beside(tree: Tree, part: str) -> Listing | None:
 
 
 def of_table(
-    table: Table, *, tree: Tree, told: str, name: str, chosen: dict[str, str], paths: list[str] | None = None
-) -> Listing:
-    """The listing that a table describes; `paths` where its rows hold their images themselves."""
+    table: Table, *, tree: Tree, told: str, name: str, chosen: dict[str, str], paths: list[str] | None = None,
+    is_closed: bool = False,
+) -> Listing:  # fmt: skip
+    """The listing that a table describes; `paths` where its rows hold their images themselves. One that `is_closed`, or lies
+    in an archive, must name files below its own folder."""
     named = _by_name(table, told=told, chosen=chosen)
     if paths is None and "path" not in named:
         named["path"] = _path_by_content(table, named, tree=tree, told=told, name=name)
@@ -118,6 +122,9 @@ def of_table(
         columns = _grouped(columns)
         count = len(columns["path"])
     _check_rows(columns, told=told)
+    if paths is None and (is_closed or not isinstance(tree, Disk)):
+        for number, path in enumerate(columns["path"], 1):
+            refuse_outside(path, told=f"{told}, entry {number}", root=tree.root)
     located = paths or _located(tree, [path.replace("\\", "/") for path in columns["path"]], told=told)
     return Listing(
         root=tree.root, source=f"list file {name}", paths=located, labels=columns["label"] or [""] * count,
@@ -147,6 +154,11 @@ def _path_by_content(table: Table, named: dict[str, str], *, tree: Tree, told: s
         raise DataError(
             f"{told} has no column 'path', and {shown_all(found)} name files; rename one to path, or say which: "
             f"{name}?path={shown(found[0])}"
+        )
+    if not found and (taken := [f"{what}={column}" for what, column in named.items() if column in COLUMNS["path"]]):
+        column = taken[0].partition("=")[2]
+        raise DataError(
+            f"{told}: no column is left for the path, because {taken[0]} takes {column!r}; choose another column"
         )
     if not found:
         raise DataError(f"{told} has no column 'path', only {shown_all(table) or 'none'}. Rename one to path")
@@ -222,6 +234,11 @@ def _check_rows(columns: dict[str, list[str]], *, told: str) -> None:
         if not name or not label:
             raise DataError(
                 f"{told}, entry {number}: the {'label' if name else 'path'} is empty; fill it or remove the row"
+            )
+        if len(label) > CLASS_LETTERS_MOST:
+            raise DataError(
+                f"{told}, entry {number}: the label {shown(label)!r} has {len(label)} letters; at most {CLASS_LETTERS_MOST} are "
+                "a class's name"
             )
         if name in first:
             raise DataError(

@@ -16,7 +16,7 @@ from typing import Any
 
 from fanlight import console
 from fanlight.data import inside
-from fanlight.data.formats.listing import SPLIT_OF, Listing, Row, listing_of, split_in
+from fanlight.data.formats.listing import CLASS_LETTERS_MOST, SPLIT_OF, Listing, Row, listing_of, split_in
 from fanlight.data.formats.tree import Disk, Tree, is_data, is_utf8, join
 from fanlight.data.manifest import read_file
 from fanlight.errors import DataError
@@ -27,7 +27,6 @@ LABEL_KEYS = ("label", "class", "class_name", "cls", "category", "target")
 CAPTION_KEYS = ("caption", "captions", "text", "sentences")
 SHARDS_MOST = 100_000  # that a pattern may name
 TEXT_LABEL_LETTERS = 64
-LABEL_LETTERS_MOST = 200  # more is a mistake, not the name of a class
 PROBED = 8  # samples in folders that are looked into for a label
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
@@ -198,8 +197,8 @@ def _said(root: Path, sample: _Sample) -> tuple[str, list[str], str]:
                 texts += [str(each) for each in value] if isinstance(value, list) else [str(value)]
             if not (label or texts):
                 why = why or f"{name} {wrong or 'has no label of text or a whole number, and no caption'}"
-    if len(label) > LABEL_LETTERS_MOST:
-        label, why = "", f"its label has {len(label)} letters, and at most {LABEL_LETTERS_MOST} are a class's name"
+    if len(label) > CLASS_LETTERS_MOST:
+        label, why = "", f"its label has {len(label)} letters, and at most {CLASS_LETTERS_MOST} are a class's name"
     return label, texts if "txt" not in sample.said else list(dict.fromkeys(texts)), why
 
 
