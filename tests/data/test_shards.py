@@ -96,3 +96,10 @@ def test_members_of_one_name_are_said_once(tmp_path: Path, kind: str, capsys: py
     assert len(listing(path).paths) == 6
     told = capsys.readouterr().err
     assert told.count("holds 12 members under a name that another has, such as '0000.jpg'") == 1
+
+
+def test_a_shard_that_is_no_tar_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    layouts.tarred(tmp_path / "a.tar", samples(""))
+    (tmp_path / "b.tar").write_bytes(b"hello" * 99)
+    assert len(listing(tmp_path).paths) == 6
+    assert "shard b.tar is not used. It is empty, or no tar, as its first bytes show" in capsys.readouterr().err
