@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data import layouts
 from fanlight.data import cache, checkup, manifest, scan
 from fanlight.errors import ConfigError, DataError
 
@@ -100,6 +101,22 @@ def test_long_lists_are_cut_on_the_console_only(data: Path, capsys: pytest.Captu
     assert f"{checkup.SHOWN + 5} quarantined:" in out
     assert "… and 5 more; --json lists all" in out
     assert out.count(": not an image") + out.count("PNG:") == checkup.SHOWN
+
+
+def test_names_are_escaped_and_shortened_where_they_are_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FANLIGHT_CACHE", str(tmp_path / "cache"))
+    long = "y" * 150
+    for label in ("x\x1b[31m", long):
+        for number in range(2):
+            layouts.write(tmp_path / "set", {f"{label}/{number}.jpg": layouts.jpeg(0, number + len(label))})
+    layouts.write(tmp_path / "set", {"x\x1b[31m/bad\n.jpg": b"no image"})
+    document = checkup.check(str(tmp_path / "set"), workers=1, out=None)
+    out = capsys.readouterr().out
+    assert document["classes"] == {"x\x1b[31m": 2, long: 2}, "the object has them whole"
+    assert "      2  x\\x1b[31m\n" in out and f"      2  {'y' * 79}…\n" in out
+    assert "x\\x1b[31m/bad\\n.jpg: " in out
 
 
 def test_data_without_splits_says_so(data: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,9 +14,10 @@ from fanlight.data import cache, copies, formats, grouping, scan
 from fanlight.data import manifest as manifests
 from fanlight.data.audit import Audit
 from fanlight.data.manifest import Manifest
-from fanlight.errors import ConfigError, FanlightError
+from fanlight.errors import ConfigError, FanlightError, shown
 
 WIDE = 400  # letters of a line: a group may have a thousand files
+LABEL_LETTERS, PATH_LETTERS = 80, 200  # shown of one
 SHOWN = 20  # lines of a kind on the console; the manifest and --json have all
 
 
@@ -96,11 +97,14 @@ def _print(document: dict[str, Any], manifest: Manifest, *, imbalance: float) ->
     what = f" in {len(manifest.classes)} classes" if manifest.classes else f", {document['captions']} captions"
     say(f"{document['images']} images{what}, from {manifest.source} in {manifest.root}")
     for name, count in document["classes"].items():
-        say(f"  {count:>7}  {name}")
+        say(f"  {count:>7}  {shown(name, letters=LABEL_LETTERS)}")
     say(f"Splits: {', '.join(f'{name} {count}' for name, count in document['splits'].items())}")
     if manifest.classes:
         say(f"Largest class / smallest class: {imbalance:.1f}")
-    _print_some("quarantined", [f"{item['path']}: {item['reason']}" for item in document["quarantined"]])
+    _print_some(
+        "quarantined",
+        [f"{shown(item['path'], letters=PATH_LETTERS)}: {item['reason']}" for item in document["quarantined"]],
+    )
     say(f"Exact copies of another image: {document['exact_copies']}")
     if document["audit"] != "exact":
         turned = "turned by any angle, cropped" if document["audit"] == "thorough" else "turned by 90°"
