@@ -1,0 +1,47 @@
+"""The table of operators: a row per function, in the file of the same name of every backend, with the same arguments.
+
+    from fanlight.scratch.operators import NUMBA
+    y = NUMBA.conv2d(x, weight, bias, padding=1, relu=True)
+
+LOOPS is the definition, NUMPY what NumPy and BLAS can do, NUMBA all cores. Arrays are float32 or float64, images
+[N, C, H, W]; `out` is where a result goes, else it is new. Nothing else is changed, save by optimizers and running
+statistics. A backend is imported when it is first asked for.
+"""
+
+from __future__ import annotations
+
+import importlib
+from types import SimpleNamespace
+
+ROWS = {  # file → functions; x_input and x_weight are gradients by what they are of
+    "convolution": ("conv2d", "conv2d_input", "conv2d_weight", "conv2d_bias"),
+    "pooling": (
+        "max_pool2d", "max_pool2d_index", "max_pool2d_backward",
+        "avg_pool2d", "avg_pool2d_backward",
+    ),
+    "dense": ("linear", "linear_input", "linear_weight", "linear_bias"),
+    "activation": ("relu", "relu_backward", "tanh", "tanh_backward", "gelu", "gelu_backward"),
+    "norm": (
+        "batch_norm", "batch_norm_backward", "batch_norm_fixed", "batch_norm_fixed_backward", "batch_norm_running",
+    ),
+    "dropout": ("dropout", "dropout_keyed", "dropout_keep"),
+    "loss": ("cross_entropy", "cross_entropy_backward"),
+    "optimizer": ("sgd", "adamw"),
+}  # fmt: skip
+BACKENDS = {"LOOPS": "reference.loops", "NUMPY": "reference.vectorised", "NUMBA": "cpu"}
+
+LOOPS: SimpleNamespace
+NUMPY: SimpleNamespace
+NUMBA: SimpleNamespace
+
+
+def __getattr__(name: str) -> SimpleNamespace:
+    if name not in BACKENDS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    table = SimpleNamespace(name=name.lower())
+    for file, functions in ROWS.items():
+        module = importlib.import_module(f"fanlight.scratch.{BACKENDS[name]}.{file}")
+        for function in functions:
+            setattr(table, function, getattr(module, function))
+    globals()[name] = table
+    return table
