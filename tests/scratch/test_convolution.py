@@ -64,6 +64,23 @@ def test_gradients_are_those_of_pytorch_in_double_precision(case):
             assert error(found, want) < FP64_RTOL
 
 
+@given(
+    st.tuples(st.integers(8, 20), st.integers(8, 20), st.integers(1, 2)),
+    st.tuples(st.integers(3, 21), st.integers(4, 50)),
+    st.integers(1, 4), st.integers(1, 3), st.tuples(st.integers(0, 3), st.integers(3, 5)), st.booleans(),
+)  # fmt: skip
+@settings(max_examples=40)
+def test_kernels_of_three_rows_take_fewer_products_to_the_same_end(sizes, image, columns, dilation, padding, relu):
+    """Those of `winograd.fits`: channels enough, stride 1."""
+    inputs, outputs, groups = sizes
+    x, bias = numbers(2, groups * inputs, *image), numbers(groups * outputs, seed=2)
+    weight = numbers(len(bias), inputs, 3, columns, seed=1)
+    options = {"padding": padding, "dilation": (1, dilation), "groups": groups}
+    wanted = results(NUMPY, x, weight, bias, options, relu=relu)
+    for found, want in zip(results(NUMBA, x, weight, bias, options, relu=relu), wanted, strict=True):
+        assert error(found, want) < FP64_RTOL
+
+
 ODD = {  # images, filters, kernel, options
     "one pixel": ((1, 1, 1, 1), 1, (1, 1), {}),
     "255 wide": ((1, 3, 7, 255), 8, (3, 3), {"padding": 1}),
@@ -146,12 +163,13 @@ def test_any_number_of_threads_gives_the_same_bits():
     assert all(np.array_equal(a, b) for a, b in zip(*found))
 
 
+@pytest.mark.parametrize("channels", [1, 8])
 @pytest.mark.parametrize("backend", BACKENDS, **NAMES)
-def test_a_pixel_that_is_no_number_is_seen_by_its_windows_and_not_hidden(backend):
-    x = numbers(1, 1, 12, 12)
+def test_a_pixel_that_is_no_number_is_seen_by_its_windows_and_not_hidden(backend, channels):
+    x = numbers(1, channels, 13, 8)
     x[0, 0, 0, 0] = np.nan
-    y = backend.conv2d(x, np.ones((1, 1, 3, 3)), relu=True, padding=1)
-    assert np.isnan(y[0, 0, :2, :2]).all() and not np.isnan(y[0, 0, 8:]).any()
+    y = backend.conv2d(x, np.ones((channels, channels, 3, 3)), relu=True, padding=1)
+    assert np.isnan(y[0, :, :2, :2]).all() and not np.isnan(y[0, :, 8:]).any()
 
 
 @pytest.mark.parametrize("backend", BACKENDS, **NAMES)

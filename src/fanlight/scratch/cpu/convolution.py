@@ -12,6 +12,7 @@ from numba import get_num_threads, prange
 
 from fanlight.scratch import shapes
 from fanlight.scratch.cpu import walk as walks
+from fanlight.scratch.cpu import winograd
 from fanlight.scratch.cpu.compiled import compiled, parallel
 from fanlight.scratch.cpu.convolution_weight import conv2d_weight
 from fanlight.scratch.cpu.tile import REGISTER_BYTES, M, V, add_products
@@ -42,10 +43,15 @@ def conv2d(
     )  # fmt: skip
     dtype = shapes.number_type(x, weight, bias)
     y = shapes.room(out, at.y, dtype)
-    walk, offsets = walks.forward(at, dtype, most=TILE_POSITIONS)
-    packed = _packed(weight.reshape(at.G, at.O // at.G, at.C // at.G, at.R * at.S))
+    x, grouped = np.ascontiguousarray(x), weight.reshape(at.G, at.O // at.G, at.C // at.G, at.R, at.S)
     bias = np.zeros(at.O, dtype) if bias is None else np.ascontiguousarray(bias)
-    _correlate(np.ascontiguousarray(x), packed, offsets, bias, relu, y, walk, get_num_threads())
+    if winograd.fits(grouped, stride=at.stride, dilation=at.dilation):
+        origin = (-at.padding[0], -at.padding[1])
+        winograd.correlate(x, grouped, bias, y, relu=relu, origin=origin, dilation=at.dilation[1])
+        return y
+    walk, offsets = walks.forward(at, dtype, most=TILE_POSITIONS)
+    packed = _packed(grouped.reshape(*grouped.shape[:3], at.R * at.S))
+    _correlate(x, packed, offsets, bias, relu, y, walk, get_num_threads())
     return y
 
 
@@ -67,10 +73,15 @@ def conv2d_input(
     )  # fmt: skip
     dtype = shapes.number_type(grad, weight)
     dx = shapes.room(out, at.x, dtype)
-    grad, of_tap = np.ascontiguousarray(grad), walks.taps(at)
-    turned = weight.reshape(at.G, at.O // at.G, at.C // at.G, at.R * at.S).swapaxes(1, 2)
-    nothing = np.zeros(at.C, dtype)
+    grad, nothing = np.ascontiguousarray(grad), np.zeros(at.C, dtype)
     (sh, sw), (ph, pw) = at.stride, at.padding
+    turned = weight.reshape(at.G, at.O // at.G, at.C // at.G, at.R, at.S).swapaxes(1, 2)
+    if winograd.fits(turned, stride=at.stride, dilation=at.dilation):
+        origin = (ph - at.R + 1, pw - at.dilation[1] * (at.S - 1))
+        around = turned[..., ::-1, ::-1]
+        winograd.correlate(grad, around, nothing, dx, relu=False, origin=origin, dilation=at.dilation[1])
+        return dx
+    turned, of_tap = turned.reshape(*turned.shape[:3], at.R * at.S), walks.taps(at)
     for down in range(min(sh, at.H)):
         for across in range(min(sw, at.W)):
             # Every stride-th pixel from here on is seen by the taps of one phase, and never by the others.

@@ -40,11 +40,9 @@ def max_pool2d(
     """[N, C, P, Q], the largest of each window; a NaN in it is the largest. Without `stride`, windows lie side by side."""
     at = shapes.pool(x.shape, window, stride=stride, padding=padding)
     y = shapes.room(out, at.pooled, shapes.number_type(x))
-    planes = _planes(x)
-    if (at.R, at.S, *at.stride, *at.padding) == (2, 2, 2, 2, 0, 0):
-        _max_of_pairs(planes, _planes(y))
-    else:
-        _max(planes, _planes(y), _at(at))
+    if (at.R, at.S, *at.stride, *at.padding) != (2, 2, 2, 2, 0, 0):
+        return max_pool2d_index(x, window, stride=stride, padding=padding, out=y)[0]
+    _max_of_pairs(_planes(x), _planes(y))
     return y
 
 
@@ -137,29 +135,6 @@ def _max_of_two_rows(upper, lower, result):
         above = a if a > b or a != a else b
         below = c if c > d or c != c else d
         result[q] = above if above > below or above != above else below
-
-
-@parallel
-def _max(x, y, at):
-    for plane in prange(len(x)):
-        for p in range(at.P):
-            _max_of_rows(x[plane], y[plane, p], np.int64(p), at)
-
-
-@compiled
-def _max_of_rows(x, result, p, at):
-    result[:] = -np.inf
-    for r in range(at.R):
-        h = p * at.down + r - at.above
-        if h < 0 or h >= at.H:
-            continue
-        for s in range(at.S):
-            low, high = _inside(s, at)
-            line = x[h, low * at.across + s - at.left :]
-            best = result[low:high]
-            for q in range(len(best)):
-                value = line[q * at.across]
-                best[q] = best[q] if best[q] > value or best[q] != best[q] else value
 
 
 @parallel

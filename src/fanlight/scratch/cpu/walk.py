@@ -77,8 +77,18 @@ def plan(
     pitch, width = Q + reach[1], tile.V * tile.lanes(dtype.itemsize)
     of_row = C * phases[0] * phases[1] * pitch * dtype.itemsize
     fit = max(1, min(P, most // pitch, BUFFER_BYTES // of_row - reach[0]))
-    rows = min(range((fit + 1) // 2, fit + 1), key=lambda n: (-(-n * pitch // width) * width / n, -n))
+    rows = fewest_tiles(P, pitch, width=width, most=fit)
     return Walk(at.G, C, O, P, Q, *phases, *origin, rows, rows + reach[0], pitch, *base, *step)
+
+
+def fewest_tiles(rows: int, pitch: int, *, width: int, most: int) -> int:
+    """How many rows of a result at once, half of `most` or more, leave least of the last tiles of `width` unused."""
+
+    def tiles(at_once: int) -> int:
+        whole, rest = divmod(rows, at_once)
+        return whole * -(-at_once * pitch // width) - (-rest * pitch // width)
+
+    return min(range((most + 1) // 2, most + 1), key=lambda at_once: (tiles(at_once), -at_once))
 
 
 def offsets(walk: Walk, of_tap: np.ndarray) -> np.ndarray:
@@ -92,25 +102,30 @@ def offsets(walk: Walk, of_tap: np.ndarray) -> np.ndarray:
 @compiled
 def fill(buffer, x, n, g, p, walk):
     """Copies what the result's rows from p on can see of image n and group g into the buffer, zeros where is no image."""
-    H, W = x.shape[2], x.shape[3]
-    at = 0
+    at, size = 0, walk.height * walk.pitch
     for c in range(g * walk.C, (g + 1) * walk.C):
         for down in range(walk.phases_down):
+            first = p * walk.phases_down + down + walk.origin_down
             for across in range(walk.phases_across):
-                # Columns κ with 0 ≤ κ·phases + across + origin < W
-                step, shift = walk.phases_across, across + walk.origin_across
-                low = min(max(0, -(shift // step)), walk.pitch)
-                high = max(low, min(walk.pitch, (W - 1 - shift) // step + 1))
-                for row in range(walk.height):
-                    h = (p + row) * walk.phases_down + down + walk.origin_down
-                    line = buffer[at : at + walk.pitch]
-                    if h < 0 or h >= H:
-                        line[:] = 0
-                    else:
-                        line[:low] = 0
-                        line[high:] = 0
-                        copy(line[low:high], x[n, c, h, low * step + shift :], step)
-                    at += walk.pitch
+                steps = (walk.phases_down, walk.phases_across)
+                fill_rows(buffer[at : at + size], x[n, c], first, across + walk.origin_across, steps, walk.pitch)
+                at += size
+
+
+@compiled
+def fill_rows(rows, plane, first, left, steps, pitch):
+    """Rows of `pitch` numbers from a plane: its rows first, first + steps[0], …, their columns left, left + steps[1], …"""
+    H, W = plane.shape
+    low = min(max(0, -(left // steps[1])), pitch)  # of the columns that there are
+    high = max(low, min(pitch, (W - 1 - left) // steps[1] + 1))
+    for row in range(len(rows) // pitch):
+        line, h = rows[row * pitch : (row + 1) * pitch], first + row * steps[0]
+        if h < 0 or h >= H:
+            line[:] = 0
+        else:
+            line[:low] = 0
+            line[high:] = 0
+            copy(line[low:high], plane[h, low * steps[1] + left :], steps[1])
 
 
 @compiled
