@@ -1,5 +1,5 @@
-"""The folder of things that can be made again: packs, features, manifests, audits, built-in data, what archives decompress to.
-Listed and cleared by `fanlight cache`."""
+"""The folder of things that can be made again: packs, features, manifests, audits, built-in data, what archives decompress to,
+compiled kernels. Listed and cleared by `fanlight cache`."""
 
 import hashlib
 import json
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from fanlight.data import builtin
 
-FOLDERS = ("packs", "features", "manifests", "audits", "builtin", "archives")
+FOLDERS = ("packs", "features", "manifests", "audits", "builtin", "archives", "compiled")
 
 
 def folder() -> Path:
@@ -33,7 +33,7 @@ class Entry:
     """One thing in the cache."""
 
     path: Path
-    kind: str  # pack, features, manifest, audit, built-in, archive
+    kind: str  # pack, features, manifest, audit, built-in, archive, compiled
     bytes: int
     text: str  # what it holds, in words
 
@@ -49,6 +49,7 @@ def entries() -> list[Entry]:
         path for path in _children("archives") if not path.name.startswith(".")
     ]  # the others are locks and parts
     found += [Entry(path, "archive", path.stat().st_size, path.name.partition("-")[2]) for path in unpacked]
+    found += [Entry(path, "compiled", _bytes(path), "kernels of scratch/cpu") for path in _children("compiled")]
     return sorted(found, key=lambda entry: -entry.bytes)
 
 
