@@ -99,8 +99,9 @@ def test_the_command(fanlight, own_place: Path, monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "--of '': say what to study: loading"),
-        (["--of", "lodaing"], "--of 'lodaing': say what to study: loading"),
+        (["--of", "lodaing"], "--of 'lodaing': say what to study: layouts, loading"),
+        (["--of", "loading", "--ranks", "2"], "--ranks is of another study: use it with --of layouts"),
+        (["--workers", "2"], "--workers is of another study: use it with --of loading"),
         (["--of", "loading", "--workers", "two"], "--workers 'two': numbers from 1 on"),
         (["--of", "loading", "--workers", " "], "--workers is empty; name some"),
         (["--of", "loading", "--engines", ""], "--engines is empty; name some"),
