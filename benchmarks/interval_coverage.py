@@ -1,7 +1,7 @@
 """Do the intervals of `fanlight study` cover as they claim, and do its tests flag as rarely as they say?
 
 Rates are drawn from a known law: a random walk of 5 % per round that all points share, lognormal noise, and busy moments
-(a chance per rate of being slowed by 30 % on average). The seeds are fixed, so the tables are the same on any machine.
+(a chance per rate of being slowed by 30 % on average). The seeds are fixed. Nothing is timed.
 
     python benchmarks/interval_coverage.py ratios --draws 1000
 """

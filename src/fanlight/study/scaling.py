@@ -60,12 +60,14 @@ def speedup(point: Point, baseline: Point, *, scaling: Scaling = "strong") -> Sp
     check_scaling(scaling)
     resources = point.units / baseline.units
     found = ratio(point.rates, baseline.rates)
+    interval = found.interval and (found.interval[0] / resources, found.interval[1] / resources)
+    per_unit = Estimate(found.value / resources, interval, found.n)
     fraction: Estimate | Untold
     if resources > 1:
         fraction = (karp_flatt if scaling == "strong" else scaled_serial_fraction)(found, ranks=resources)
     else:
         fraction = Untold(f"a serial fraction needs more {_units(point)} than the baseline's {baseline.units}")
-    return Speedup(point.name, baseline.name, resources, found, scaled(found, 1 / resources), fraction)
+    return Speedup(point.name, baseline.name, resources, found, per_unit, fraction)
 
 
 def device_gain(point: Point, *, cpu: Point) -> Estimate:
@@ -95,12 +97,6 @@ def scaled_serial_fraction(speedup: Estimate, *, ranks: float) -> Estimate:
     """
     _check_ranks(ranks)
     return _falling(speedup, lambda s: (ranks - s) / (ranks - 1))
-
-
-def scaled(estimate: Estimate, factor: float) -> Estimate:
-    """`estimate` times an exact `factor` above 0."""
-    interval = estimate.interval and (estimate.interval[0] * factor, estimate.interval[1] * factor)
-    return Estimate(estimate.value * factor, interval, estimate.n)
 
 
 def _falling(estimate: Estimate, of: Callable[[float], float]) -> Estimate:

@@ -32,7 +32,7 @@ class Estimate:
 
     @property
     def half_width(self) -> float | None:
-        """Half of the interval as a share of the value."""
+        """Half of the interval as a share of the value, which must not be 0."""
         return None if self.interval is None else (self.interval[1] - self.interval[0]) / 2 / abs(self.value)
 
 
