@@ -384,6 +384,24 @@ def test_one_law_is_no_comparison_and_an_untold_one_tells_why():
     assert comparison.compare([amdahl, Untold("why")]).reason == "why"
 
 
+def test_the_criterion_is_hurvich_and_tsais():
+    ranks, (amdahl,) = np.array([1.0, 2, 4, 8]), fits("amdahl", (0.1,), [1, 2, 4, 8], names=("amdahl",))
+    measured = simulated.rates(simulated.speedups("amdahl", (0.1,), ranks), 5, np.random.default_rng(3), noise=0.01)
+    rest = np.log(measured) - np.log([[amdahl.speedup(each)] for each in ranks])
+    square = ((rest - rest.mean(0)) ** 2).sum()
+    assert amdahl.aicc == pytest.approx(
+        15 * math.log(square / 15) + 2 * 2 + 2 * 2 * 3 / (15 - 2 - 1)
+    )  # σ and the noise
+    assert amdahl.noise == pytest.approx(math.sqrt(square / 14))
+
+
+def test_a_law_that_made_the_rates_is_seldom_refused():
+    random, true = np.random.default_rng(8), simulated.speedups("amdahl", (0.1,), [1, 2, 4, 8])
+    drawn = [simulated.rates(true, 5, random, noise=0.02) for _ in range(400)]
+    chances = [laws.fit("amdahl", [1, 2, 4, 8], each, scaling="strong").misfit_p for each in drawn]
+    assert 0.02 < np.mean(np.array(chances) < 0.05) < 0.08 and np.mean(chances) == pytest.approx(0.5, abs=0.05)
+
+
 def test_a_false_law_is_seldom_named():
     assert simulated.told("amdahl", (0.05,), points=5, rounds=5, draws=80)["usl"] <= 0.05
     assert simulated.told("usl", (0.05, 0.01), points=5, rounds=5, draws=40)["usl"] >= 0.9
