@@ -36,8 +36,6 @@ class Asked:
     rounds: int | None = None
     weak: bool = False
     to_accuracy: float | None = None
-    block_s: float = BLOCK_S
-    repeats: int = REPEATS
 
 
 def study(
@@ -48,20 +46,21 @@ def study(
     begun = time.monotonic()
     if resume is not None:
         place, plan, about = _continued(config, resume)
-        asked = Asked(rounds=asked.rounds or plan["rounds"], block_s=plan["block_s"], repeats=plan["repeats"])
+        rounds = asked.rounds or plan["rounds"]
     else:
         place, plan, about = _begun(config, asked, out=out, command=command)
-        asked = Asked(**{**vars(asked), "rounds": plan["rounds"]})
+        rounds = plan["rounds"]
     points = folder.points(plan)
+    probing = {"block_s": plan["block_s"], "repeats": plan["repeats"]}
     with run_folders.locked(place):
-        guess = estimate.seconds(points, about, block_s=asked.block_s, repeats=asked.repeats)
-        console.say(estimate.words(points, guess, rounds=asked.rounds, limit_s=time_limit_s))
+        guess = estimate.seconds(points, about, **probing)
+        console.say(estimate.words(points, guess, rounds=rounds, limit_s=time_limit_s))
         runner = Runner(
-            place, about, points, block_s=asked.block_s, repeats=asked.repeats, begun=begun, time_limit_s=time_limit_s,
+            place, about, points, **probing, begun=begun, time_limit_s=time_limit_s,
             guess_s=guess,
         )  # fmt: skip
         with runner.open():
-            ended = runner.rounds(asked.rounds)
+            ended = runner.rounds(rounds)
         document = result.write(place, ended=ended)
     for line in table.lines(document):
         console.say(line)
@@ -98,7 +97,7 @@ def _begun(config: Config, asked: Asked, *, out: Path | None, command: str) -> t
     plan = {
         "version": folder.VERSION, "points": [point.document() for point in points], "data": config.data.path,
         "asked": sorted(about.asked), "rounds": rounds, "scaling": "weak" if asked.weak else "strong", "target": target,
-        "block_s": asked.block_s, "repeats": asked.repeats, "equal": _equal(about.config), "command": command,
+        "block_s": BLOCK_S, "repeats": REPEATS, "equal": _equal(about.config), "command": command,
         "images": len(about.manifest.rows()), "machine": machine.describe(), "versions": _versions(gpus),
         "fanlight": __version__, "started": datetime.now().astimezone().isoformat(timespec="seconds"),
     }  # fmt: skip
