@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import torch
+
 from fanlight import console
 from fanlight.study.layouts import intervals, recipe
 from fanlight.study.layouts.grid import Point
@@ -24,7 +26,7 @@ def seconds(points: Sequence[Point], about: Basis, *, block_s: float, repeats: i
     config = recipe.config_of(Point("serial", 1, "fp32", "cpu", 1, 1), about, seed=0, split_at=None)
     if about.config.execution.device == "cuda":
         return {point.name: START_S + 2 * repeats * (KINDS + 2) * block_s for point in points}
-    with probe.undisturbed(probe.torch.device("cpu")):
+    with probe.undisturbed(torch.device("cpu")):
         bench = Bench(config, classes=len(about.manifest.classes))
         step_s = min(bench.step() for _ in range(3))
         del bench

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from fanlight import machine
-from fanlight.data.loader import train_batches
+from fanlight.data.loader import Cutting, train_batches
 from fanlight.parallel.comm import World
 from fanlight.parallel.silence import silent
 from fanlight.study.layouts.spent import GROUP, Spent, typical
@@ -33,6 +33,7 @@ from fanlight.train.ledger import APART_STEPS, Ledger
 from fanlight.types import Batch, Position
 
 STEPS_LEAST, STEPS_MOST = 4, 200  # of a block
+ROWS_LEAST = 8  # of a microbatch on a rank: below, fewer rows would be too few for norms, and more are measured
 ALONE_MOST = 4  # ranks that are measured alone in one repetition; the next one takes the next
 Row = dict[str, Any]
 
@@ -66,8 +67,7 @@ class Bench:
         )
         self.batch = probes.made_up_batch(self.t)
         self.rows = max(len(part.samples) for part in self.batch.parts)  # of a microbatch on this rank
-        few = self.rows // 4 if self.rows >= 8 else 4 * self.rows
-        self._few = probes.made_up_batch(self.t, batch=self.t.cutting.batch * few // self.rows)
+        self._few = probes.made_up_batch(self.t, batch=_fewer(self.t.cutting))
         self.few_rows = max(len(part.samples) for part in self._few.parts)
 
     def measure(self, *, block_s: float, repeats: int) -> list[Row]:
@@ -187,3 +187,11 @@ class Bench:
     def _restore(self) -> None:
         """Weights and the optimizer's state as the run left them: steps in which nothing is sent are no training."""
         self.t.restore(self._kept)
+
+
+def _fewer(cutting: Cutting) -> int:
+    """Rows of a smaller batch, a quarter, the same for every rank; of a larger one where that would leave a rank too few."""
+    least = cutting.microbatches * cutting.ranks * cutting.augment.row_unit
+    if cutting.batch < ROWS_LEAST * cutting.microbatches * cutting.ranks:
+        return 4 * cutting.batch
+    return max(1, cutting.batch // 4 // least) * least
