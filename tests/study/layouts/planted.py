@@ -14,9 +14,8 @@ import torch.distributed as dist
 
 from fanlight.data import loader
 from fanlight.parallel.comm import World
-from fanlight.parallel.pipeline import _Play
 from fanlight.study.layouts import job
-from fanlight.train.step import WholeStep
+from fanlight.train.step import Sight, WholeStep
 
 SLICES = 20  # of a delay, in each of which it is asked anew who else computes
 
@@ -34,7 +33,7 @@ def probe(world: World, *, cause: str, delay_s: float, **arguments: Any) -> Any:
 @contextlib.contextmanager
 def planted(cause: str, delay_s: float, world: World, run: Path) -> Iterator[None]:
     inner_rows, inner_call, inner_sum = loader._train_rows, WholeStep.__call__, dist.all_reduce
-    inner_forward = _Play.forward
+    inner_ready = Sight.ready
 
     def rows(*given: Any) -> Any:  # an input thread that takes so long for a batch
         time.sleep(delay_s)
@@ -64,14 +63,14 @@ def planted(cause: str, delay_s: float, world: World, run: Path) -> Iterator[Non
             time.sleep(delay_s)
         return inner_sum(tensor, *given, **options)
 
-    def forward(self: Any, action: Any) -> Any:  # a last stage that has so much more to do for each row
-        time.sleep(delay_s * (world.rank == world.ranks - 1) * self._work.keys[action.microbatch][0])
-        return inner_forward(self, action)
+    def ready(self: Any, rows: Any, **options: Any) -> Any:  # a last stage that has so much more to do for each row
+        time.sleep(delay_s * (world.rank == world.ranks - 1) * rows.size[0])
+        return inner_ready(self, rows, **options)
 
     place, name, stand_in = {
         "loader": (loader, "_train_rows", rows), "launch": (WholeStep, "__call__", call),
         "rank": (WholeStep, "__call__", on_last), "bus": (WholeStep, "__call__", shared),
-        "link": (dist, "all_reduce", summed), "cut": (_Play, "forward", forward),
+        "link": (dist, "all_reduce", summed), "cut": (Sight, "ready", ready),
     }[cause]  # fmt: skip
     with mock.patch.object(place, name, stand_in):
         yield

@@ -1,11 +1,17 @@
 """Causes that are planted with a known cost come first, and their share is what was planted."""
 
+import json
+import os
+import shlex
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import fanlight
 from fanlight import console
 from fanlight.config import Config
 from fanlight.study.layouts import folder, measured, verdict
@@ -13,7 +19,8 @@ from fanlight.study.layouts.grid import Point
 from fanlight.train import prepare
 
 pytest_plugins = ["train.fixtures"]
-pytestmark = pytest.mark.usefixtures("own_place")
+# Slow, and not for a busy machine: there a step that should take milliseconds takes as long as what was planted.
+pytestmark = [pytest.mark.usefixtures("own_place"), pytest.mark.slow]
 
 APART = 0.05  # of a step: how far a share may be from what was planted
 BATCH = 8
@@ -75,14 +82,12 @@ def test_what_a_step_costs_whatever_its_rows(colours, kept_pools, tmp_path):
     assert cause == "launch" and 0 <= own < 0.05 and share >= 0.1 / row["step_s"] - APART, row["shares"]
 
 
-@pytest.mark.slow
 def test_a_slow_link(colours, kept_pools, tmp_path):
     row = Planted("link", 0.15).row(colours, kept_pools, tmp_path)
     cause, share = first(row)
     assert cause == "communication" and share == pytest.approx(0.15 / row["step_s"], abs=APART), row["shares"]
 
 
-@pytest.mark.slow
 def test_something_that_ranks_share(colours, kept_pools, tmp_path):
     """.1 s of a step (.025 for each of a rank's four rows) in which two ranks are half as quick as one."""
     row = Planted("bus", 0.025).row(colours, kept_pools, tmp_path)
@@ -90,7 +95,6 @@ def test_something_that_ranks_share(colours, kept_pools, tmp_path):
     assert cause == "contention" and share == pytest.approx(0.1 / row["step_s"], abs=APART), row["shares"]
 
 
-@pytest.mark.slow
 def test_a_bad_cut(colours, kept_pools, tmp_path):
     row = Planted("cut", 0.02, layout="pipeline").row(colours, kept_pools, tmp_path)
     cause, share = first(row)
@@ -100,3 +104,28 @@ def test_a_bad_cut(colours, kept_pools, tmp_path):
     )  # of an even pipeline of two, whose ranks had half of it each
     even_s = whole_s / 2 * turns / row["microbatches"]
     assert cause == "straggler" and share == pytest.approx((whole_s - even_s) / row["step_s"], abs=APART), row["shares"]
+
+
+LIMIT = 25e6  # bytes per second, of a token bucket on the only link of a network namespace
+LIMITED = "ip link set lo up && tc qdisc add dev lo root tbf rate 200mbit burst 256kb latency 400ms && exec "
+
+
+def test_a_link_of_200_megabits(colours, tmp_path):
+    """Two ranks send a step's gradients to each other through one link: both halves of the sums pass it."""
+    words = [sys.executable, str(Path(__file__).with_name("limited.py")), str(colours), str(tmp_path)]
+    place = {"PYTHONPATH": str(Path(fanlight.__file__).parents[1])}
+    try:
+        done = subprocess.run(
+            ["unshare", "-rn", "sh", "-c", LIMITED + shlex.join(words)], capture_output=True, text=True, timeout=300,
+            check=False, env=os.environ | place,
+        )  # fmt: skip
+    except FileNotFoundError:
+        pytest.skip("no unshare here")
+    if any(word in done.stderr for word in ("Operation not permitted", "tc: not found", "ip: not found")):
+        pytest.skip("no network namespaces or traffic control here")
+    assert done.returncode == 0, done.stderr
+    row = json.loads(done.stdout.splitlines()[-1])
+    steps = row["steps"] + row["warmup_steps"]
+    planted_s = 2 * sum(row["sent_bytes"].values()) / steps / LIMIT
+    cause, share = first(row)
+    assert cause == "communication" and share == pytest.approx(planted_s / row["step_s"], abs=APART), (row, planted_s)

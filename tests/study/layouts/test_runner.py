@@ -14,6 +14,10 @@ POINTS = grid.points(cores=2, gpus=0, names=["ddp", "fsdp"], precisions=["fp32"]
 NAMES = [point.name for point in POINTS]
 
 
+class Killed(BaseException):
+    """In place of a SIGKILL, which leaves everything as it is."""
+
+
 class Trial(Runner):
     """Runs are folders with known figures; `stop_at` is the number of the run in which someone kills the study."""
 
@@ -26,7 +30,7 @@ class Trial(Runner):
         if len(self.seen) == self.stop_at:
             run.mkdir(parents=True)
             (run / "run.json").write_text("{}")  # half a run
-            raise KeyboardInterrupt
+            raise Killed
         if point.name == "fsdp-2-fp32":
             raise TrainingError("rank 1 was killed by SIGKILL\nand more")
         folders.run(self.study, point, number, compute=0.08 * (1 + self.spread * (number % 2)))
@@ -66,7 +70,7 @@ def test_killed_twice_it_ends_with_the_same_points(tmp_path):
     for stop_at in (2, 5):
         found = trial(study)
         found.stop_at = stop_at
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(Killed):
             found.rounds(3)
     found = trial(study)
     found.rounds(3)
@@ -79,14 +83,15 @@ def test_killed_twice_it_ends_with_the_same_points(tmp_path):
     assert again.seen == []
 
 
-def test_a_request_to_stop_says_how_to_go_on(tmp_path, monkeypatch):
+@pytest.mark.parametrize("error", [Stopped("stopped after step 3"), KeyboardInterrupt()])
+def test_a_request_to_stop_says_how_to_go_on(tmp_path, monkeypatch, error):
     study = folders.begin(tmp_path / "study", POINTS)
     found = trial(study)
     found.basis = type("Basis", (), {"data": "photos"})()  # type: ignore[assignment]
 
     def stopped(point, number, run):
         run.mkdir(parents=True)
-        raise Stopped("stopped after step 3")
+        raise error
 
     monkeypatch.setattr(found, "_train_and_probe", stopped)
     with pytest.raises(Stopped, match=f"continue with: fanlight study photos --resume {study}"):

@@ -22,10 +22,10 @@ from typing import Any
 import torch
 
 from fanlight import machine
-from fanlight.data.loader import train_batches
+from fanlight.data.loader import Cutting, train_batches
 from fanlight.parallel.comm import World
 from fanlight.parallel.silence import silent
-from fanlight.study.layouts.spent import Spent, typical
+from fanlight.study.layouts.spent import GROUP, Spent, typical
 from fanlight.train import build, fitted, folder, precision, state
 from fanlight.train import probe as probes
 from fanlight.train.clock import PARTS, StepClock
@@ -33,14 +33,15 @@ from fanlight.train.ledger import APART_STEPS, Ledger
 from fanlight.types import Batch, Position
 
 STEPS_LEAST, STEPS_MOST = 4, 200  # of a block
+ROWS_LEAST = 8  # of a microbatch on a rank: below, fewer rows would be too few for norms, and more are measured
 ALONE_MOST = 4  # ranks that are measured alone in one repetition; the next one takes the next
 Row = dict[str, Any]
 
 
 class Bench:
-    """A finished run's configuration, built again on the ranks of `world`."""
+    """A run's configuration, built again on the ranks of `world`; in the run's last state unless it is not `restored`."""
 
-    def __init__(self, world: World, run: Path):
+    def __init__(self, world: World, run: Path, *, restored: bool = True):
         config, manifest = folder.read_config(run), folder.read_manifest(run)
         torch.set_num_threads(config.execution.threads or 1)
         if world.device.type == "cpu":
@@ -49,21 +50,24 @@ class Bench:
         config, _ = fitted.buckets(config, run, world)
         self.world, self.t = world, build.build(config, manifest, world, resumed=True)
         self.t.enter((config.train.epochs or 1) - 1)
-        newest = state.whole(run / "checkpoints")[-1]
-        tensors, document = state.load(newest, part_of=self.t.part_of)
-        self.t.restore(tensors)
-        self.t.optimizer.restore_scalars(document)
+        if restored:
+            tensors, document = state.load(state.whole(run / "checkpoints")[-1], part_of=self.t.part_of)
+            self.t.restore(tensors)
+            self.t.optimizer.restore_scalars(document)
         self.t.feed()
         self.period = config.train.sync_every or 1 if self.t.layout.is_periodic else 1
         self._kept = {name: value.detach().clone() for name, value in self.t.tensors().items()}
         self._clock = StepClock(world.device, heartbeat=world.heartbeat)
         self._ledger = Ledger(world, every=min(self.period, APART_STEPS))
         self._made_s = 0.0  # seconds that the newest batch took to make
-        self._step, self._steps_in_all = 0, max(1, self.t.steps_per_epoch * (config.train.epochs or 1))
-        self._batch = probes.made_up_batch(self.t)
-        self.rows = max(len(part.samples) for part in self._batch.parts)  # of a microbatch on this rank
-        few = self.rows // 4 if self.rows >= 8 else 4 * self.rows
-        self._few = probes.made_up_batch(self.t, batch=self.t.cutting.batch * few // self.rows)
+        whole = self.t.steps_per_epoch * (config.train.epochs or 1)
+        self._steps_in_all = max(1, whole // self.period) * self.period  # after which learning rates begin anew
+        self._step = self._silent_step = (
+            0  # steps so far; the first is the same on every rank, which decides when ranks meet
+        )
+        self.batch = probes.made_up_batch(self.t)
+        self.rows = max(len(part.samples) for part in self.batch.parts)  # of a microbatch on this rank
+        self._few = probes.made_up_batch(self.t, batch=_fewer(self.t.cutting))
         self.few_rows = max(len(part.samples) for part in self._few.parts)
 
     def measure(self, *, block_s: float, repeats: int) -> list[Row]:
@@ -87,8 +91,8 @@ class Bench:
     def _count(self, block_s: float) -> int:
         """Steps of a block, the same on every rank: a multiple of the steps between two meetings of the ranks."""
         self._one(itertools.repeat(self._few), is_joined=True)  # a pipeline learns what travels for so many rows
-        one = itertools.repeat(self._batch)
-        times = [self._one(one, is_joined=True) for _ in range(max(3, self.period))]
+        one = itertools.repeat(self.batch)
+        times = [seconds for _ in range(max(3, self.period)) for seconds in self._timed(one, is_joined=True)]
         told = self.world.tell({"step_s": statistics.median(times[1:])})
         wanted = min(STEPS_MOST, max(STEPS_LEAST, round(block_s / told["step_s"])))
         return -(-wanted // self.period) * self.period
@@ -97,19 +101,19 @@ class Bench:
         self, kind: str, stream: Iterator[Batch], *, count: int, block_s: float, ahead: int, turn: int
     ) -> Iterator[tuple[str, Row]]:
         """The rows of one block, with their kinds: `alone` brings `few` with it."""
-        world, one = self.world, itertools.repeat(self._batch)
+        world, one = self.world, itertools.repeat(self.batch)
         world.barrier()
         if kind == "full":
-            self._steps(stream, count=ahead, is_joined=True)  # what was made ahead meanwhile is no measure
-            yield kind, self._steps(stream, count=count, is_joined=True)
+            self.steps(stream, count=ahead, is_joined=True)  # what was made ahead meanwhile is no measure
+            yield kind, self.steps(stream, count=count, is_joined=True)
             time.sleep(min(1.0, (ahead + 1) * self._made_s))  # until no input thread works ahead any more
         elif kind == "memory":
-            self._steps(one, count=self.period, is_joined=True)
-            yield kind, self._steps(one, count=count, is_joined=True)
+            self.steps(one, count=self.period, is_joined=True)
+            yield kind, self.steps(one, count=count, is_joined=True)
         elif kind == "together":
             with silent():
-                self._steps(one, count=self.period)
-                yield kind, self._steps(one, count=count, at_least_s=block_s)
+                self.steps(one, count=self.period)
+                yield kind, self.steps(one, count=count, at_least_s=block_s)
             self._restore()
         else:
             for rank in self._turns(turn):
@@ -117,26 +121,27 @@ class Bench:
                 if rank == world.rank:
                     with silent():
                         if world.ranks > 1:  # else it is what `memory` was
-                            self._steps(one, count=self.period)
-                            yield "alone", self._steps(one, count=count)
+                            self.steps(one, count=self.period)
+                            yield "alone", self.steps(one, count=count)
                         few = itertools.repeat(self._few)
-                        self._steps(few, count=self.period)
-                        yield "few", {**self._steps(few, count=count), "rows": self.few_rows}
+                        self.steps(few, count=self.period)
+                        yield "few", {**self.steps(few, count=count), "rows": self.few_rows}
                     self._restore()
                 world.barrier()
 
     def _turns(self, turn: int) -> list[int]:
+        """The ranks that are measured alone now: all of a pipeline's, whose work differs."""
         ranks = self.world.ranks
-        return [(turn + each) % ranks for each in range(min(ranks, ALONE_MOST))]
+        return [(turn + each) % ranks for each in range(ranks if self.t.layout.pp > 1 else min(ranks, ALONE_MOST))]
 
-    def _steps(
+    def steps(
         self, batches: Iterator[Batch], *, count: int, is_joined: bool = False, at_least_s: float = 0.0
     ) -> Row:  # fmt: skip
         """`count` steps, and as many more as it takes: their parts in seconds per step, and what the process used."""
         first, before, begin = len(self._clock), Spent.now(), time.perf_counter()
         totals: list[float] = []
         while len(totals) < count or time.perf_counter() - begin < at_least_s:
-            totals.append(self._one(batches, is_joined=is_joined))
+            totals += self._timed(batches, is_joined=is_joined)
         used = Spent.now() - before
         self._clock.finish()
         rows = self._clock.since(first)
@@ -147,9 +152,19 @@ class Bench:
             **parts, "rest_s": rest_s, "cpu_s": used.cpu_s / len(rows), "queued_s": used.queued_s / len(rows),
         }  # fmt: skip
 
-    def _one(self, batches: Iterator[Batch], *, is_joined: bool) -> float:
-        """Seconds of one step as the loop makes it; unless joined, of this rank alone, whose sums nobody asks for."""
-        t, clock, begin = self.t, self._clock, time.perf_counter()
+    def _timed(self, batches: Iterator[Batch], *, is_joined: bool) -> list[float]:
+        """Seconds of each of the next steps: of one, or on a GPU of a few, since waiting for it after each would change them."""
+        is_cuda = self.world.device.type == "cuda"
+        count, begin = GROUP if is_cuda else 1, time.perf_counter()
+        for _ in range(count):
+            self._one(batches, is_joined=is_joined)
+        if is_cuda:
+            torch.cuda.synchronize(self.world.device)
+        return [(time.perf_counter() - begin) / count] * count
+
+    def _one(self, batches: Iterator[Batch], *, is_joined: bool) -> None:
+        """A step as the loop makes it; unless joined, of this rank alone, whose sums nobody asks for."""
+        t, clock = self.t, self._clock
         self.world.heartbeat.announce("probe")
         clock.begin()
         batch = next(batches)
@@ -157,20 +172,26 @@ class Bench:
         sums = t.step(batch, loss_scale=t.optimizer.loss_scale, clock=clock)
         norm = t.ready()
         clock.mark("optimizer")
+        number = self._step if is_joined else self._silent_step
         if is_joined:
             self._made_s = batch.seconds
             self._ledger.add(sums, denominator=batch.denominator, norm=norm)
             if self._ledger.is_due:
-                self._ledger.exchange(step=self._step + 1, stop=False, save=False)
+                self._ledger.exchange(step=number + 1, stop=False, save=False)
                 clock.mark("rest")
-        t.move(self._step % self._steps_in_all)
+        t.move(number % self._steps_in_all)
         clock.mark("optimizer")
-        self._step += 1
-        clock.end(step=self._step, epoch=0, images=batch.rows)
-        if self.world.device.type == "cuda":
-            torch.cuda.synchronize(self.world.device)
-        return time.perf_counter() - begin
+        self._step, self._silent_step = self._step + is_joined, self._silent_step + (not is_joined)
+        clock.end(step=number, epoch=0, images=batch.rows)
 
     def _restore(self) -> None:
         """Weights and the optimizer's state as the run left them: steps in which nothing is sent are no training."""
         self.t.restore(self._kept)
+
+
+def _fewer(cutting: Cutting) -> int:
+    """Rows of a smaller batch, a quarter, the same for every rank; of a larger one where that would leave a rank too few."""
+    least = cutting.microbatches * cutting.ranks * cutting.augment.row_unit
+    if cutting.batch < ROWS_LEAST * cutting.microbatches * cutting.ranks:
+        return 4 * cutting.batch
+    return max(1, cutting.batch // 4 // least) * least

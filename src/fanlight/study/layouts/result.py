@@ -19,6 +19,7 @@ FLAGS = {
     "unexplained": "the shares of its step leave more than 5 % of the wall time unexplained, or add up to more",
     "wide": "its rounds differ by more than ± 5 %",
 }
+ONCE = ("queued", "busy_before", "warmup_s", "start_s", "peak_rss_bytes")  # medians of the rounds
 SAME = ("data.path", "train.seed", "execution.bucket_mb")  # keys that are no difference between points
 Doc = dict[str, Any]
 
@@ -90,7 +91,7 @@ def _point(
             "images_per_s", "interval", "step_s", "speedup", "speedup_interval", "efficiency", "device_gain", "shares",
             "share_intervals", "unexplained", "timers", "accuracy", "accuracy_interval", "accuracy_gap", "queued", "work",
             "to_accuracy", "differs", "batch_size", "microbatches", "warmup_s", "start_s", "peak_rss_bytes", "sent_bytes",
-            "step_interval", "seconds", "sent_per_step",
+            "step_interval", "seconds", "sent_per_step", "busy_before",
         )), "over": {},
     }  # fmt: skip
     failures = [folder.failure(run) for run in sorted((study / "runs").glob(f"{point.name}-*"))]
@@ -108,7 +109,7 @@ def _point(
         "seconds": attribution.middle([row["seconds"] for row in own]),
         "share_intervals": {c: [min(r["shares"][c] for r in own), max(r["shares"][c] for r in own)] for c in parts},
         "timers": {name: statistics.median(row["timers"][name] for row in own) for name in measured.TIMERS},
-        **{key: statistics.median(row[key] for row in own) for key in ("queued", "warmup_s", "start_s", "peak_rss_bytes")},
+        **{key: statistics.median(row[key] for row in own) for key in ONCE},
         **{key: own[0][key] for key in ("batch_size", "microbatches", "sent_bytes")},
         "sent_per_step": sum(own[0]["sent_bytes"].values()) / max(1, own[0]["steps"] + own[0]["warmup_steps"]),
         "differs": _differs(study, point, one_core(point, points)),

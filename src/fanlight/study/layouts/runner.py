@@ -98,7 +98,7 @@ class Runner:
         try:
             with console.quiet(also_warnings=True):
                 self._train_and_probe(point, number, run)
-        except Stopped:
+        except (Stopped, KeyboardInterrupt):
             folder.discard(run)
             raise Stopped(f"stopped; continue with: fanlight study {self.basis.data} --resume {self.study}") from None
         except (FanlightError, OSError, RuntimeError, MemoryError) as error:

@@ -12,6 +12,7 @@ WORTH = 0.03  # of a step's time: smaller causes are not named
 SLOWER, FASTER = 0.97, 1.03  # of a baseline's rate: between them nothing was gained or lost
 MORE_WORK = 1.1  # of one core's
 QUEUED_MOST = 0.1  # of a step, in which other programs had the core
+BUSY_MOST = 0.15  # of all cores, used by others before a run
 Doc = Mapping[str, Any]
 
 
@@ -132,6 +133,12 @@ def _care(study: Doc, measured: list[Doc]) -> list[str]:
         said.append(
             f"Other programs had the cores: in {len(queued)} points ranks waited for one, {worst['name']} in "
             f"{worst['queued']:.0%} of its time. Take every figure as preliminary, and measure again on a quiet machine."
+        )
+    elif busy := [p for p in measured if (p["busy_before"] or 0) > BUSY_MOST]:
+        worst = max(busy, key=lambda p: p["busy_before"])
+        said.append(
+            f"Other programs used {worst['busy_before']:.0%} of the cores before runs of {worst['name']}: take every figure as "
+            "preliminary, and measure again on a quiet machine."
         )
     for flag in ("accuracy differs", "unexplained", "wide", "oversubscribed"):
         if names := [p["name"] for p in measured if flag in p["flags"]]:
