@@ -250,8 +250,10 @@ def verify(
 
 
 @app.command()
-def report(run: RunArgument) -> None:
-    """Write a run's report.html again from what its folder holds."""
+def report(
+    run: Annotated[Path, typer.Argument(help="The folder of a run, or of a study of layouts.")],
+) -> None:
+    """Write the report.html of a run or a study again from what its folder holds."""
     console.say(str(write_report(run)))
 
 
@@ -300,15 +302,21 @@ def config_values(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def write_report(run: Path) -> Path:
-    """The run's report.html, written."""
+    """The report.html of a run or a study, written."""
     from fanlight.study import report as reports
 
+    is_study = not (run / "run.json").exists() and (run / "study.json").exists()
     try:
+        if is_study:
+            from fanlight.study.layouts import page
+
+            return page.write(run)
         return reports.write(run)
     except OSError as error:
         raise RunError(
-            f"the report of {run} cannot be written: {error.filename or run}: {error.strerror or error}; what the run "
-            f"itself wrote is whole. Write it again with: fanlight report {shlex.quote(str(run))}"
+            f"the report of {run} cannot be written: {error.filename or run}: {error.strerror or error}; what "
+            f"the {'study' if is_study else 'run'} itself wrote is whole. Write it again with: fanlight report "
+            f"{shlex.quote(str(run))}"
         ) from None
 
 

@@ -22,7 +22,8 @@ class Trial(Runner):
     """Runs are folders with known figures; `stop_at` is the number of the run in which someone kills the study."""
 
     stop_at = -1
-    spread = 0.0  # of rates over rounds
+    spread = 0.0  # of ddp's rates over rounds
+    drift = 0.0  # of all points' rates over rounds
     seen: list[tuple[str, int]]
 
     def _train_and_probe(self, point, number, run):
@@ -33,7 +34,8 @@ class Trial(Runner):
             raise Killed
         if point.name == "fsdp-2-fp32":
             raise TrainingError("rank 1 was killed by SIGKILL\nand more")
-        folders.run(self.study, point, number, compute=0.08 * (1 + self.spread * (number % 2)))
+        uneven = self.spread if point.layout == "ddp" else 0.0
+        folders.run(self.study, point, number, compute=0.08 * (1 + uneven * (number % 2)) * (1 + self.drift * number))
 
 
 def trial(study: Path, **about) -> Trial:
@@ -103,6 +105,10 @@ def test_rounds_go_on_until_they_agree(tmp_path):
     calm = trial(folders.begin(tmp_path / "calm", POINTS))
     calm.rounds(None)
     assert max(number for _, number in calm.seen) + 1 == intervals.ROUNDS_LEAST
+    drifting = trial(folders.begin(tmp_path / "drifting", POINTS))
+    drifting.drift = 0.5  # which slows all points of a round alike: ratios agree
+    drifting.rounds(None)
+    assert max(number for _, number in drifting.seen) + 1 == intervals.ROUNDS_LEAST
     wild = trial(folders.begin(tmp_path / "wild", POINTS))
     wild.spread = 0.5
     wild.rounds(None)
@@ -117,3 +123,15 @@ def test_no_run_is_begun_that_would_end_too_late(tmp_path):
     )
     assert found.rounds(3) == "the time limit ended it in round 1"
     assert [name for name, _ in found.seen] == NAMES[:2]
+
+
+def test_a_round_that_was_cut_off_does_not_count_for_narrowness(tmp_path):
+    study = folders.begin(tmp_path / "study", POINTS)
+    found = trial(study)
+    found.stop_at = 8  # in the third round
+    with pytest.raises(KeyboardInterrupt):
+        found.rounds(None)
+    again = trial(study)
+    again.rounds(None)
+    assert max(number for _, number in again.seen) + 1 == intervals.ROUNDS_LEAST
+    assert not intervals.enough([[[1.0, 1.0], []]]) and not intervals.enough([])

@@ -1,50 +1,39 @@
-"""Middle values, paired ratios, and when to stop measuring: the one place where the study asks for statistics. No torch."""
+"""Which of the statistics of `fanlight.study` a study of layouts uses, and when it stops measuring. No torch."""
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-ROUNDS_LEAST, ROUNDS_MOST = 3, 7  # where their number was left open
+from fanlight.study import stats
+from fanlight.study.stats import Estimate, Untold
+
+ROUNDS_LEAST, ROUNDS_MOST = 5, 9  # where their number was left open; with fewer, intervals cover less than they say
 NARROW = 0.05  # half an interval, as a share of its value
-ACCURACY_APART = 0.01  # a mean difference of a share of right answers that is worth a flag, where all rounds agree
 
 
-@dataclass(frozen=True)
-class Middle:
-    """Of N rounds: the median, the least and the greatest."""
-
-    value: float
-    low: float
-    high: float
-    n: int
-
-    @property
-    def interval(self) -> list[float]:
-        return [self.low, self.high]
+def both(found: Estimate) -> list[float] | None:
+    """The interval as a document has it."""
+    return None if found.interval is None else list(found.interval)
 
 
-def middle(values: Sequence[float]) -> Middle:
-    return Middle(statistics.median(values), min(values), max(values), len(values))
+def is_wide(interval: Sequence[float] | None) -> bool:
+    return interval is not None and (interval[1] - interval[0]) / (interval[1] + interval[0]) > NARROW
 
 
-def ratio(values: Sequence[float], others: Sequence[float]) -> Middle:
-    """Of `values` to `others` of the same rounds, round by round: a machine's drift slows both alike."""
-    return middle([value / other for value, other in zip(values, others, strict=True)])
+def enough(families: Sequence[Sequence[Sequence[float]]]) -> bool:
+    """Whether the intervals of every ratio are narrow. A family: the rates by point and round of what is compared, its
+    baseline first; of a family of one, which has no ratio, the number of rounds alone counts. Rounds that not all points
+    have, as a study that was killed leaves them, do not count."""
+    rounds = min((len(rates) for family in families for rates in family), default=0)
+    return rounds > 0 and all(
+        stats.enough([rates[:rounds] for rates in family], baseline=0, half_width=NARROW, rounds_min=ROUNDS_LEAST,
+                     rounds_max=ROUNDS_MOST).done
+        for family in families
+    )  # fmt: skip
 
 
-def enough(rates: Sequence[Sequence[float]]) -> bool:
-    """Whether the rounds of every point agree well enough. `rates`: by point, of all its rounds."""
-    rounds = min(map(len, rates), default=ROUNDS_MOST)
-    if rounds < ROUNDS_LEAST:
-        return False
-    found = [middle(values) for values in rates]
-    return rounds >= ROUNDS_MOST or all((each.high - each.low) / 2 <= NARROW * each.value for each in found)
-
-
-def is_apart(values: Sequence[float], others: Sequence[float]) -> bool:
-    """Whether accuracies differ from those of another point in the same rounds, which see the same images in the same order."""
-    gaps = [value - other for value, other in zip(values, others, strict=True)]
-    same_sign = all(gap > 0 for gap in gaps) or all(gap < 0 for gap in gaps)
-    return len(gaps) > 1 and same_sign and abs(statistics.fmean(gaps)) > ACCURACY_APART
+def told(found: Estimate | Untold) -> dict[str, object]:
+    """A figure as a value with its interval, or the reason why there is none."""
+    if isinstance(found, Untold):
+        return {"value": None, "interval": None, "reason": found.reason}
+    return {"value": found.value, "interval": both(found), "reason": ""}

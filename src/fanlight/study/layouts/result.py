@@ -7,17 +7,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fanlight.study import runs
-from fanlight.study.layouts import attribution, folder, intervals, measured, verdict
+from fanlight.study import runs, stats
+from fanlight.study.accuracy import Difference
+from fanlight.study.layouts import accuracies, attribution, fits, folder, intervals, measured, verdict
 from fanlight.study.layouts.grid import Point
+from fanlight.study.scaling import Scaling
+from fanlight.study.stats import Untold
 
 UNEXPLAINED_MOST = 0.05  # of the wall time; more is said
 FLAGS = {
     "oversubscribed": "more ranks than cores: they take turns",
-    "accuracy differs": "its accuracy differs from the serial run's of the same seeds by more than their spread",
+    "accuracy differs": "its accuracy differs from the serial run's of the same seeds, with p ≤ .05 over all points together",
     "other algorithm": "not another way to compute the serial run, but another algorithm",
     "unexplained": "the shares of its step leave more than 5 % of the wall time unexplained, or add up to more",
-    "wide": "its rounds differ by more than ± 5 %",
+    "wide": "the 95 % interval of its speedup is wider than ± 5 %",
 }
 ONCE = ("queued", "busy_before", "warmup_s", "start_s", "peak_rss_bytes")  # medians of the rounds
 SAME = ("data.path", "train.seed", "execution.bucket_mb")  # keys that are no difference between points
@@ -29,11 +32,14 @@ def document(study: Path, *, ended: str = "") -> Doc:
     plan = folder.read_plan(study)
     points = folder.points(plan)
     rows = {point.name: measured.rounds(study, point) for point in points}
-    found = [_point(study, point, rows[point.name], points, rows, plan) for point in points]
+    pairs = {p.name: base.name for p in points if (base := _serial(p, points)) is not None and base != p}
+    gaps = accuracies.gaps(pairs, rows)
+    found = [_point(study, point, points, rows, gaps, plan) for point in points]
     baselines = _baselines(points, rows)
     made = {
         "study": str(study), "version": folder.VERSION, "of": "layouts", "scaling": plan["scaling"],
         "baselines": baselines, "points": found, "equal": plan["equal"], "flags": FLAGS, "causes": list(attribution.CAUSES),
+        "fits": fits.documents(points, rows, kind=plan["scaling"], cores=plan["machine"]["cores_usable"]),
         "unexplained_most": UNEXPLAINED_MOST, "rounds": max((point["n"] for point in found), default=0), "ended": ended,
         **{key: plan[key] for key in ("data", "images", "machine", "versions", "command", "started", "target", "fanlight")},
     }  # fmt: skip
@@ -62,6 +68,11 @@ def all_cores(point: Point, points: Sequence[Point]) -> Point | None:
     return next((p for p in points if p.is_baseline and p.cores > 1 and _alike(p, point)), None)
 
 
+def _serial(point: Point, points: Sequence[Point]) -> Point | None:
+    """The serial run that a point's accuracy is held against."""
+    return all_cores(point, points) or one_core(point, points)
+
+
 def _alike(one: Point, other: Point) -> bool:
     return (one.device, one.precision) == (other.device, other.precision)
 
@@ -71,8 +82,9 @@ def _baselines(points: Sequence[Point], rows: Mapping[str, list[Doc]]) -> Doc:
     for point in points:
         if point.is_baseline and rows[point.name]:
             kind = "one_device" if point.device == "cuda" else "one_core" if point.cores == 1 else "all_cores"
-            rate = intervals.middle([row["images_per_s"] for row in rows[point.name]])
-            about = {"point": point.name, "images_per_s": rate.value, "interval": rate.interval, "cores": point.cores}
+            rate = stats.center([row["images_per_s"] for row in rows[point.name]])
+            about = {"point": point.name, "images_per_s": rate.value, "cores": point.cores}
+            about["interval"] = intervals.both(rate)
             found[kind][point.precision] = about
             if kind == "one_core" and all_cores(point, points) is None:  # a machine of one core
                 found["all_cores"][point.precision] = about
@@ -80,8 +92,10 @@ def _baselines(points: Sequence[Point], rows: Mapping[str, list[Doc]]) -> Doc:
 
 
 def _point(
-    study: Path, point: Point, own: list[Doc], points: Sequence[Point], rows: Mapping[str, list[Doc]], plan: Doc
+    study: Path, point: Point, points: Sequence[Point], rows: Mapping[str, list[Doc]],
+    gaps: Mapping[str, Difference | Untold], plan: Doc,
 ) -> Doc:  # fmt: skip
+    own = rows[point.name]
     made: Doc = {
         "name": point.name, "layout": point.layout, "ranks": point.ranks, "precision": point.precision,
         "device": point.device, "threads": point.threads, "cores": point.cores, "source": "measured", "n": len(own),
@@ -91,7 +105,8 @@ def _point(
             "images_per_s", "interval", "step_s", "speedup", "speedup_interval", "efficiency", "device_gain", "shares",
             "share_intervals", "unexplained", "timers", "accuracy", "accuracy_interval", "accuracy_gap", "queued", "work",
             "to_accuracy", "differs", "batch_size", "microbatches", "warmup_s", "start_s", "peak_rss_bytes", "sent_bytes",
-            "step_interval", "seconds", "sent_per_step", "busy_before",
+            "step_interval", "seconds", "sent_per_step", "busy_before", "serial_fraction", "accuracy_gap_interval",
+            "accuracy_p", "accuracy_test",
         )), "over": {},
     }  # fmt: skip
     failures = [folder.failure(run) for run in sorted((study / "runs").glob(f"{point.name}-*"))]
@@ -101,10 +116,11 @@ def _point(
         made["flags"].append("oversubscribed")
     if not own:
         return made
-    rate, step = (intervals.middle([row[key] for row in own]) for key in ("images_per_s", "step_s"))
+    rate, step = (stats.center([row[key] for row in own], name=key) for key in ("images_per_s", "step_s"))
     parts = attribution.middle([row["shares"] for row in own])
     made |= {
-        "images_per_s": rate.value, "interval": rate.interval, "step_s": step.value, "step_interval": step.interval,
+        "images_per_s": rate.value, "interval": intervals.both(rate), "step_s": step.value,
+        "step_interval": intervals.both(step),
         "shares": parts, "unexplained": 1.0 - sum(parts.values()),
         "seconds": attribution.middle([row["seconds"] for row in own]),
         "share_intervals": {c: [min(r["shares"][c] for r in own), max(r["shares"][c] for r in own)] for c in parts},
@@ -114,12 +130,15 @@ def _point(
         "sent_per_step": sum(own[0]["sent_bytes"].values()) / max(1, own[0]["steps"] + own[0]["warmup_steps"]),
         "differs": _differs(study, point, one_core(point, points)),
     }  # fmt: skip
-    made |= _speedups(point, points, rows) | _accuracy(point, points, rows, plan)
+    base, gap = _serial(point, points), gaps.get(point.name)
+    made |= _speedups(point, points, rows, plan["scaling"]) | accuracies.of(own, rows[base.name] if base else [], gap)
+    if plan["target"] is not None:
+        made["to_accuracy"] = accuracies.time_to(own, plan["target"])
     if abs(made["unexplained"]) > UNEXPLAINED_MOST:
         made["flags"].append("unexplained")
-    if len(own) > 1 and (rate.high - rate.low) / 2 > intervals.NARROW * rate.value:
+    if intervals.is_wide(made["speedup_interval"] or made["interval"]):
         made["flags"].append("wide")
-    if made.pop("is_apart"):
+    if isinstance(gap, Difference) and gap.differs:
         made["flags"].append("accuracy differs")
     return made
 
@@ -131,7 +150,7 @@ def _paired(mine: Sequence[Doc], theirs: Sequence[Doc], key: str) -> tuple[list[
     return [ours[number] for number in both], [other[number] for number in both]
 
 
-def _speedups(point: Point, points: Sequence[Point], rows: Mapping[str, list[Doc]]) -> Doc:
+def _speedups(point: Point, points: Sequence[Point], rows: Mapping[str, list[Doc]], kind: Scaling) -> Doc:
     """Over each baseline of the same device and precision; and what the device gains over all cores, which is no speedup."""
     own = rows[point.name]
     over: Doc = {}
@@ -139,24 +158,19 @@ def _speedups(point: Point, points: Sequence[Point], rows: Mapping[str, list[Doc
     bases = {"one_core" if point.device == "cpu" else "one_device": one_core(point, points)}
     if point.device == "cpu":
         bases["all_cores"] = all_cores(point, points) or bases["one_core"]
-    for kind, base in bases.items():
+    for name, base in bases.items():
         pairs = _paired(own, rows[base.name], "images_per_s") if base else ([], [])
         if base is not None and pairs[0]:
-            ratio = intervals.ratio(*pairs)
-            over[kind] = {
-                "point": base.name,
-                "cores": base.cores,
-                "value": ratio.value,
-                "interval": ratio.interval,
-                "n": ratio.n,
-            }
+            gain = stats.ratio(*pairs)
+            over[name] = {
+                "point": base.name, "cores": base.cores, "value": gain.value, "interval": intervals.both(gain), "n": gain.n
+            }  # fmt: skip
+            if base.cores == 1:
+                found["serial_fraction"] = fits.serial_fraction(gain, resources=point.cores, kind=kind)
     first = over.get("one_core") or over.get("one_device")
     if first is not None:
-        found = {
-            "speedup": first["value"],
-            "speedup_interval": first["interval"],
-            "efficiency": first["value"] / point.cores,
-        }
+        found["speedup"], found["speedup_interval"] = first["value"], first["interval"]
+        found["efficiency"] = first["value"] / point.cores
         base = one_core(point, points)
         work = [a / b for a, b in zip(*_paired(own, rows[base.name], "work_s"))] if base else []
         found["work"] = statistics.median(work) if work and point.device == "cpu" else None
@@ -166,37 +180,8 @@ def _speedups(point: Point, points: Sequence[Point], rows: Mapping[str, list[Doc
         ]  # fmt: skip
         best = max(cpu, key=lambda p: p.cores, default=None)
         pairs = _paired(own, rows[best.name], "images_per_s") if best else ([], [])
-        found["device_gain"] = intervals.ratio(*pairs).value if pairs[0] else None
+        found["device_gain"] = stats.ratio(*pairs).value if pairs[0] else None
     return found | {"over": over}
-
-
-def _accuracy(point: Point, points: Sequence[Point], rows: Mapping[str, list[Doc]], plan: Doc) -> Doc:
-    own = [row["accuracy"] for row in rows[point.name] if row["accuracy"] is not None]
-    found: Doc = {"is_apart": False}
-    if own:
-        middle = intervals.middle(own)
-        found |= {"accuracy": middle.value, "accuracy_interval": middle.interval}
-    base = all_cores(point, points) or one_core(point, points)
-    if base is not None and base != point:
-        pairs = _paired(rows[point.name], rows[base.name], "accuracy")
-        if pairs[0]:
-            found["accuracy_gap"] = statistics.fmean(a - b for a, b in zip(*pairs))
-            found["is_apart"] = intervals.is_apart(*pairs)
-    if plan["target"] is not None:
-        found["to_accuracy"] = _to_accuracy(rows[point.name], plan["target"])
-    return found
-
-
-def _to_accuracy(own: Sequence[Doc], target: float) -> Doc:
-    """Seconds of training until an evaluation reached `target`, by seed; what was not reached is counted, not averaged."""
-    times = [next((seconds for seconds, accuracy in row["curve"] if accuracy >= target), None) for row in own]
-    reached = [each for each in times if each is not None]
-    whole = len(reached) == len(own)
-    middle = intervals.middle(reached) if reached and whole else None
-    return {
-        "target": target, "seconds": times, "reached": len(reached), "of": len(own),
-        "median_s": middle and middle.value, "interval": middle and middle.interval,
-    }  # fmt: skip
 
 
 def _differs(study: Path, point: Point, base: Point | None) -> Doc:

@@ -45,7 +45,7 @@ class Runner:
         """Runs rounds until `asked` are done; None: until their intervals are narrow. Why it ended, in words, where not so."""
         number = 0
         while asked is None or number < asked:
-            if asked is None and number and intervals.enough(self._rates()):
+            if asked is None and number and intervals.enough(self._families()):
                 return ""
             for point in self._turn(number):
                 run = folder.run_of(self.study, point, number)
@@ -82,8 +82,12 @@ class Runner:
         first = number % max(1, len(points))
         return points[first:] + points[:first]
 
-    def _rates(self) -> list[list[float]]:
-        return [measured.rates(self.study, point) for point in self.alive()]
+    def _families(self) -> list[list[list[float]]]:
+        """Rates by round of the points that have a baseline in common, it first."""
+        found: dict[tuple[str, str], list[list[float]]] = {}
+        for point in sorted(self.alive(), key=lambda point: (not point.is_baseline, point.cores)):
+            found.setdefault((point.device, point.precision), []).append(measured.rates(self.study, point))
+        return list(found.values())
 
     def _is_late(self, point: Point) -> bool:
         if self.time_limit_s is None:

@@ -66,8 +66,18 @@ def study(
         console.say(line)
     console.say()
     console.say(document["verdict"])
-    console.say(f"Study: {place}")
+    console.say(f"Study: {place}  Report: {_report(place)}")
     return document
+
+
+def _report(place: Path) -> str:
+    """Where the report is, or why there is none: figures that were measured for hours are not lost for a page."""
+    from fanlight.study.layouts import page
+
+    try:
+        return str(page.write(place))
+    except OSError as error:
+        return f"cannot be written ({error.strerror or error}); once that is mended: fanlight report {place}"
 
 
 def _begun(config: Config, asked: Asked, *, out: Path | None, command: str) -> tuple[Path, dict[str, Any], Basis]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from fanlight.study.layouts import verdict
 
-HEAD = ("point", "images/s", "least–greatest", "speedup", "eff.", "accuracy")
+HEAD = ("point", "images/s", "95 %", "speedup", "eff.", "accuracy")
 SHORT = {
     "input": "input", "compute": "comp.", "contention": "cont.", "communication": "comm.", "straggler": "strag.",
     "bubble": "bubble", "optimizer": "optim.", "launch": "launch", "rest": "rest",
@@ -21,8 +21,8 @@ def lines(study: Mapping[str, Any]) -> list[str]:
         if point["status"] != "measured":
             rows.append((point["name"], *[""] * (len(HEAD) + len(SHORT)), f"{point['status']}: {point['reason']}"))
             continue
-        low, high = point["interval"]
-        figure = [f"{point['images_per_s']:,.1f}", f"{low:,.1f}–{high:,.1f}"]
+        ends = "–".join(f"{end:,.1f}" for end in point["interval"] or ())
+        figure = [f"{point['images_per_s']:,.1f}", ends or "one round"]
         figure += [
             _number(point["speedup"], "{:.2f}"),
             _number(point["efficiency"], "{:.2f}"),

@@ -114,16 +114,19 @@ def _best(study: Doc, precision: str) -> str:
         return ""
     head = f"{precision}: one process on {base['cores']} cores does {base['images_per_s']:,.1f} images/s"
     if one is not None and one["point"] != base["point"]:
-        head += f", {base['images_per_s'] / one['images_per_s']:.2f}× of one core"
+        own = next(point for point in mine if point["name"] == base["point"])
+        head += f", {own['speedup']:.2f}× of one core" if own["speedup"] else ""
     parallel = [p for p in mine if not _is_baseline(p) and p["device"] == "cpu" and p["over"].get("all_cores")]
     if not parallel:
         return f"{head}."
     best = max(parallel, key=lambda p: p["over"]["all_cores"]["value"])
-    low, value = best["over"]["all_cores"]["interval"][0], best["over"]["all_cores"]["value"]
-    if low > 1 and value > FASTER:
+    value, ends = best["over"]["all_cores"]["value"], best["over"]["all_cores"]["interval"]
+    if value > FASTER and (ends is None or ends[0] > 1):
         other = " (another algorithm)" if "other algorithm" in best["flags"] else ""
         return f"{head}. Fastest: {best['name']}{other}, {value:.2f}× of that."
-    return f"{head}. No parallel layout is faster in every round; the best, {best['name']}, is {value:.2f}× of that."
+    return (
+        f"{head}. No parallel layout is faster beyond its interval; the best, {best['name']}, is {value:.2f}× of that."
+    )
 
 
 def _care(study: Doc, measured: list[Doc]) -> list[str]:
