@@ -245,3 +245,27 @@ def test_the_folder_is_read_without_torch_or_pickle(tmp_path):
 def test_a_folder_that_is_no_study_is_refused(tmp_path):
     with pytest.raises(RunError, match=r"is not a study's folder: it has no readable study\.json"):
         folder.read_plan(tmp_path)
+
+
+def test_other_programs_are_told_first(tmp_path):
+    study = folders.begin(tmp_path / "study", POINTS)
+    folders.run(study, ONE, 0)
+    folders.run(study, DDP, 0)
+    probe = folder.run_of(study, DDP, 0) / folder.PROBE
+    document = json.loads(probe.read_text())
+    for row in document["blocks"]:
+        row["queued_s"] = row["step_s"] / 4
+    probe.write_text(json.dumps(document))
+    first = result.write(study)["verdict"].splitlines()[0]
+    assert first.startswith(
+        "Other programs had the cores for up to 25% of a step (ddp-2-fp32): take every figure as preliminary"
+    )
+
+
+def test_a_single_round_proves_nothing(tmp_path):
+    study = folders.begin(tmp_path / "study", POINTS)
+    folders.run(study, ONE, 0)
+    folders.run(study, BOTH, 0)
+    folders.run(study, DDP, 0, compute=0.01)
+    said = result.write(study)["verdict"]
+    assert "Best of a single round: ddp-2-fp32" in said and "Fastest" not in said

@@ -129,7 +129,7 @@ def test_a_round_that_was_cut_off_does_not_count_for_narrowness(tmp_path):
     study = folders.begin(tmp_path / "study", POINTS)
     found = trial(study)
     found.stop_at = 8  # in the third round
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Killed):
         found.rounds(None)
     again = trial(study)
     again.rounds(None)

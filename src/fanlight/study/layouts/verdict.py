@@ -21,7 +21,8 @@ def words(study: Doc) -> list[str]:
     measured = [point for point in study["points"] if point["status"] == "measured"]
     if not measured:
         return ["Nothing was measured; every point says why."]
-    said = [_best(study, precision) for precision in dict.fromkeys(point["precision"] for point in measured)]
+    said = [_disturbed(measured)]
+    said += [_best(study, precision) for precision in dict.fromkeys(point["precision"] for point in measured)]
     said += [explain(point) for point in measured if not _is_baseline(point)]
     missing = [point for point in study["points"] if point["status"] != "measured" and point["reason"]]
     said += [f"{point['name']}: {point['status']}: {point['reason']}." for point in missing]
@@ -121,7 +122,9 @@ def _best(study: Doc, precision: str) -> str:
         return f"{head}."
     best = max(parallel, key=lambda p: p["over"]["all_cores"]["value"])
     value, ends = best["over"]["all_cores"]["value"], best["over"]["all_cores"]["interval"]
-    if value > FASTER and (ends is None or ends[0] > 1):
+    if ends is None:
+        return f"{head}. Best of a single round: {best['name']}, {value:.2f}× of that."
+    if ends[0] > 1 and value > FASTER:
         other = " (another algorithm)" if "other algorithm" in best["flags"] else ""
         return f"{head}. Fastest: {best['name']}{other}, {value:.2f}× of that."
     return (
@@ -129,20 +132,24 @@ def _best(study: Doc, precision: str) -> str:
     )
 
 
+def _disturbed(measured: list[Doc]) -> str:
+    """Whether other programs computed as well, which makes the figures theirs, too."""
+    beside = [p for p in measured if "oversubscribed" not in p["flags"]]
+    queued = [p for p in beside if (p["queued"] or 0) > QUEUED_MOST]
+    busy = [p for p in measured if (p["busy_before"] or 0) > BUSY_MOST]
+    if queued:
+        worst = max(queued, key=lambda p: p["queued"])
+        said = f"Other programs had the cores for up to {worst['queued']:.0%} of a step ({worst['name']})"
+    elif busy:
+        worst = max(busy, key=lambda p: p["busy_before"])
+        said = f"Other programs used up to {worst['busy_before']:.0%} of the cores before runs ({worst['name']})"
+    else:
+        return ""
+    return f"{said}: take every figure as preliminary, and measure again on a quiet machine."
+
+
 def _care(study: Doc, measured: list[Doc]) -> list[str]:
     said = []
-    if queued := [p for p in measured if (p["queued"] or 0) > QUEUED_MOST and "oversubscribed" not in p["flags"]]:
-        worst = max(queued, key=lambda p: p["queued"])
-        said.append(
-            f"Other programs had the cores: in {len(queued)} points ranks waited for one, {worst['name']} in "
-            f"{worst['queued']:.0%} of its time. Take every figure as preliminary, and measure again on a quiet machine."
-        )
-    elif busy := [p for p in measured if (p["busy_before"] or 0) > BUSY_MOST]:
-        worst = max(busy, key=lambda p: p["busy_before"])
-        said.append(
-            f"Other programs used {worst['busy_before']:.0%} of the cores before runs of {worst['name']}: take every figure as "
-            "preliminary, and measure again on a quiet machine."
-        )
     for flag in ("accuracy differs", "unexplained", "wide", "oversubscribed"):
         if names := [p["name"] for p in measured if flag in p["flags"]]:
             said.append(f"{flag.capitalize()}: {', '.join(names)} ({study['flags'][flag]}).")
