@@ -181,30 +181,31 @@ def recoded(image: np.ndarray, random: np.random.Generator) -> np.ndarray:
 
 
 def planted(arguments: argparse.Namespace) -> None:
-    """Clean pictures are photo-like ones, real ones as far as they go; a tenth of the set are copies, in five kinds."""
+    """Clean pictures are photo-like ones, real ones as far as they go; a tenth of the set are copies, in six kinds."""
     random, root = np.random.default_rng(0), arguments.work / "planted"
     shutil.rmtree(root, ignore_errors=True)
     for label in ("a", "b"):
         (root / label).mkdir(parents=True)
-    each = arguments.count // 50
-    real = bases(arguments.data, min(5 * each, 1500), work=arguments.work)
-    clean = arguments.count - 5 * each
+    each = arguments.count // 60
+    real = bases(arguments.data, min(6 * each, 1500), work=arguments.work)
+    clean = arguments.count - 6 * each
     names = np.array([f"{number:06d}" for number in random.permutation(arguments.count)])
     for number in range(clean):
         image = real[number] if number < len(real) else picture(number)
         write(root / "ab"[number % 2] / f"{names[number]}.jpg", image, quality=92)
-    kinds = ("exact", "flipped", "turned", "re-encoded", "other label")
-    for place in range(5 * each):
-        kind, original = kinds[place % 5], place % max(len(real), 1)
+    kinds = ("exact", "flipped", "turned", "turned, stretched", "re-encoded", "other label")
+    for place in range(6 * each):
+        kind, original = kinds[place % 6], place % max(len(real), 1)
         name, image = names[clean + place], real[original]
         same, other = "ab"[original % 2], "ba"[original % 2]
         target = root / (other if kind == "other label" else same) / f"{name}.jpg"
         if kind in ("exact", "other label"):
             shutil.copy(root / same / f"{names[original]}.jpg", target)
         elif kind == "flipped":
-            write(target, (image[:, ::-1], image[::-1], image[::-1, ::-1], np.rot90(image))[place // 5 % 4])
-        elif kind == "turned":
-            write(target, turned(image, float(random.uniform(5, 45) * random.choice([-1, 1])), keep_shape=True))
+            write(target, (image[:, ::-1], image[::-1], image[::-1, ::-1], np.rot90(image))[place // 6 % 4])
+        elif kind.startswith("turned"):
+            degrees = float(random.uniform(5, 45) * random.choice([-1, 1]))
+            write(target, turned(image, degrees, keep_shape=kind == "turned"))
         else:
             write(target, recoded(image, random), quality=int(random.integers(30, 95)))
     for number in range(20):  # truncated files, for the scan to quarantine
@@ -230,7 +231,7 @@ def report_planted(root: Path, names: np.ndarray, *, clean: int, real: int, kind
         hits: dict[str, list[bool]] = {kind: [] for kind in kinds}
         for place in range(len(names) - clean):
             group = found.component[row_of[clean + place]]
-            hits[kinds[place % 5]].append(bool(group >= 0 and group == found.component[row_of[place % real]]))
+            hits[kinds[place % 6]].append(bool(group >= 0 and group == found.component[row_of[place % real]]))
         cells = " | ".join(f"{np.mean(values):.4f}" for values in hits.values())
         false = float((found.component[alone] >= 0).mean()) if len(alone) else 0.0
         print(f"| {title} | {cells} | {false:.5f} of {len(alone):,} | {cpu:.0f} | {cpu / once:.1f} |")
