@@ -117,9 +117,9 @@ def _markdown(found: dict[str, Any]) -> str:
             f"{job['images_per_s']:.0f} img/s, {job['precision']}\n"
         )
     if "layouts" in found["layouts"]:
-        from fanlight.train import verify
+        from fanlight.train import certificate
 
-        lines.append(verify.markdown(found["layouts"]).replace("# ", "## ", 1))
+        lines.append(certificate.markdown(found["layouts"]).replace("# ", "## ", 1))
     else:
         lines.append(f"Layouts: {found['layouts']['error']}\n")
     lines.append(

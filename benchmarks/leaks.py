@@ -1,6 +1,6 @@
 """How much of a score is copies? One data set, the same training, split at random and split by what the audit found.
 
-`fanlight train DATA` with `--audit none` (files are split at random, only byte copies are kept together) and with the audit,
+`fanlight train DATA` with `--audit exact` (files are split at random, only byte copies are kept together) and with the audit,
 the same seeds for both; the test split, where the data has one, is scored with both networks. Nothing else differs.
 
     python benchmarks/leaks.py --data ../shared/data/lungcolon --work scratch/leaks --seeds 2 --audit thorough
@@ -51,7 +51,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, help="Default: as train chooses.")
     a = parser.parse_args()
     a.work.mkdir(parents=True, exist_ok=True)
-    runs = {level: [] for level in ("none", a.audit)}
+    runs = {level: [] for level in ("exact", a.audit)}
     for seed in range(a.seeds):
         for level in runs:
             runs[level].append(train(a, level, seed))

@@ -34,16 +34,8 @@ def train(a: argparse.Namespace, data: Path, layout: str, seed: int) -> dict[str
     if not kept.exists():
         words = [sys.executable, "-m", "fanlight", "train", str(data), "--layout", layout, "--ranks", str(a.ranks)]
         words += [
-            "--model",
-            a.model,
-            "--epochs",
-            str(a.epochs),
-            "--seed",
-            str(seed),
-            "--no-report",
-            "--json",
-            *LAYOUTS[layout],
-        ]
+            "--model", a.model, "--epochs", str(a.epochs), "--seed", str(seed), "--no-report", "--json", *LAYOUTS[layout],
+        ]  # fmt: skip
         words += ["--out", str(a.work / name), "--device", "cpu"]
         words += ["--set", f"train.evaluate_every={a.epochs}"]
         kept.write_text(subprocess.run(words, stdout=subprocess.PIPE, check=True, text=True).stdout)

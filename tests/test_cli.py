@@ -11,6 +11,7 @@ import yaml
 
 from fanlight import cli, config
 from fanlight.config import Config
+from fanlight.data.manifest import load as load_manifest
 from fanlight.errors import ConfigError, DataError, RunError, Stopped, TrainingError
 from fanlight.train import finish, folder
 from train import colours as tiny
@@ -18,7 +19,7 @@ from train import colours as tiny
 pytest_plugins = ["train.fixtures"]
 pytestmark = pytest.mark.usefixtures("own_place")
 
-COMMANDS = {"check", "pack", "train", "evaluate", "predict", "report", "runs", "cache"}
+COMMANDS = {"check", "pack", "study", "train", "evaluate", "predict", "report", "runs", "cache"}
 
 
 def printed_config(fanlight, *words) -> Config:
@@ -53,6 +54,7 @@ def test_every_flag_reaches_its_key(fanlight):
         "compile": True, "autotune": False, "time_limit": "90s",
         "cache_features": True, "freeze_epochs": 2, "recompute": True, "image_size_start": 32,
         "pipeline_schedule": "gpipe", "stages_per_rank": 2, "split_at": "layer1", "sync_every": 4,
+        "audit": "exact", "group_by": "a(b)",
     }  # fmt: skip
     assert asked.keys() == cli.FLAGS.keys()
     printed = printed_config(fanlight, "photos", *tiny.flags(asked))
@@ -185,6 +187,56 @@ def test_check(fanlight, own_place):
     assert "1 quarantined:" in fanlight("check", "data").out
 
 
+def test_what_check_finds_is_fixed_reported_and_trained_on(fanlight, own_place):
+    """A copy in another class and one in another split, found, left out of a new manifest; no file is touched."""
+    data = tiny.make(own_place / "data" / "train")
+    tiny.make(own_place / "data" / "val", per_class=4, seed=1)
+    shutil.copy(data / "red" / "00.png", data / "blue" / "copy.png")
+    shutil.copy(own_place / "data/val/red/01.png", data / "red" / "leak.png")
+    before = {path: path.read_bytes() for path in (own_place / "data").rglob("*.png")}
+    answer = fanlight("check", "data", "--fix", own_place, "--report", "page.html", "--json")
+    document = json.loads(answer.out)
+    assert document["fixed"] == str(own_place / "fixed.parquet") and document["report"] == "page.html"
+    assert [sentence[:17] for sentence in document["fixes"]] == [
+        "2 images left out",
+        "1 images left out",
+        "4 images put into",
+    ][:2]
+    assert "filed under more than one class" in (own_place / "page.html").read_text()
+    assert {path: path.read_bytes() for path in (own_place / "data").rglob("*.png")} == before
+    assert fanlight("train", "data", *tiny.QUICK, "--out", "leaking").code == 0
+    told = fanlight("evaluate", "leaking", "--split", "val", "--json")
+    scores = json.loads(told.out)
+    assert (scores["count"], scores["without_leaks"]["count"]) == (12, 11)
+    assert "the val split leaks. 1 of 12 val images have copies" in told.err
+    answer = fanlight("train", "fixed.parquet", *tiny.QUICK, "--out", "clean")
+    assert "fixed.parquet: 3 files that it puts aside are not used" in answer.out
+    assert "leaks" not in answer.err
+    assert json.loads((own_place / "clean/run.json").read_text())["data"]["splits"] == {"train": 59, "val": 12}
+
+
+def test_groups_by_a_pattern_stay_together(fanlight, own_place):
+    tiny.make(own_place / "data")
+    assert "Groups by pattern" in fanlight("train", "data", *tiny.QUICK, "--group-by", r"(\d)\.png", "--out", "run").out
+    manifest = load_manifest(own_place / "run/manifest.parquet")
+    sides = {}
+    for path, split in zip(manifest.column("path"), manifest.column("split")):
+        sides.setdefault(path[-5], set()).add(split)
+    assert len(sides) == 10 and all(len(found) == 1 for found in sides.values())
+    answer = fanlight("train", "data", *tiny.QUICK, "--group-by", "patient", "--out", "other")
+    assert answer.code == 2 and "data.group_by 'patient' matches none of 60 paths, such as blue/00.png" in answer.err
+
+
+def test_what_check_and_train_cannot_be_asked(fanlight, own_place):
+    tiny.make(own_place / "data")
+    answer = fanlight("check", "data", "--thorough", "--no-audit")
+    assert answer.code == 2 and "--thorough looks for copies and --no-audit does not" in answer.err
+    answer = fanlight("check", "data", "--report", "no/such/page.html")
+    assert answer.code == 2 and "--report no/such/page.html cannot be written" in answer.err
+    answer = fanlight("train", "data", *tiny.QUICK, "--audit", "fast")
+    assert answer.code == 2 and "data.audit is 'fast'; use exact, quick, thorough" in answer.err
+
+
 def test_pack(fanlight, colours, own_place):
     words = ["pack", colours, "--pack-dir", "packs", "--workers", 2, "--json"]
     document = json.loads(fanlight(*words).out)
@@ -223,8 +275,9 @@ def test_cache_is_listed_and_cleared(monkeypatch, fanlight, colours, own_place):
     assert fanlight("train", colours, *tiny.QUICK, "--out", "run").code == 0
     document = json.loads(fanlight("cache", "list", "--json").out)
     assert document["cache"] == str(own_place / "cache")
-    assert {entry["kind"] for entry in document["entries"]} == {"pack", "manifest"}
-    assert document["entries"][0]["text"].startswith("60 images, short side ")
+    assert {entry["kind"] for entry in document["entries"]} == {"audit", "pack", "manifest"}
+    packs = [entry["text"] for entry in document["entries"] if entry["kind"] == "pack"]
+    assert len(packs) == 1 and packs[0].startswith("60 images, short side ")
     size = sum(entry["bytes"] for entry in document["entries"])
     assert size > 60 * 16 * 16 * 3
     assert "pack" in fanlight("cache", "list").out

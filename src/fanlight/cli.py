@@ -99,7 +99,7 @@ def train(
     val_fraction: Annotated[float | None, typer.Option(help="Share kept for validation. Default 0.2.")] = None,
     folds: Annotated[int | None, typer.Option(help="Cross-validation: number of folds.")] = None,
     fold: Annotated[int | None, typer.Option(help="Which fold validates, from 0.")] = None,
-    audit: Annotated[str | None, typer.Option(help="Copies looked for before the split: none, quick, thorough.")] = None,
+    audit: Annotated[str | None, typer.Option(help="Copies looked for before the split: exact, quick, thorough.")] = None,
     group_by: GroupByOption = None,
     seed: Annotated[int | None, typer.Option(help="Of weights, split, order and augmentation.")] = None,
     weights: Annotated[str | None, typer.Option(help="Start from this .safetensors or .pt file.")] = None,
@@ -213,7 +213,7 @@ def verify(
     model: Annotated[str | None, typer.Option(help="timm, torchvision or own name. Default: as `train` has it.")] = None,
     ranks: Annotated[int | None, typer.Option(help="Processes. Default: by usable cores, 2 to 4.")] = None,
     steps: Annotated[int, typer.Option(help="Training steps that are compared.")] = 20,
-    only: Annotated[str, typer.Option(help="Some layouts, with commas between: ddp,tensor.")] = "",
+    only: Annotated[str | None, typer.Option(help="Some layouts, with commas between: ddp,tensor.")] = None,
     precision: Annotated[str | None, typer.Option(help="fp32, or fp64 for proof.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu (default) or cuda.")] = None,
     image_size: Annotated[int | None, typer.Option(help="Side in pixels of what the model sees.")] = None,
@@ -227,6 +227,7 @@ def verify(
     """Prove every layout equal to the serial run, on this machine, with your model and images."""
     console.set_json(as_json)
     from fanlight.recipes import assemble
+    from fanlight.train import certificate
     from fanlight.train import verify as verifying
 
     flags = {
@@ -240,12 +241,12 @@ def verify(
     config = assemble(data, recipe=None, config=None, flags=config_values(flags), values=values or [])
     found = verifying.verify(
         config, precision=precision or "fp32", ranks=ranks, steps=steps, out=out, command=_command(),
-        only=[word.strip() for word in only.split(",") if word.strip()],
+        only=None if only is None else [word.strip() for word in only.split(",") if word.strip()],
     )  # fmt: skip
     console.say(f"Certificate: {found['run']}/certificate.md")
     console.result(found)
     if not found["passed"]:
-        raise TrainingError(f"{verifying.verdict(found)}: {found['run']}/certificate.md says why")
+        raise TrainingError(f"{certificate.verdict(found)}: {found['run']}/certificate.md says why")
 
 
 @app.command()

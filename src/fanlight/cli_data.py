@@ -2,7 +2,6 @@
 
 import shlex
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -28,35 +27,35 @@ GroupByOption = Annotated[
 def check(
     data: DataArgument,
     workers: WorkersOption = None,
-    out: Annotated[Path | None, typer.Option(help="Also write the manifest to this folder or file.")] = None,
+    out: Annotated[str | None, typer.Option(help="Also write the manifest to this .parquet file or folder.")] = None,
     thorough: Annotated[bool, typer.Option("--thorough", help="Find copies turned by any angle, cropped, zoomed.")] = False,
     audit: Annotated[bool, typer.Option("--audit/--no-audit", help="Look for copies other than byte for byte.")] = True,
     group_by: GroupByOption = None,
-    report: Annotated[Path | None, typer.Option(help="Write a page about the data to this .html file or folder.")] = None,
-    fix: Annotated[Path | None, typer.Option(help="Write a manifest without what contradicts or leaks: data for train.")] = None,
+    report: Annotated[str | None, typer.Option(help="Write a page about the data to this .html file or folder.")] = None,
+    fix: Annotated[str | None, typer.Option(help="Write a manifest without what contradicts or leaks: data for train.")] = None,
     as_json: JsonOption = False,
 ) -> None:  # fmt: skip
     """Read every file: what is there, what is broken, which files are copies, what leaks between splits."""
     console.set_json(as_json)
     if thorough and not audit:
         raise ConfigError("--thorough looks for copies and --no-audit does not; use one of them")
-    from fanlight.data import checkup, fixes
+    from fanlight.data import checkup, fixes, targets
 
-    level = "thorough" if thorough else "quick" if audit else "none"
-    document, manifest = checkup.check(data, workers=workers, out=out, level=level, group_by=group_by)
+    level = "thorough" if thorough else "quick" if audit else "exact"
+    places = targets.places(data, {"--out": out, "--fix": fix, "--report": report})
+    manifest, found = checkup.examine(data, workers=workers, level=level, group_by=group_by)
+    document = checkup.tell(data, manifest, found, out=places.get("--out"), level=level)
     said: list[str] = []
-    if fix is not None:
+    if (place := places.get("--fix")) is not None:
         fixed, said = fixes.fix(manifest)
-        place = fix / "fixed.parquet" if fix.is_dir() else fix
         checkup.write(fixed, place, option="--fix")
         for sentence in said:
             console.say(f"Fixed: {sentence}")
         console.say(f"Train on it: fanlight train {shlex.quote(str(place))}")
         document |= {"fixed": str(place), "fixes": said}
-    if report is not None:
+    if (place := places.get("--report")) is not None:
         from fanlight.study import data_report
 
-        place = report / "data.html" if report.is_dir() else report
         try:
             data_report.write(manifest, place, command=shlex.join(["fanlight", *sys.argv[1:]]), fixes=said)
         except OSError as error:

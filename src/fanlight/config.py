@@ -18,7 +18,7 @@ from typing import Any
 from fanlight.errors import ConfigError, near
 
 OPTIMIZERS = ("sgd", "adamw")  # of optim.name
-AUDITS = ("none", "quick", "thorough")  # of data.audit
+AUDITS = ("exact", "quick", "thorough")  # of data.audit
 POLICIES = ("none", "trivial", "rand")  # of augment.policy
 ENGINES = ("cpu", "device")  # of augment.engine
 MAGNITUDES = 30  # the highest of augment.rand_magnitude; 0 is the lowest, of both policies as published
@@ -40,7 +40,7 @@ class Data:
     image_px_start: int | None = None  # side in the first epoch, from which it grows to image_px; None: always image_px
     canvas_px: int | None = None  # short side stored in the pack; None: image_px / sqrt(crop share), at most twice
     audit: str | None = (
-        None  # copies looked for before the split: none, quick, thorough; None: quick, or thorough if kept
+        None  # copies looked for before the split: exact (bytes), quick, thorough; None: quick, or thorough if kept
     )
     group_by: str | None = None  # rows kept together: a list file's column, or a regex on paths (its first group)
     sampling: str = (

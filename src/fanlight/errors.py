@@ -42,3 +42,17 @@ def near(name: str, names: Iterable[str], *, most: int = 5) -> str:
     """` Near names: a, b.`, or an empty string when nothing is near."""
     found = difflib.get_close_matches(name, list(names), n=most, cutoff=0.55)
     return f" Near names: {', '.join(found)}." if found else ""
+
+
+def shown(text: str, *, letters: int = 40) -> str:
+    """A name out of a file, fit for one line of a message: escaped where it cannot be printed, shortened where it is long."""
+    text = text[: letters + 1]  # escaping what is cut off anyway may take long
+    text = text if text.isprintable() else repr(text)[1:-1]
+    return text if len(text) <= letters else f"{text[: letters - 1]}…"
+
+
+def shown_all(names: Iterable[str], *, most: int = 8) -> str:
+    """The first of several names, and how many more there are."""
+    names = list(names)
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(map(shown, names[:most])) + more

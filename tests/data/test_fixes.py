@@ -4,9 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pytest
 
 from fanlight.data.fixes import fix
 from fanlight.data.manifest import SCHEMA, Manifest, audit
+from fanlight.errors import DataError
 
 Row = tuple[str, str, str, str]  # label, split, sha256, copies
 
@@ -80,3 +82,9 @@ def test_copies_become_a_group_unless_the_data_gave_one() -> None:
     after, said = fix(manifest(rows, groups=["a", "b", "patient 7", "d"]))
     assert after.column("group").tolist() == ["x", "x", "patient 7", "d"]
     assert said == ["2 images put into the groups of their copies, so that any split keeps those together"]
+
+
+def test_a_fix_that_leaves_nothing_is_refused() -> None:
+    rows = [("cat", "", "a", ""), ("dog", "", "a", ""), ("cat", "", "b", "x"), ("dog", "", "c", "x")]
+    with pytest.raises(DataError, match="all 4 images would be left out"):
+        fix(manifest(rows))

@@ -1,3 +1,4 @@
+import gzip
 import os
 from pathlib import Path
 
@@ -282,7 +283,14 @@ def test_parquet_list_without_the_extension(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("image,caption\n1,x\n", "no column 'label', only image, caption"),
-        ("", "no column 'path', only none"),
+        ("", "list.csv is empty; download or make it again"),
+        (
+            "path,a,b\n1,0,1\n2,1,1\n3,0,0\n4,1,0\n",
+            r"entry 2: a, b of the columns a, b are 1, .* \(2 of 4 rows are not so\)",
+        ),
+        ("path,a,b\n1,0,1\n2,1,0\n3,0,0\n", r"entry 3: none of the columns a, b is 1, and one .* list\.csv\?label=a"),
+        ("k" * 99 + ",\x1b[31m\n1,cat\n", r"only k{39}…, \\x1b\[31m\. Rename one to path"),
+        (",".join(f"c{n}" for n in range(20)) + "\n", r"only c0, .*, c7 and 12 more\. Rename"),
         ("path,label\n", "lists no files"),
         ("path,label\n1,cat\n2,\n", "entry 2: the label is empty"),
         ("path,label\n1,cat\n1,dog\n", "lists 1 twice, as entries 1 and 2"),
@@ -298,6 +306,30 @@ def test_refused_lists(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "list.csv").write_text(text)
     with pytest.raises(DataError, match=message):
         listing(tmp_path / "list.csv")
+
+
+@pytest.mark.parametrize("most", [0, 1])
+def test_rows_of_two_ones_are_refused_where_many_are_so_and_a_column_may_be_chosen(tmp_path: Path, most: int) -> None:
+    lines = ["path,a,b", *(f"{number},{number % 2},{most}" for number in range(12))]
+    (tmp_path / "list.csv").write_text("\n".join(lines))
+    with pytest.raises(DataError, match=r"one column per class needs a single 1 in each row \(6 of 12"):
+        listing(tmp_path / "list.csv")
+    assert set(listing(f"{tmp_path}/list.csv?label=a").labels) == {"0", "1"}
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("p.tar", bytes(10240), r"p\.tar is empty: 10240 bytes of zeros or blanks, as an archive of nothing has"),
+        ("p.tar", b"", r"p\.tar is empty; download"),
+        ("p.zip", b"hello" * 99, r"p\.zip is called \.zip and is no such archive, .* b'hellohellohe'; download"),
+        ("p.tar.gz", gzip.compress(b"a,b\n" * 99), r"is called \.tar\.gz and is no such archive, .* b'a,b.na"),
+    ],
+)
+def test_what_has_an_archives_name_and_is_none(tmp_path: Path, name: str, data: bytes, message: str) -> None:
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(DataError, match=message):
+        listing(tmp_path / name)
 
 
 def test_an_image_is_no_list(tmp_path: Path) -> None:

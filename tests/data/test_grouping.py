@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from fanlight.data import grouping
 from fanlight.data.formats import Listing
 from fanlight.data.grouping import regroup
 from fanlight.errors import ConfigError
@@ -52,3 +53,17 @@ def test_a_column_wins_over_a_pattern(capsys: pytest.CaptureFixture[str]) -> Non
 def test_what_nothing_can_be_grouped_by(by: str, columns: dict[str, list[str]], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         regroup(listing(**columns), by)
+
+
+def test_a_pattern_without_an_end_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grouping, "SECONDS_MOST", 0.2)
+    endless = Listing(Path("/data"), "test", ["a" * 60 + ".png"], ["a"], [""], [""])
+    with pytest.raises(ConfigError, match=r"'\(a\+\)\+X' is not done after 0.2 s"):
+        regroup(endless, "(a+)+X")
+
+
+@pytest.mark.parametrize(("by", "message"), [("", "data.group_by is empty"), (".*", "puts all 4 files into one group")])
+def test_what_groups_nothing(by: str, message: str) -> None:
+    paths = ["x"] * 4
+    with pytest.raises(ConfigError, match=message):
+        regroup(Listing(Path("/data"), "test", paths, ["a", "b", "a", "b"], [""] * 4, [""] * 4), by)

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fanlight.data.formats import recognise
 from fanlight.data.manifest import SCHEMA, Manifest, arrow, audit, file_state, load
 from fanlight.errors import DataError, RunError
 
@@ -120,6 +121,12 @@ def test_refused_manifests(tmp_path: Path) -> None:
     pq.write_table(table.replace_schema_metadata({"fanlight": '{"version": 99}'}), path)
     with pytest.raises(RunError, match="version 99, not 3"):
         load(path)
+    about = {"fanlight": '{"version": 3, "root": "/x", "classes": [], "source": "s"}'}
+    pq.write_table(table.drop_columns("sha256").replace_schema_metadata(about), path)
+    with pytest.raises(RunError, match="is a manifest without the column sha256; write it again with `fanlight check`"):
+        load(path)
+    with pytest.raises(DataError, match="is a manifest without the column sha256"):
+        recognise(str(path), cache=tmp_path)
     pq.write_table(table.replace_schema_metadata({"fanlight": '{"version": 3}'}), path)
     with pytest.raises(RunError, match="is not a manifest of Fanlight"):
         load(path)

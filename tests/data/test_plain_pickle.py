@@ -87,6 +87,7 @@ def test_nothing_of_a_pickle_runs(tmp_path: Path, protocol: int) -> None:
         (pickle.dumps(datetime.datetime(2020, 1, 1)), r"wants 'datetime\.datetime'"),
         (pickle.dumps({1, 2}), "wants the operation EMPTY_SET"),
         (b"\x80\x02", "damaged pickle"),
+        (b"\x80\x02h\x65.", r"damaged pickle \(its parts do not fit together\); download"),
         (b"\x80\x02}" + b"(" * 50 + b"u.", "damaged pickle"),
         (b"\x80\x02T\xff\xff\xff\x7fabc.", "damaged pickle"),
         (b"\x80\x02}]Ns.", "dict with odd keys"),

@@ -253,6 +253,17 @@ def test_one_file_of_a_set_says_to_give_the_folder(tmp_path: Path) -> None:
         ),
         ("train-images-idx3-ubyte", lambda data: data[:-1], r"its 15 images of 28x28 take 11776; download it again"),
         ("train-images-idx3-ubyte", lambda data: data[:8] + bytes(4) + data[12:], "and no images of 1 or 3 colours"),
+        ("train-images-idx3-ubyte", lambda data: b"", "train-images-idx3-ubyte is empty; download it again"),
+        (
+            "train-images-idx3-ubyte",
+            lambda data: b"\0\0\4\xd2" + data[4:],
+            r"images-idx3-ubyte is no IDX file of bytes: it begins with 00 00 04 d2, and images with 00 00 08 03",
+        ),
+        (
+            "train-labels-idx1-ubyte",
+            lambda data: b"\0\0\0\7" + data[4:],
+            r"labels-idx1-ubyte is no .* begins with 00 00 00 07",
+        ),
     ],
 )
 def test_damaged_idx(tmp_path: Path, name: str, change: Callable[[bytes], bytes | None], message: str) -> None:
@@ -288,6 +299,32 @@ def test_damaged_cifar(tmp_path: Path) -> None:
     (root / "test_batch.bin").write_bytes(b"\x09" + whole[1:])
     with pytest.raises(DataError, match=r"sample 0 has label 9 of 3 classes"):
         listing(tmp_path)
+
+
+def test_sets_of_no_images_say_so(tmp_path: Path) -> None:
+    layouts.mnist(tmp_path, packed=False)
+    (tmp_path / "train-images-idx3-ubyte").write_bytes(layouts.idx(np.zeros((0, 28, 28), np.uint8)))
+    (tmp_path / "train-labels-idx1-ubyte").write_bytes(layouts.idx(np.zeros(0, np.uint8)))
+    with pytest.raises(DataError, match="train-images-idx3-ubyte has no images; download it again"):
+        listing(tmp_path)
+
+
+def test_missing_batches_of_cifar_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = layouts.cifar10_binary(tmp_path / "ten") / "cifar-10-batches-bin"
+    for number in (3, 4, 5):
+        (root / f"data_batch_{number}.bin").write_bytes((root / "data_batch_1.bin").read_bytes())
+    listing(root)
+    assert capsys.readouterr().err == ""
+    (root / "data_batch_4.bin").unlink()
+    (root / "test_batch.bin").unlink()
+    assert len(listing(root).paths) == 32
+    assert (
+        "cifar-10-batches-bin lacks data_batch_4.bin, test_batch.bin. The set is not whole" in capsys.readouterr().err
+    )
+    layouts.cifar100_python(tmp_path / "hundred")
+    (tmp_path / "hundred/cifar-100-python/test").unlink()
+    listing(tmp_path / "hundred")
+    assert "cifar-100-python lacks test. The set" in capsys.readouterr().err
 
 
 def test_images_beside_their_zips(tmp_path: Path) -> None:

@@ -158,6 +158,16 @@ def test_large_groups_move_whole() -> None:
     assert (split_of(after)[:30].count("val"), split_of(after)[30:40].count("val")) == (0, 10)
 
 
+def test_a_share_far_from_what_was_asked_for_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    rows: list[Row] = [(label, "", f"{label} film {number // 20}") for label in "ab" for number in range(40)]
+    after = assign(manifest(rows), val_fraction=0.2, seed=0)
+    assert len(after.rows("val")) == 40
+    assert "validation gets 50% of the images, not 20%" in (said := capsys.readouterr().err)
+    assert "the largest group has 20" in said
+    assign(plain({"a": 9, "b": 9}), val_fraction=0.05, seed=0)  # single images: small classes, not groups
+    assert capsys.readouterr().err == ""
+
+
 def test_class_of_one_group_stays_in_train_and_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     rows: list[Row] = [("film", "", "g")] * 4 + [("b", "", "")] * 4
     after = assign(manifest(rows), val_fraction=0.25, seed=0)

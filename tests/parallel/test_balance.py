@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from fanlight.errors import ConfigError
 from fanlight.models import cut, small
-from fanlight.parallel import balance
+from fanlight.parallel import balance, comm, parallelize
+from fanlight.parallel.layout import Layout
 from parallel import micro  # noqa: F401  (registers the networks)
 
 
@@ -70,6 +71,35 @@ def test_microbatches_count_and_weights_are_converted_once():
     _, few_s = balance.choose(model, example, stages=2, device=device)
     _, many_s = balance.choose(model, example, stages=2, device=device, microbatches=1000)
     assert min(many_s) > 10 * max(few_s)  # a thousand times as much, on a machine that others use
+
+
+def test_a_pass_is_of_a_whole_microbatch_however_few_rows_are_measured(monkeypatch):
+    """Beside it stand an update and a conversion of weights, which no number of rows changes."""
+    model, example = small.NAMES["micro-basic"](3, 16), torch.randn(8, 3, 16, 16)
+    ticks = itertools.count()
+    monkeypatch.setattr(balance, "_now", lambda device: float(next(ticks)))  # whatever is measured takes a second
+    names = cut.cuts(model, example)
+    given = {"device": torch.device("cpu"), "autocast": lambda: torch.autocast("cpu", torch.bfloat16)}
+    few, many = (balance.measure(model, names, example, **given, rows=rows) for rows in (None, 80))
+    assert {(each.pass_s, each.convert_s) for each in few} == {(1.0, 1.0)}
+    assert {(each.pass_s, each.convert_s) for each in many} == {(10.0, 1.0)}
+    assert [each.sent_bytes for each in many] == [10 * each.sent_bytes for each in few]
+    _, costs_s = balance.choose(model, example, stages=2, microbatches=3, rows=80, **given)
+    assert sum(costs_s) == len(balance._with_weights(model, names, example)) * 31 + 31
+
+
+def test_a_cut_counts_all_rows_of_a_microbatch(monkeypatch):
+    seen = {}
+
+    def choose(model, example, **given):
+        seen.update(given, measured=len(example))
+        return cut.cuts(model, example)[:1], [1.0, 1.0]
+
+    monkeypatch.setattr(balance, "choose", choose)
+    model, example = small.NAMES["micro-basic"](3, 16), torch.randn(2, 3, 16, 16)
+    layout = Layout(pp=2, schedule="1f1b", name="pipeline")
+    parallelize.place(model, layout, comm.alone(), channels_last=False, example=example, rows=33)
+    assert (seen["rows"], seen["measured"]) == (33, balance.ROWS_MOST)
 
 
 def test_more_stages_than_segments_are_refused():

@@ -17,7 +17,7 @@ sizes = st.tuples(
 
 def made(size) -> Orders:
     name, ranks, each, microbatches = size
-    each = {"1f1b": 1, "interleaved": max(2, each)}.get(name, each)
+    each = max(2, each) if name == "interleaved" else 1
     return orders(name, ranks=ranks, stages_per_rank=each, microbatches=microbatches)
 
 

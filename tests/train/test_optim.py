@@ -8,7 +8,7 @@ from torch import nn
 
 from fanlight import config as configuration
 from fanlight.errors import ConfigError
-from fanlight.train.optim import SCALE_LEAST, SCALE_START, Optimizer
+from fanlight.train.optim import SCALE_LEAST, SCALE_START, Optimizer, _of_torch, seconds_per_parameter
 
 STEPS = 10
 SGD = configuration.Optim(
@@ -231,6 +231,16 @@ def test_frozen_parameters_have_no_state_and_do_not_move():
     moved = [not torch.equal(a, b) for a, b in zip(before, weights(model))]
     assert moved == [False, False, False, False, True, True]  # the norm had no gradient
     assert {name.split(".")[1] for name in optimizer.tensors()} == {"3"}
+
+
+@pytest.mark.parametrize("config", [SGD, ADAMW], ids=["sgd", "adamw"])
+def test_an_open_rate_trains_nothing_and_is_no_optimizer(config):
+    config = replace(config, lr=None)
+    with pytest.raises(AssertionError):
+        Optimizer([network()], config, steps=STEPS, scaled=False)
+    with pytest.raises(AssertionError):
+        _of_torch([{"params": list(network().parameters())}], config)
+    assert 0 < seconds_per_parameter(config, torch.device("cpu")) < 1e-3  # no rate is needed to measure
 
 
 def test_unknown_optimizers_are_refused():

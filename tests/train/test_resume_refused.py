@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import fanlight as package
-from fanlight.errors import ConfigError, DataError, RunError
+from fanlight.errors import ConfigError, DataError, RunError, TrainingError
 from fanlight.recipes import assemble
 from fanlight.train import folder, job, prepare, resolve, state
 from train import colours as tiny
@@ -138,9 +138,7 @@ def test_a_damaged_checkpoint_names_the_way_out(fanlight, colours, undisturbed, 
         (newest / "state.json").write_text('{"version": 1, "st')
     answer = fanlight("train", "--resume", run)
     assert answer.code == 1
-    assert re.match(rf"Error: .*{newest.name} (holds|cannot be read|is no whole checkpoint|lacks) ", answer.err), (
-        answer.err
-    )
+    assert re.match(rf"Error: .*{newest.name} (cannot be read|is no whole checkpoint|lacks)", answer.err), answer.err
     assert answer.err.endswith("; delete it to use the one before\n") and "Traceback" not in answer.err
     assert tiny.summary(run)["status"] == "failed"
     shutil.rmtree(newest)
@@ -213,6 +211,36 @@ def test_a_refused_change_does_not_stay(fanlight, colours, own_place):
     assert answer.code == 2 and "ScratchCNN has no blocks that repeat" in answer.err, answer
     assert [(run / name).read_text() for name in ("resolved.yaml", "run.json")] == before
     assert fanlight("train", "--resume", run).code == 0
+
+
+@pytest.mark.parametrize("damage", ["gone", "garbage"])
+def test_a_change_does_not_stay_where_the_checkpoint_cannot_be_read(quick_ranks, fanlight, colours, own_place, damage):
+    run = stopped_run(colours, own_place / "run")
+    before, summary = (run / "resolved.yaml").read_bytes(), tiny.summary(run)
+    file = next(state.whole(run / "checkpoints")[-1].glob("*.safetensors"))
+    if damage == "gone":
+        file.unlink()
+    else:
+        file.write_bytes(b"\xff" * file.stat().st_size)
+    answer = fanlight("train", "--resume", run, "--layout", "fsdp", "--ranks", 2)
+    assert answer.code == 1 and "cannot be read" in answer.err and "Traceback" not in answer.err, answer
+    assert (run / "resolved.yaml").read_bytes() == before
+    now = tiny.summary(run)
+    assert (now["layout"], now["ranks"]) == (summary["layout"], summary["ranks"]) == ("serial", 1)
+    assert now["status"] == "failed" and "cannot be read" in now["notes"][-1]  # what became of it is told
+
+
+def test_a_change_stays_where_steps_were_done_with_it(monkeypatch, fanlight, colours, own_place):
+    run = stopped_run(colours, own_place / "run", threads=1)
+
+    def fail() -> None:
+        raise TrainingError("something broke")
+
+    with monkeypatch.context() as patch:
+        tiny.before_update(patch, 2, fail)
+        answer = fanlight("train", "--resume", run, "--recompute")
+    assert answer.code == 1 and "something broke" in answer.err
+    assert tiny.resolved(run)["execution"]["recompute"] is True
 
 
 def test_nothing_is_measured_for_a_resumed_run(fanlight, colours, own_place):

@@ -83,11 +83,16 @@ class Zip:
                 )
             end = info.header_offset + ZIP_LOCAL + info.compress_size
         check_growth(told, before=part.size, after=sum(info.file_size for info in infos))
+        doubled: list[str] = []
         for info in infos:
             if info.create_system == 3 and stat.S_ISLNK(info.external_attr >> 16):
                 continue
             place = (info.compress_type, info.header_offset, info.compress_size, info.file_size, info.CRC)
-            self._members[clean(_zip_name(info), told=told)] = place
+            name = clean(_zip_name(info), told=told)
+            if name in self._members:
+                doubled.append(name)
+            self._members[name] = place
+        _warn_of_doubled(doubled, told=told)
 
     def names(self) -> Iterable[str]:
         return self._members
@@ -157,10 +162,11 @@ class Tar:
         self._part = part
         self._places: dict[str, tuple[int, int]] = {}
         at, name, extra = 0, "", dict[str, str]()
+        doubled: list[str] = []
         while at + BLOCK <= part.size:
             block = part.read(at, BLOCK)
             if not any(block):
-                return
+                break
             if not _checksum_is_right(block):
                 raise DataError(f"{told} is a damaged tar (no header at byte {at}); download or make it again")
             kind, size = block[156:157], _number(block[124:136])
@@ -172,6 +178,8 @@ class Tar:
                 is_sparse = kind == b"S" or any(key.startswith("GNU.sparse") for key in extra)
                 found = clean(extra.get("path") or name or _name(block), told=told)
                 if kind in (b"0", b"\0", b"7") and not is_sparse and found and not _name(block).endswith("/"):
+                    if found in self._places:
+                        doubled.append(found)
                     self._places[found] = (at + BLOCK, size)
                 name, extra = "", {}
                 more = block[482] if kind == b"S" else 0
@@ -181,6 +189,7 @@ class Tar:
             at += BLOCK + -(-size // BLOCK) * BLOCK
         if at > part.size:
             warn(f"{told} is cut off", why="Its last file is not whole", do="Download or make it again")
+        _warn_of_doubled(doubled, told=told)
 
     def names(self) -> Iterable[str]:
         return self._places
@@ -197,6 +206,14 @@ class Tar:
         if len(data) != size:
             raise OSError(errno.EIO, "cut off with its tar", name)
         return data
+
+
+def _warn_of_doubled(names: list[str], *, told: str) -> None:
+    if names:
+        warn(
+            f"{told} holds {len(names)} members under a name that another has, such as {names[0]!r}",
+            why="The last of each name is used, as unpacking would leave it", do="Name them apart if each is meant",
+        )  # fmt: skip
 
 
 def _checksum_is_right(block: bytes) -> bool:

@@ -12,10 +12,12 @@ import numpy as np
 from fanlight.console import say, warn
 from fanlight.data import cache, copies, formats, grouping, scan
 from fanlight.data import manifest as manifests
+from fanlight.data.audit import Audit
 from fanlight.data.manifest import Manifest
-from fanlight.errors import ConfigError, FanlightError
+from fanlight.errors import ConfigError, FanlightError, shown
 
 WIDE = 400  # letters of a line: a group may have a thousand files
+LABEL_LETTERS, PATH_LETTERS = 80, 200  # shown of one
 SHOWN = 20  # lines of a kind on the console; the manifest and --json have all
 
 
@@ -41,16 +43,24 @@ def up_to_date(path: str, *, decode: bool, workers: int | None = None, group_by:
     return manifest
 
 
-def check(
-    path: str, *, workers: int | None = None, out: Path | None = None, level: str = "quick", group_by: str | None = None
-) -> tuple[dict[str, Any], Manifest]:
-    """Reads and decodes every file and looks for copies, as `level` of config.AUDITS says; prints what was found. The JSON
-    object of `check --json`, and the manifest."""
-    manifest = up_to_date(path, decode=True, workers=workers, group_by=group_by)
-    manifest, found = copies.find(manifest, level, workers=workers)
+def check(path: str, *, workers: int | None = None, out: Path | None = None, level: str = "quick") -> dict[str, Any]:
+    """Reads and decodes every file and looks for copies; prints what was found; the JSON object of `check --json`."""
+    manifest, found = examine(path, workers=workers, level=level)
+    return tell(path, manifest, found, out=out, level=level)
+
+
+def examine(
+    path: str, *, workers: int | None = None, level: str = "quick", group_by: str | None = None
+) -> tuple[Manifest, Audit | None]:
+    """Every file read and decoded, and copies looked for as `level` of config.AUDITS says."""
+    return copies.find(up_to_date(path, decode=True, workers=workers, group_by=group_by), level, workers=workers)
+
+
+def tell(path: str, manifest: Manifest, found: Audit | None, *, out: Path | None, level: str) -> dict[str, Any]:
+    """Prints what was found in the data at `path`, and says it as the JSON object of `check --json`."""
     kept = cache.manifest_path(path)
     if out is not None:
-        kept = out / "manifest.parquet" if out.is_dir() else out
+        kept = out
         write(manifest, kept, option="--out")
     facts = manifests.audit(manifest)
     labels, splits = manifest.column("label")[manifest.ok], manifest.column("split")[manifest.ok]
@@ -72,13 +82,11 @@ def check(
     if not manifest.classes:
         document["captions"] = sum(len(json.loads(text)) for text in manifest.column("captions")[manifest.ok] if text)
     _print(document, manifest, imbalance=facts["imbalance"])
-    return document, manifest
+    return document
 
 
 def write(manifest: Manifest, path: Path, *, option: str) -> None:
     """Saves a manifest where a user wants it; ConfigError, with the `option` that said so, where it cannot be."""
-    if path.exists() and not path.is_file():  # it would be replaced, and a device is not for that
-        raise ConfigError(f"{option} {path} is no regular file; use another path")
     try:
         manifest.save(path)
     except OSError as error:
@@ -89,13 +97,16 @@ def _print(document: dict[str, Any], manifest: Manifest, *, imbalance: float) ->
     what = f" in {len(manifest.classes)} classes" if manifest.classes else f", {document['captions']} captions"
     say(f"{document['images']} images{what}, from {manifest.source} in {manifest.root}")
     for name, count in document["classes"].items():
-        say(f"  {count:>7}  {name}")
+        say(f"  {count:>7}  {shown(name, letters=LABEL_LETTERS)}")
     say(f"Splits: {', '.join(f'{name} {count}' for name, count in document['splits'].items())}")
     if manifest.classes:
         say(f"Largest class / smallest class: {imbalance:.1f}")
-    _print_some("quarantined", [f"{item['path']}: {item['reason']}" for item in document["quarantined"]])
+    _print_some(
+        "quarantined",
+        [f"{shown(item['path'], letters=PATH_LETTERS)}: {item['reason']}" for item in document["quarantined"]],
+    )
     say(f"Exact copies of another image: {document['exact_copies']}")
-    if document["audit"] != "none":
+    if document["audit"] != "exact":
         turned = "turned by any angle, cropped" if document["audit"] == "thorough" else "turned by 90°"
         words = f"Near copies (re-encoded, brighter or darker, flipped, {turned}): {document['near_copies']}"
         say(words + ("" if document["audit"] == "thorough" else "; --thorough finds other angles and crops"))

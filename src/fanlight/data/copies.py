@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
 from fanlight import machine
@@ -21,16 +19,18 @@ def find(
     level: str | None,
     *,
     workers: int | None = None,
-    pixels: Callable[[int], np.ndarray] | None = None,
+    pixels: audit.Pixels | None = None,
 ) -> tuple[Manifest, Audit | None]:
     """The manifest with `copies` filled in, and frames of one film as a group where the data gives none; and the audit.
 
-    None as the level: thorough where a thorough audit has seen all these files before, else quick. `pixels` gives a row's
-    canvas where it is at hand, so that the file need not be decoded again."""
-    if level == "none" or not manifest.rows().size:
+    None as the level: thorough where a thorough audit has seen all these files before, else quick. A quick one takes `pixels`
+    where they are at hand; a thorough one is always that of the files, so that `check` and `train` find the same."""
+    if level == "exact" or not manifest.rows().size:
         return manifest, None
     thorough = level == "thorough" or (level is None and store.covers(manifest, thorough=True))
-    found = audit.find(manifest, thorough=thorough, workers=workers or machine.cores_usable(), pixels=pixels)
+    found = audit.find(
+        manifest, thorough=thorough, workers=workers or machine.cores_usable(), pixels=None if thorough else pixels
+    )
     group = manifest.column("group").copy()
     is_own = group == manifest.column("sha256")
     in_run = is_own & (found.run >= 0)

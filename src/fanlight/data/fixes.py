@@ -6,6 +6,7 @@ from collections import Counter
 import numpy as np
 
 from fanlight.data.manifest import SPLITS, Manifest
+from fanlight.errors import DataError
 
 
 def fix(manifest: Manifest) -> tuple[Manifest, list[str]]:
@@ -22,6 +23,11 @@ def fix(manifest: Manifest) -> tuple[Manifest, list[str]]:
     is_own = group == found.column("sha256")  # the data gave none
     group[is_own & (copies != "")] = copies[is_own & (copies != "")]
     joined = int((group != found.column("group")).sum())
+    if not found.ok.any():
+        raise DataError(
+            f"--fix: all {int(manifest.ok.sum())} images would be left out, because copies of them are filed under several "
+            "classes; look at them with --report, and decide by hand"
+        )
     said = []
     if conflicts:
         said.append(f"{len(conflicts)} images left out, because copies of them are filed under another class")

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import signal
+import threading
+from collections.abc import Iterator
 from dataclasses import replace
 
 from fanlight.console import say, warn
 from fanlight.data.formats import Listing
 from fanlight.errors import ConfigError, near
+
+SECONDS_MOST = 10  # of a pattern over all paths; a million take one
 
 
 def regroup(listing: Listing, by: str) -> Listing:
@@ -15,6 +21,8 @@ def regroup(listing: Listing, by: str) -> Listing:
     first bracketed part, or all that it matches, names the group. Files without one stay on their own.
 
     ConfigError for a pattern that is none, or that no path matches."""
+    if not by:
+        raise ConfigError("data.group_by is empty; name a column or a pattern, or leave it out")
     if (column := by.strip().lower()) in listing.columns:
         groups = [value.strip() for value in listing.columns[column]]
         where = f"column {by}"
@@ -25,6 +33,10 @@ def regroup(listing: Listing, by: str) -> Listing:
     named = len(set(groups) - {""})
     if named == 0:
         raise ConfigError(f"data.group_by {by!r}: the column is empty in all {len(groups)} rows; name another one")
+    if named == 1 and not alone:
+        raise ConfigError(
+            f"data.group_by {by!r} puts all {len(groups)} files into one group, which no split can divide"
+        )
     say(f"Groups by {where}: {named}, of {len(groups) - alone} files")
     if alone:
         example = listing.paths[groups.index("")]
@@ -42,11 +54,35 @@ def _matches(listing: Listing, by: str) -> list[str]:
             f"data.group_by {by!r} is neither a column nor a regular expression ({error}).{there}"
         ) from None
     groups = []
-    for path in listing.paths:
-        found = pattern.search(path)
-        groups.append((found[1] if pattern.groups else found[0]) or "" if found else "")
+    with _limited(by):
+        for path in listing.paths:
+            found = pattern.search(path)
+            groups.append((found[1] if pattern.groups else found[0]) or "" if found else "")
     if not any(groups):
         raise ConfigError(
             f"data.group_by {by!r} matches none of {len(groups)} paths, such as {listing.paths[0]}.{there}"
         )
     return groups
+
+
+@contextlib.contextmanager
+def _limited(by: str) -> Iterator[None]:
+    """Ends a search that would take for ever: nested repetition tries every way to part a name. Signals reach the main thread
+    only; the command line is in it."""
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
+        yield
+        return
+
+    def refuse(*_: object) -> None:
+        raise ConfigError(
+            f"data.group_by {by!r} is not done after {SECONDS_MOST} s; a repetition in a repetition, such as (a+)+, tries every "
+            "way to part a name: write it without"
+        )
+
+    before = signal.signal(signal.SIGALRM, refuse)
+    signal.setitimer(signal.ITIMER_REAL, SECONDS_MOST)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

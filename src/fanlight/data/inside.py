@@ -206,14 +206,17 @@ def part(path: str) -> Part:
 
 def files(pattern: str) -> list[str]:
     """Paths of the members that an archive, a folder in one, a member or a glob into one names; empty where it names none, or
-    goes through no archive. Hidden members do not count. DataError where the archive cannot be read."""
+    goes through no archive. Hidden members do not count. DataError where the archive is empty or cannot be read."""
     outer = outermost(pattern)
     if outer is None:
         return []
     try:
         archive = opened(pattern)
         if archive is not None:
-            return [f"{pattern.rstrip('/')}/{name}" for name in archive.names() if not _is_hidden(name)]
+            found = [f"{pattern.rstrip('/')}/{name}" for name in archive.names() if not _is_hidden(name)]
+            if not found:
+                raise DataError(f"{pattern} is an empty archive: there is no file in it")
+            return found
         archive, inner = (opened(outer[0]) if outer[1] else None), outer[1]
     except OSError as error:
         raise DataError(f"cannot read {pattern}: {error.strerror or error}") from None

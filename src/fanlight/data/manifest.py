@@ -173,6 +173,8 @@ def load(path: Path) -> Manifest:
         about = json.loads((table.schema.metadata or {})[b"fanlight"])
         if about["version"] != VERSION:
             raise RunError(f"{path} is a manifest of version {about['version']!r}, not {VERSION}; {again}")
+        if lacking := [name for name in SCHEMA.names if name not in table.column_names]:
+            raise RunError(f"{path} is a manifest without the column {lacking[0]}; {again}")
         root, classes = Path(about["root"]), tuple(about["classes"])
         return Manifest(root=root, table=table.replace_schema_metadata(None), classes=classes, source=about["source"])
     except OSError as error:

@@ -78,7 +78,8 @@ def load(data: bytes, *, told: str) -> Any:
             "Use the binary version, or images in folders"
         ) from None
     except Exception as error:  # pickletools and this interpreter meet anything in a damaged file
-        raise DataError(f"{told} is a damaged pickle ({type(error).__name__}: {error}); download it again") from None
+        why = str(error) if isinstance(error, ValueError) and str(error) else "its parts do not fit together"
+        raise DataError(f"{told} is a damaged pickle ({why}); download it again") from None
 
 
 def is_pickle(head: bytes) -> bool:

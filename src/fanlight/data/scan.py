@@ -15,7 +15,7 @@ from fanlight.console import Progress, warn
 from fanlight.data.canvas import Unreadable, header, to_canvas
 from fanlight.data.formats import Listing
 from fanlight.data.manifest import Manifest, file_state, read_file, table_of
-from fanlight.errors import DataError
+from fanlight.errors import DataError, shown
 
 CHUNK_FILES = 64  # files per task of a thread
 FACTS = ("width", "height", "format", "bytes", "mtime_ns", "sha256", "status", "reason", "decoded")
@@ -127,7 +127,7 @@ def _warn_of_lost_classes(listing: Listing, facts: list[dict[str, Any]]) -> None
             (path, found["reason"]) for path, name, found in zip(listing.paths, listing.labels, facts) if name == label
         ]
         warn(
-            f"class {label} has no image that can be read, and is left out",
+            f"class {shown(label)} has no image that can be read, and is left out",
             why=f"{len(bad)} file(s), such as {bad[0][0]}: {bad[0][1]}",
             do="Add images, or remove the class",
         )

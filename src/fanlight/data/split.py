@@ -18,6 +18,7 @@ from fanlight.errors import ConfigError, DataError
 VAL_FRACTION_MAX = 0.9
 # Of a class's share of val, less one image: farther off, groups change sides, in 1 of 50 classes of 200 images.
 UNEVEN_MOST = 0.35
+FAR = 0.5  # of val_fraction, between it and what validation gets: farther is said
 
 
 @dataclass(frozen=True)
@@ -196,6 +197,13 @@ def _carve(manifest: Manifest, families: Families, *, val_fraction: float) -> np
             f"no validation images for {', '.join(alone)}",
             why="All images of such a class belong to one group, which stays in train",
             do="Add images of another group",
+        )
+    share, largest = size_GC[is_val_G].sum() / size_GC.sum(), int(total_G.max())
+    if largest > 1 and abs(share - val_fraction) > FAR * val_fraction:
+        warn(
+            f"validation gets {share:.0%} of the images, not {val_fraction:.0%}",
+            why=f"Images that belong together stay together, and the largest group has {largest}",
+            do="More films, patients or slides make a finer split; --audit exact splits what an audit joined, and scores copies",
         )
     return is_val_G
 

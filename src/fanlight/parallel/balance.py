@@ -35,10 +35,10 @@ class Segment:
 
 def choose(
     model: nn.Module, example: Tensor, *, stages: int, device: torch.device, microbatches: int = 1,
-    update_s: float = 0.0, autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    rows: int | None = None, update_s: float = 0.0, autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
 ) -> tuple[list[str], list[float]]:  # fmt: skip
-    """Names to cut after, and seconds of an optimizer step of each stage, measured segment by segment: `microbatches` like
-    `example` forward and backward, weights converted once, and `update_s` for each parameter.
+    """Names to cut after, and seconds of an optimizer step of each stage, measured segment by segment: `microbatches` of `rows`
+    rows (None: as many as `example`) forward and backward, weights converted once, and `update_s` for each parameter.
 
     ConfigError where the model has fewer segments with weights than stages. Changes no buffer.
     """
@@ -48,7 +48,7 @@ def choose(
             f"{type(model).__name__} can be cut into at most {len(names) + 1} stages, and the layout has {stages}; use fewer "
             "ranks or --stages-per-rank, or another --model"
         )
-    segments = measure(model, names, example, device=device, autocast=autocast)
+    segments = measure(model, names, example, device=device, rows=rows, autocast=autocast)
     costs_s = [microbatches * each.pass_s + each.convert_s + update_s * each.parameters for each in segments]
     at = best(costs_s, [each.sent_bytes for each in segments[:-1]], stages=stages)
     bounds = [0, *(index + 1 for index in at), len(costs_s)]
@@ -70,10 +70,14 @@ def _with_weights(model: nn.Module, names: Sequence[str], example: Tensor) -> li
 
 
 def measure(
-    model: nn.Module, names: Sequence[str], example: Tensor, *, device: torch.device,
+    model: nn.Module, names: Sequence[str], example: Tensor, *, device: torch.device, rows: int | None = None,
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
 ) -> list[Segment]:  # fmt: skip
-    """What every segment between the cuts `names` costs."""
+    """What every segment between the cuts `names` costs for a microbatch of `rows` rows, from what it costs for `example`: its
+    rows at a time, as often as it takes."""
+    share = (
+        1.0 if rows is None else rows / len(example)
+    )  # else update and conversion would weigh too much beside passes
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
     found = []
@@ -92,7 +96,7 @@ def measure(
                         y.backward(torch.ones_like(y))
                     took_s.append(_now(device) - begin)
             count = sum(parameter.numel() for parameter in segment.parameters())
-            found.append(Segment(min(took_s[1:]), convert_s, count, y.nbytes))
+            found.append(Segment(share * min(took_s[1:]), convert_s, count, round(share * y.nbytes)))
             x = y.detach()
             segment.to(example.device)
     with torch.no_grad():

@@ -152,8 +152,8 @@ def _cut(
         many = example[:1].expand(max(2, min(rows, balance.ROWS_MOST)), -1, -1, -1).contiguous()
         ready(len(many), world.device)
         at, costs_s = balance.choose(
-            model, many, stages=layout.stages, device=world.device, microbatches=microbatches, update_s=update_s(),
-            autocast=autocast,
+            model, many, stages=layout.stages, device=world.device, microbatches=microbatches, rows=rows,
+            update_s=update_s(), autocast=autocast,
         )  # fmt: skip
         told = world.tell({"at": at, "costs_s": costs_s})
         at, costs_s = told["at"], told["costs_s"]

@@ -104,26 +104,20 @@ def _needs(action: Action, *, stages: int) -> list[Action]:
 
 def _sequential(ranks: int, each: int, microbatches: int) -> list[list[Action]]:
     """One microbatch at a time: layers lie on several devices, and nothing overlaps."""
-    own = [[chunk * ranks + rank for chunk in range(each)] for rank in range(ranks)]
+    assert each == 1
     return [
-        [
-            action
-            for m in range(microbatches)
-            for action in [*(Action(True, s, m) for s in stages), *(Action(False, s, m) for s in reversed(stages))]
-        ]
-        for stages in own
+        [Action(is_forward, rank, m) for m in range(microbatches) for is_forward in (True, False)]
+        for rank in range(ranks)
     ]
 
 
 def _gpipe(ranks: int, each: int, microbatches: int) -> list[list[Action]]:
     """All forwards, then all backwards: M microbatches in flight."""
-    found = []
-    for rank in range(ranks):
-        stages = [chunk * ranks + rank for chunk in range(each)]
-        order = [Action(True, s, m) for s in stages for m in range(microbatches)]
-        order += [Action(False, s, m) for s in reversed(stages) for m in range(microbatches)]
-        found.append(order)
-    return found
+    assert each == 1
+    return [
+        [Action(is_forward, rank, m) for is_forward in (True, False) for m in range(microbatches)]
+        for rank in range(ranks)
+    ]
 
 
 def _one_forward_one_backward(ranks: int, each: int, microbatches: int) -> list[list[Action]]:

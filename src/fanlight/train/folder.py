@@ -16,7 +16,7 @@ from fanlight.config import Config
 from fanlight.data import builtin
 from fanlight.data import manifest as manifests
 from fanlight.data.manifest import Manifest
-from fanlight.errors import ConfigError, DataError, RunError
+from fanlight.errors import ConfigError, DataError, RunError, Stopped
 
 VERSION = 1  # of run.json
 DECIDED = (
@@ -223,16 +223,26 @@ def discarded_when_refused(run: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def put_back_when_refused(run: Path) -> Iterator[None]:
-    """Around the start of a resumed run: changes that turn out not to work (ConfigError) do not stay in its folder, where
-    every later start would meet them."""
-    saved = sorted((run / "checkpoints").glob("*"))
+    """Around the start of a resumed run: changes that turn out not to work do not stay in its folder, where every later start
+    would meet them; nor those of a start that failed before its first step, as on a checkpoint that cannot be read. What
+    became of that start stays in run.json. Who stops the run keeps the changes."""
+    done = _done(run)
     before = {path: path.read_bytes() for path in (run / "resolved.yaml", run / "run.json") if path.is_file()}
     try:
         yield
-    except ConfigError:
-        if sorted((run / "checkpoints").glob("*")) == saved:  # no step was saved with the changes
-            for path, content in before.items():
-                part = path.with_name(f"{path.name}.part")
-                part.write_bytes(content)
-                part.rename(path)
+    except Exception as error:
+        if _done(run) == done and not isinstance(error, Stopped):
+            with contextlib.suppress(OSError, RunError):  # of a full disk, of a folder that is gone
+                facts = {} if isinstance(error, ConfigError) else read_summary(run)
+                for path, content in before.items():
+                    part = path.with_name(f"{path.name}.part")
+                    part.write_bytes(content)
+                    part.rename(path)
+                update_summary(run, **{key: facts[key] for key in ("status", "notes", "wall_s") if key in facts})
         raise
+
+
+def _done(run: Path) -> tuple[list[Path], list[int]]:
+    """What shows that steps were done: checkpoints, and the times of steps, which are written however training ends."""
+    times = sorted(run.glob("steps-rank*.parquet"))
+    return sorted((run / "checkpoints").glob("*")), [path.stat().st_mtime_ns for path in times]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -53,7 +54,8 @@ class Optimizer:
     def lr(self, step: int) -> float:
         """The learning rate of optimizer step `step` of the run, from 0; the schedule is of `steps` from `first_step`."""
         share = schedule.factor(step - self.first_step, steps=self.steps, optim=self.config)
-        return float(self.config.lr or 0.0) * self.lr_scale * share
+        assert self.config.lr is not None
+        return self.config.lr * self.lr_scale * share
 
     def update(self, step: int) -> torch.Tensor:
         """`ready` and `move`: for who has nothing to do between them."""
@@ -150,7 +152,7 @@ class Optimizer:
 def seconds_per_parameter(config: configuration.Optim, device: torch.device) -> float:
     """What norm and update take for each of many parameters, more than caches hold; the fastest of a few, measured now."""
     made_up = nn.Parameter(torch.zeros(MEASURED, device=device))
-    optimizer = _of_torch([{"params": [made_up]}], config)
+    optimizer = _of_torch([{"params": [made_up]}], replace(config, lr=0.0))  # no rate takes longer than another
     took_s = []
     for _ in range(4):
         made_up.grad = torch.zeros_like(made_up)
@@ -166,10 +168,11 @@ def seconds_per_parameter(config: configuration.Optim, device: torch.device) -> 
 
 
 def _of_torch(groups: list[dict[str, Any]], config: configuration.Optim) -> torch.optim.Optimizer:
+    assert config.lr is not None, "an open rate would train nothing"
     if config.name == "sgd":
         momentum = config.momentum
-        return torch.optim.SGD(groups, lr=config.lr or 0.0, momentum=momentum, nesterov=momentum > 0, fused=True)
-    return torch.optim.AdamW(groups, lr=config.lr or 0.0, betas=(config.momentum, config.beta2), fused=True)
+        return torch.optim.SGD(groups, lr=config.lr, momentum=momentum, nesterov=momentum > 0, fused=True)
+    return torch.optim.AdamW(groups, lr=config.lr, betas=(config.momentum, config.beta2), fused=True)
 
 
 def _own(parameter: nn.Parameter) -> nn.Parameter:

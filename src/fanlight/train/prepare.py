@@ -13,7 +13,7 @@ import numpy as np
 from fanlight import __version__, console, machine
 from fanlight import config as configuration
 from fanlight.config import Config, keys
-from fanlight.data import checkup, copies, formats, pack, scan, source, split
+from fanlight.data import audit, checkup, copies, formats, pack, scan, source, split
 from fanlight.data import manifest as manifests
 from fanlight.data.manifest import SPLITS, Manifest
 from fanlight.errors import ConfigError, DataError
@@ -166,7 +166,9 @@ def prepare(
 def _audit(choices: resolve.Choices, manifest: Manifest, made: pack.Pack | None) -> Manifest:
     """Finds copies before anything is split, on the packed pixels where there are some."""
     asked = choices.config.data.audit
-    pixels = source.of_pack(made, manifest).read if made is not None else None
+    pixels = None
+    if made is not None:
+        pixels = audit.Pixels(source.of_pack(made, manifest).read, source=f"canvas {made.canvas_px}")
     manifest, found = copies.find(manifest, asked, pixels=pixels)
     if asked is None and found is not None:
         word, reason = ("thorough", "kept from fanlight check") if found.thorough else ("quick", "seen while packing")
@@ -231,7 +233,7 @@ def _summary(
     run: Path, choices: resolve.Choices, manifest: Manifest, command: str, phases: dict[str, float]
 ) -> dict[str, Any]:
     config = choices.config
-    audit = manifests.audit(manifest)
+    facts = manifests.audit(manifest)
     bad = np.flatnonzero(~manifest.ok)
     steps = len(manifest.rows("train")) // (config.train.batch_size or 1) * (config.train.epochs or 0)
     return {
@@ -247,8 +249,8 @@ def _summary(
             "quarantined": [
                 {"path": str(manifest.column("path")[r]), "reason": str(manifest.column("reason")[r])} for r in bad
             ],
-            "exact_copies": audit["exact_copies"], "near_copies": audit["near_copies"],
-            "label_conflicts": audit["label_conflicts"], "leaks": audit["leaks"],
+            "exact_copies": facts["exact_copies"], "near_copies": facts["near_copies"],
+            "label_conflicts": facts["label_conflicts"], "leaks": facts["leaks"],
         },
     }  # fmt: skip
 

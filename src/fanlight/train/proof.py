@@ -19,6 +19,7 @@ from torch import Tensor
 
 from fanlight.config import Config
 from fanlight.data.loader import train_batches
+from fanlight.errors import ConfigError
 from fanlight.parallel import comm, held
 from fanlight.parallel.comm import World
 from fanlight.train import build, evaluate, folder, parts, precision, state
@@ -29,6 +30,7 @@ from fanlight.types import Batch, Position
 DTYPES = {"fp32": torch.float32, "fp64": torch.float64}
 MARGIN = 1e-4  # between the two best outputs: below, rounding may choose the class
 ERRORS = ("loss_error", "gradient_error", "buffer_error")  # of one step
+Errors = dict[str, float]  # by ERRORS
 IMAGES_MOST = 256  # of the evaluation
 
 
@@ -40,8 +42,8 @@ def rank_proof(
     path = Path(run)
     t = _training(world, path, values, dtype=dtype)
     serial = _training(comm.alone(world.device.type), path, {}, dtype=dtype) if world.is_first else None
-    shared = path / f"step-{world.ranks}.safetensors"
-    errors, same = _lockstep(t, serial, shared, steps=steps)
+    shared = _shared(path, world)
+    found, same = _lockstep(t, serial, shared, steps=steps)
     world.heartbeat.announce("evaluate")  # and what follows: rank 0 does the serial run's part of it alone
     _become(t, serial, shared)
     rows = _evaluated(t)
@@ -54,32 +56,75 @@ def rank_proof(
         return None
     assert rows is not None and expected is not None
     return {
-        **errors, "same_batches": same, "resume_equal": resumed, "evaluation_equal": _same_classes(rows, expected),
-        "evaluation_same_bits": bool(np.array_equal(rows, expected)),
-        "run_error": max(abs(a - b) / abs(b) for a, b in zip(alone, losses)),
+        "steps": found, "same_batches": same, "resume_equal": resumed,
+        "evaluation_equal": _same_classes(rows, expected), "evaluation_same_bits": bool(np.array_equal(rows, expected)),
+        "run_error": _drift(alone, losses),
     }  # fmt: skip
+
+
+def rank_steps(
+    world: World, *, run: str, values: dict[str, Any], dtype: str, steps: int
+) -> tuple[list[Errors], bool] | None:
+    """The lock-step of rank_proof alone, on rank 0: to be repeated in another number format."""
+    path = Path(run)
+    t = _training(world, path, values, dtype=dtype)
+    serial = _training(comm.alone(world.device.type), path, {}, dtype=dtype) if world.is_first else None
+    found = _lockstep(t, serial, _shared(path, world), steps=steps)
+    return found if world.is_first else None
 
 
 def rank_floor(world: World, *, run: str, dtype: str, steps: int) -> dict[str, Any]:
     """What rounding alone does to the serial run: how far it is from the same run with samples exchanged inside each
-    microbatch. `step_floor`: in lock-step, the errors that a layout has; `noise_floor`: of losses, left alone; `losses`: its
-    own."""
+    microbatch. `step_floors`: in lock-step, the errors that a layout has, by step; `noise_floor`: of losses, left alone;
+    `losses`: its own. ConfigError where the serial run is no measure, since it diverges."""
     path = Path(run)
     serial, other = (_training(world, path, {}, dtype=dtype) for _ in range(2))
     losses: list[float] = []
-    worst = dict.fromkeys(ERRORS, 0.0)
+    floors: list[Errors] = []
     for step, batch in _batches(serial, steps=steps):
         other.restore({key: value.detach().clone() for key, value in serial.tensors().items()})
         sums, turned = _sums(serial, batch), _sums(other, _reversed(batch))
         losses.append(float(sums[0] / sums[2]))
-        found = _errors(turned, sums, gradients(other), _buffers(other), serial)
-        worst = {name: max(value, found[name]) for name, value in worst.items()}
+        _check_finite(serial, step=step, loss=losses[-1], gradient=gradients(serial))
+        floors.append(_errors(turned, sums, gradients(other), _buffers(other), serial))
         serial.update(step), other.update(step)
+        _check_finite(serial, step=step, weights=serial.weights(), loss=losses[-1])
+    scored = _evaluated(serial)
+    assert scored is not None
+    _check_finite(serial, step=steps - 1, loss=losses[-1], weights={"its evaluation": torch.from_numpy(scored)})
     del serial, other
-    alone = _left_alone(_training(world, path, {}, dtype=dtype), steps, is_reversed=True)
-    others = [float(sums[0] / sums[2]) for sums in alone]
-    noise_floor = max(abs(a - b) / abs(b) for a, b in zip(others, losses))
-    return {"losses": losses, "noise_floor": noise_floor, "step_floor": worst}
+    again = _training(world, path, {}, dtype=dtype)
+    alone = [float(sums[0] / sums[2]) for sums in _left_alone(again, steps, is_reversed=True)]
+    for step, loss in enumerate(alone):
+        _check_finite(again, step=step, loss=loss)
+    return {"losses": losses, "noise_floor": _drift(alone, losses), "step_floors": floors}
+
+
+def _check_finite(
+    serial: Training, *, step: int, loss: float, gradient: Mapping[str, Tensor] | None = None,
+    weights: Mapping[str, Tensor] | None = None,
+) -> None:  # fmt: skip
+    """ConfigError where something of the serial run is not finite: beside it every layout would be wrong, or none."""
+    named = {"its loss": torch.tensor(loss)}
+    named |= {f"the gradient of {name}": value for name, value in (gradient or {}).items()}
+    named |= {name: value for name, value in (weights or {}).items() if value.is_floating_point()}
+    for name, value in named.items():
+        if not bool(value.isfinite().all()):
+            lr = serial.config.optim.lr
+            assert lr is not None
+            raise ConfigError(
+                f"the serial run diverges at step {step + 1}, where {name} is not finite: nothing can be compared with it. "
+                f"optim.lr is {lr:g}; use a lower one, --set optim.lr={lr / 10:g}"
+            )
+
+
+def _drift(losses: Sequence[float], expected: Sequence[float]) -> float:
+    """The worst relative difference. NaN stays NaN, which Python's max may lose."""
+    return float(np.max(np.abs(np.subtract(losses, expected)) / np.abs(expected)))
+
+
+def _shared(run: Path, world: World) -> Path:
+    return run / f"step-{world.ranks}.safetensors"
 
 
 def _errors(
@@ -150,9 +195,9 @@ def _reversed(batch: Batch) -> Batch:
     return replace(batch, parts=tuple(turned))
 
 
-def _lockstep(t: Training, serial: Training | None, shared: Path, *, steps: int) -> tuple[dict[str, float], bool]:
-    """The worst relative differences over all steps, and whether every rank saw the serial run's rows. On rank 0."""
-    worst = dict.fromkeys(ERRORS, 0.0)
+def _lockstep(t: Training, serial: Training | None, shared: Path, *, steps: int) -> tuple[list[Errors], bool]:
+    """The relative differences of every step, and whether every rank saw the serial run's rows. On rank 0."""
+    differences: list[Errors] = []
     same = True
     beside = _batches(serial, steps=steps) if serial is not None else iter(())
     for step, batch in _batches(t, steps=steps):
@@ -171,14 +216,13 @@ def _lockstep(t: Training, serial: Training | None, shared: Path, *, steps: int)
         assert gradient is not None and buffers is not None
         _, expected_batch = next(beside)
         expected = _sums(serial, expected_batch)
-        same = same and sums[1:].tolist() == expected[1:].tolist()
+        same = same and sums[2] == expected[2]  # not the hits: rounding may choose the class
         same = same and _put_together([(n, made) for n, made, _ in told]) == _fingerprints(expected_batch, pixels=False)
         of_pixels = [(n, made) for n, _, made in told if made is not None]
         same = same and _put_together(of_pixels) == _fingerprints(expected_batch, pixels=True)
-        found = _errors(sums, expected, gradient, buffers, serial)
-        worst = {name: max(value, found[name]) for name, value in worst.items()}
+        differences.append(_errors(sums, expected, gradient, buffers, serial))
         serial.update(step)
-    return worst, same
+    return differences, bool(same)
 
 
 def _fingerprints(batch: Batch, *, pixels: bool) -> list[list[int]]:
@@ -259,6 +303,8 @@ def _evaluated(t: Training) -> np.ndarray | None:
 
 
 def _same_classes(rows: np.ndarray, expected: np.ndarray) -> bool:
+    if not (np.isfinite(rows).all() and np.isfinite(expected).all()):
+        return False  # no output is clear then, and nothing would be compared
     best = np.sort(expected, 1)
     clear = best[:, -1] - best[:, -2] > MARGIN
     return bool((rows.argmax(1) == expected.argmax(1))[clear].all())
@@ -274,7 +320,7 @@ def _resumes(t: Training, serial: Training | None, place: Path) -> bool:
     if serial is not None:
         assert mine is not None
         read = state.load(there)[0]
-        equal = read.keys() == mine.keys() and all(torch.equal(read[key], mine[key]) for key in mine)
+        equal = read.keys() == mine.keys() and all(_same_bits(read[key], mine[key]) for key in mine)
         serial.restore(read)
         state.save(back, tensors=serial.tensors(), document=document, world=serial.world, keep=1)
     t.world.barrier()
@@ -282,5 +328,12 @@ def _resumes(t: Training, serial: Training | None, place: Path) -> bool:
     t.restore(state.load(newest, part_of=t.part_of)[0])
     again = parts.whole_on_first(t.tensors(), t.held_of, t.world)
     if again is not None and mine is not None:
-        equal = equal and again.keys() == mine.keys() and all(torch.equal(again[key], mine[key]) for key in mine)
+        equal = equal and again.keys() == mine.keys() and all(_same_bits(again[key], mine[key]) for key in mine)
     return equal
+
+
+def _same_bits(one: Tensor, other: Tensor) -> bool:
+    """As bytes: for torch.equal NaN differs from itself, and 0 is -0."""
+    if one.dtype != other.dtype or one.shape != other.shape:
+        return False
+    return torch.equal(*(each.detach().cpu().reshape(-1).view(torch.uint8) for each in (one, other)))

@@ -151,8 +151,19 @@ def describe(checkpoint: Path) -> dict[str, Any]:
         )
     expected, found = document.get("files"), _sizes(checkpoint)
     if found != expected:  # the reader would not miss a rank's file
-        raise RunError(f"{checkpoint} holds {found}, not {expected} (bytes); delete it to use the one before")
+        why = _difference(expected, found) if isinstance(expected, dict) else "its state.json names no files"
+        raise RunError(f"{checkpoint} cannot be read: {why}; delete it to use the one before")
     return document
+
+
+def _difference(expected: Mapping[str, Any], found: Mapping[str, int]) -> str:
+    """The first file that is not as it was written."""
+    for name, size in expected.items():
+        if name not in found:
+            return f"{name} is missing"
+        if found[name] != size:
+            return f"{name} has {found[name]} bytes and was written with {size}"
+    return f"{next(name for name in found if name not in expected)} is not its own"
 
 
 def load(checkpoint: Path, *, part_of: HeldOf = whole_tensors) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

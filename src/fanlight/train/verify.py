@@ -1,44 +1,35 @@
 """`fanlight verify`: every layout that this machine can run, against the serial run, on the user's model and images.
 
-The contract and its tolerances are the design's: one step from equal weights, fp32 for use and fp64 for proof; a run left
-alone stays within FLOOR_FACTOR of the noise floor, or the floor is so high that only single steps count. Gradients have a
-floor too: small batches of small images can make a step so sensitive that the serial run's own differs from itself.
+What passes is contract.py's; what ranks do for it, proof.py's; how it is told, certificate.py's. Single steps that fp32 cannot
+judge are repeated in fp64.
 """
 
 from __future__ import annotations
 
-import json
+import re
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fanlight import __version__, console, machine
 from fanlight.config import Config
-from fanlight.errors import ConfigError, FanlightError, TrainingError
+from fanlight.errors import ConfigError, FanlightError, TrainingError, near
 from fanlight.parallel import layout as layouts
 from fanlight.parallel.launch import Pool
-from fanlight.train import folder, layouting, prepare, resolve
+from fanlight.train import certificate, contract, folder, layouting, prepare, resolve
 
-RTOL = {  # of one step: its loss, ‖g − g₀‖ / ‖g₀‖ of the gradient, the same of buffers
-    "fp32": {"loss_error": 1e-5, "gradient_error": 1e-4, "buffer_error": 1e-5},
-    "fp64": {"loss_error": 1e-12, "gradient_error": 1e-11, "buffer_error": 1e-11},
-}
-FLOOR_FACTOR = 10.0
-EPSILON = {"fp32": 1.2e-7, "fp64": 2.3e-16}  # the least that a floor is: one rounding of one loss
-CHAOTIC = 1e-2  # of the noise floor: a run's losses are then no evidence
-LACKS = (
-    "not supported",
-    "not implemented",
-    "unsupported",
-    "no backend type",
-)  # what a backend says of what it cannot do
+# What torch says of what gloo cannot do with tensors of a GPU. Not of anything that Fanlight itself does not do.
+LACKS = re.compile(
+    r"ProcessGroupGloo::\w+: unsupported|Backend gloo does not support|No backend type associated with device"
+)
+OF_ONE = ("execution.layout", "execution.pipeline_schedule", "execution.stages_per_rank", "execution.split_at")
 BATCH, MICROBATCHES = 16, 4  # of the proof, where not asked for: small, since the serial run is played for every layout
-PROOF, FLOOR = "fanlight.train.proof:rank_proof", "fanlight.train.proof:rank_floor"
+PROOF, STEPS, FLOOR = (f"fanlight.train.proof:rank_{name}" for name in ("proof", "steps", "floor"))
 ROW = ("name", "layout", "ranks", "same_batches", "loss_error", "gradient_error", "buffer_error", "run_error",
-       "evaluation_equal", "resume_equal", "passed", "reason")  # fmt: skip
+       "evaluation_equal", "resume_equal", "fp64", "passed", "reason")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -77,20 +68,26 @@ def verify(
     precision: str,
     ranks: int | None,
     steps: int,
-    only: Sequence[str],
+    only: Sequence[str] | None,
     out: Path | None,
     command: str,
 ) -> dict[str, Any]:
     """Runs the comparison and writes certificate.json and certificate.md into a run folder; the object of `--json`.
 
-    Raises ConfigError for what cannot work at all; a layout that cannot run is a row with its reason.
+    `only`: names of rows or layouts; None: all. Raises ConfigError for what cannot work at all; a layout that cannot run is a
+    row with its reason.
     """
     if steps < 1:
         raise ConfigError(f"--steps is {steps}; it must be 1 or more")
-    if config.execution.layout is not None:
-        raise ConfigError("verify tries every layout; choose some by --only ddp,tensor instead of --layout")
+    for key in OF_ONE:
+        if (value := getattr(config.execution, key.split(".")[1])) is not None:
+            told = ", ".join(value) if isinstance(value, tuple | list) else value
+            raise ConfigError(
+                f"{key} is {told}, and verify tries every layout, each as it chooses itself; leave it out, and choose some by "
+                "--only ddp,tensor"
+            )
     dtype = precision
-    if dtype not in RTOL:
+    if dtype not in contract.RTOL:
         raise ConfigError(
             f"--precision is {dtype}; verify compares in fp32 or fp64, since bf16 and fp16 round away what it looks at"
         )
@@ -102,36 +99,40 @@ def verify(
     device = config.execution.device or "cpu"  # where each rank has cores of its own; one GPU is seldom for several
     run = _prepared(config, dtype=dtype, device=device, threads=threads, out=out, command=command)
     begin = time.perf_counter()
-    with Pool(1, device=device, threads=threads) as pool:
+    with folder.discarded_when_refused(run), Pool(1, device=device, threads=threads) as pool:
         floor = pool.run(FLOOR, run=str(run), dtype=dtype, steps=steps)[0]
-    for line in _blurred(floor["step_floor"], dtype):
+    for line in certificate.blurred_words(floor["step_floors"], dtype=dtype):
         console.say(line)
-    rows = _rows(run, chosen, ranks=count, device=device, threads=threads, dtype=dtype, steps=steps, floor=floor)
+    trial = Trial(run, ranks=count, device=device, threads=threads, dtype=dtype, steps=steps, floor=floor)
+    rows = _rows(trial, chosen)
     resolved = folder.read_config(run)
     document = {
-        "noise_floor": floor["noise_floor"], "step_floor": floor["step_floor"], "layouts": rows, "run": str(run),
+        "noise_floor": floor["noise_floor"], "step_floor": contract.worst(floor["step_floors"]),
+        "step_floors": floor["step_floors"], "layouts": rows, "run": str(run),
         "model": resolved.model.name,
         "steps": steps, "ranks": count, "precision": dtype, "batch_size": resolved.train.batch_size,
         "microbatches": resolved.train.microbatches, "image_px": resolved.data.image_px,
         "seconds": time.perf_counter() - begin,
-        "passed": any(row["passed"] for row in rows) and all(row["passed"] is not False for row in rows),
+        "passed": certificate.is_passed(rows),
         "command": command, "machine": machine.describe(), "fanlight": __version__,
     }  # fmt: skip
-    _write(run, document)
+    certificate.write(run, document)
     for left in [*run.glob("step-*.safetensors"), *run.glob("checkpoints-*")]:
         shutil.rmtree(left) if left.is_dir() else left.unlink()
     folder.update_summary(run, status="verified")
     return document
 
 
-def _chosen(found: list[Candidate], only: Sequence[str]) -> list[Candidate]:
-    if not only:
+def _chosen(found: list[Candidate], only: Sequence[str] | None) -> list[Candidate]:
+    if only is None:
         return found
-    unknown = [word for word in only if not any(word in (each.name, each.layout) for each in found)]
-    if unknown:
-        raise ConfigError(
-            f"--only names {unknown[0]!r}; on this many ranks there are {', '.join(each.name for each in found)}"
-        )
+    names = ", ".join(each.name for each in found)
+    if not only:
+        raise ConfigError(f"--only names nothing; leave it out for every layout, or choose of {names}")
+    known = dict.fromkeys(word for each in found for word in (each.name, each.layout))
+    for word in only:
+        if word not in known:
+            raise ConfigError(f"--only names {word!r}; on this many ranks there are {names}.{near(word, known)}")
     return [each for each in found if each.name in only or each.layout in only]
 
 
@@ -150,161 +151,97 @@ def _prepared(config: Config, *, dtype: str, device: str, threads: int, out: Pat
     return prepare.prepare(config.with_values(values), out=out, command=command)
 
 
-def _rows(
-    run: Path,
-    chosen: Sequence[Candidate],
-    *,
-    ranks: int,
-    device: str,
-    threads: int,
-    dtype: str,
-    steps: int,
-    floor: dict[str, Any],
-) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class Trial:
+    """What all rows have in common."""
+
+    run: Path  # the serial run's folder
+    ranks: int
+    device: str
+    threads: int
+    dtype: str
+    steps: int
+    floor: dict[str, Any]  # what rank_floor found
+
+
+def _rows(trial: Trial, chosen: Sequence[Candidate]) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     pool: Pool | None = None
     try:
         for each in chosen:
-            row: dict[str, Any] = dict.fromkeys(ROW) | {
-                "name": each.name,
-                "layout": each.layout,
-                "ranks": ranks,
-                "reason": "",
-            }
-            if each.reason:
-                rows.append(row | {"reason": each.reason})
-            else:
+            row: dict[str, Any] = {
+                **dict.fromkeys(ROW), "name": each.name, "layout": each.layout, "ranks": trial.ranks, "reason": each.reason,
+            }  # fmt: skip
+            if not each.reason:
                 if pool is None or not pool.is_open:
-                    pool = Pool(ranks, device=device, threads=threads)
-                rows.append(row | _compared(pool, run, each, ranks=ranks, dtype=dtype, steps=steps, floor=floor))
-            console.say(_line(rows[-1]))
+                    pool = Pool(trial.ranks, device=trial.device, threads=trial.threads)
+                row |= _compared(pool, trial, each)
+            rows.append(row)
+            console.say(certificate.line(row))
     finally:
         if pool is not None:
             pool.close()
     return rows
 
 
-def _compared(
-    pool: Pool, run: Path, each: Candidate, *, ranks: int, dtype: str, steps: int, floor: dict[str, Any]
-) -> dict[str, Any]:
-    values: dict[str, Any] = {"execution.layout": each.layout, "execution.ranks": ranks, **dict(each.more)}
+def _compared(pool: Pool, trial: Trial, each: Candidate) -> dict[str, Any]:
+    """What of a row the ranks find out."""
+    values: dict[str, Any] = {"execution.layout": each.layout, "execution.ranks": trial.ranks, **dict(each.more)}
+    given: dict[str, Any] = {"run": str(trial.run), "values": values, "steps": trial.steps}
     try:
-        config = folder.read_config(run).with_values(values)
+        config = folder.read_config(trial.run).with_values(values)
         layouting.check(config)
-        resolve.check_rows(config, ranks=layouts.of(config.execution, ranks=ranks).data_ranks)
-        answers = pool.run(PROOF, run=str(run), values=values, dtype=dtype, steps=steps, losses=floor["losses"])
-    except ConfigError as error:
-        return {"reason": f"cannot run: {error}"}
-    except TrainingError as error:
-        if any(words in str(error).lower() for words in LACKS):
-            return {"reason": f"cannot run: {error}"}
-        return {"passed": False, "reason": f"failed: {error}"}
+        resolve.check_rows(config, ranks=layouts.of(config.execution, ranks=trial.ranks).data_ranks)
+        found = pool.run(PROOF, **given, dtype=trial.dtype, losses=trial.floor["losses"])[0]
     except FanlightError as error:
+        return why_not_compared(error, device=trial.device)
+    steps = contract.judge(found["steps"], trial.floor["step_floors"], dtype=trial.dtype)
+    repeated: dict[str, Any] | None = None
+    if trial.dtype == "fp32" and not steps.is_proven and not steps.is_certain:
+        repeated = _repeated(pool, given)
+    return judged(found, steps, repeated, trial, layout=each.layout)
+
+
+def why_not_compared(error: FanlightError, *, device: str) -> dict[str, Any]:
+    """A row that has no numbers: refused before it began, beyond what gloo can do for a GPU, or failed."""
+    is_beyond_gloo = device == "cuda" and isinstance(error, TrainingError) and LACKS.search(str(error)) is not None
+    if isinstance(error, ConfigError) or is_beyond_gloo:
         return {"reason": f"cannot run: {error}"}
-    found = answers[0]
-    assert found is not None
-    why = _why_not(found, floor, dtype=dtype, is_replicated=each.layout == "ddp")
+    return {"passed": False, "reason": f"failed: {error}"}
+
+
+def _repeated(pool: Pool, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The same single steps in fp64: `steps` and `same_batches`, or in `error` why there are none."""
+    try:
+        steps, same = pool.run(STEPS, **given, dtype="fp64")[0]
+    except FanlightError as error:
+        return {"error": str(error)}
+    return {"steps": steps, "same_batches": same}
+
+
+def judged(
+    found: Mapping[str, Any], steps: contract.Steps, repeated: Mapping[str, Any] | None, trial: Trial, *, layout: str
+) -> dict[str, Any]:
+    """A row's numbers and verdict. `repeated`: what _repeated gave, where it was asked for."""
+    noise_floor, dtype = trial.floor["noise_floor"], trial.dtype
+    needs_bits = contract.has_serial_bits(layout, device=trial.device, threads=trial.threads)
+    broken = contract.broken_otherwise(found, noise_floor=noise_floor, dtype=dtype, needs_bits=needs_bits)
+    said, fp64, unclear = contract.chaos(noise_floor, dtype=dtype), None, steps.unclear
+    if repeated is None or "error" in repeated:
+        broken += steps.broken
+        way = f"; repeated in fp64: {repeated['error']}" if repeated else "; use larger images or fewer microbatches"
+        unclear = tuple(f"undecided: {each}, so {dtype} cannot tell{way}" for each in unclear)
+    else:
+        fp64 = contract.worst(repeated["steps"])
+        exact = [dict.fromkeys(each, 0.0) for each in repeated["steps"]]  # no floor: in fp64 the contract is the limit
+        again = contract.judge(repeated["steps"], exact, dtype="fp64")
+        broken += [f"{each} in fp64" for each in again.broken]
+        broken += [] if repeated["same_batches"] else ["ranks did not see the serial run's rows in fp64"]
+        unclear = ()
+    passed = False if broken else None if unclear else True
+    numbers = {**contract.worst(found["steps"]), **found}
     return {
-        **{key: value for key, value in found.items() if key in ROW},
-        "passed": not why[0],
-        "reason": "; ".join(why[0] or why[1]),
-    }
-
-
-def limits(step_floor: dict[str, float], dtype: str) -> dict[str, float]:
-    """The largest differences of a step that rounding explains: the contract's, or FLOOR_FACTOR times what it does to the
-    serial run itself, where a network at this size of images and microbatches is so sensitive."""
-    return {key: max(limit, FLOOR_FACTOR * step_floor[key]) for key, limit in RTOL[dtype].items()}
-
-
-def _blurred(step_floor: dict[str, float], dtype: str) -> list[str]:
-    """Where the contract's limits are not what decides, in words."""
-    way = "; --precision fp64 tells more, and so do larger images or fewer microbatches" if dtype == "fp32" else ""
-    return [
-        f"Rounding alone moves this network's {key.removesuffix('_error')} by {step_floor[key]:.1e} in {dtype}: less than "
-        f"that shows nothing{way}"
-        for key, limit in limits(step_floor, dtype).items()
-        if limit > RTOL[dtype][key]
-    ]
-
-
-def _why_not(
-    found: dict[str, Any], floor: dict[str, Any], *, dtype: str, is_replicated: bool
-) -> tuple[list[str], list[str]]:
-    """What breaks the contract, and what is only to be said."""
-    broken, said = [], []
-    noise_floor = floor["noise_floor"]
-    if not found["same_batches"]:
-        broken.append("ranks did not see the serial run's rows")
-    for key, limit in limits(floor["step_floor"], dtype).items():
-        if not found[key] <= limit:
-            broken.append(f"{key.replace('_', ' ')} {found[key]:.1e} is above {limit:.0e}")
-    if not found["evaluation_equal"] or (is_replicated and not found["evaluation_same_bits"]):
-        broken.append("evaluation differs")
-    if not found["resume_equal"]:
-        broken.append("a checkpoint does not come back in every bit")
-    if noise_floor > CHAOTIC:
-        said.append(
-            f"chaotic: the serial run differs from itself by {noise_floor:.1e} in {dtype}, so only single steps count"
-        )
-    elif not found["run_error"] <= FLOOR_FACTOR * max(noise_floor, EPSILON[dtype]):
-        broken.append(f"left alone it drifts by {found['run_error']:.1e}, {FLOOR_FACTOR:.0f} × the noise floor is less")
-    return broken, said
-
-
-def _line(row: dict[str, Any]) -> str:
-    if row["passed"] is None:
-        return f"  –  {row['name']}: {row['reason']}"
-    if row["loss_error"] is None:
-        return f"  ✗  {row['name']}: {row['reason']}"
-    errors = f"loss {row['loss_error']:.1e}, gradient {row['gradient_error']:.1e}, run {row['run_error']:.1e}"
-    return f"  {'✓' if row['passed'] else '✗'}  {row['name']}: {errors}" + (
-        f"; {row['reason']}" if row["reason"] else ""
-    )
-
-
-def _write(run: Path, document: dict[str, Any]) -> None:
-    """The certificate, for programs and for people."""
-    (run / "certificate.json").write_text(json.dumps(document, indent=1))
-    (run / "certificate.md").write_text(markdown(document))
-
-
-def verdict(document: dict[str, Any]) -> str:
-    """The certificate in a line."""
-    told = [row["passed"] for row in document["layouts"] if row["passed"] is not None]
-    if not told:
-        return "nothing could be compared"
-    if not all(told):
-        return "NOT every layout equals the serial run"
-    dtype = document["precision"]
-    doubt = f", as far as {dtype} can tell" if _blurred(document["step_floor"], dtype) else ""
-    return f"every layout that runs equals the serial run{doubt}"
-
-
-def markdown(document: dict[str, Any]) -> str:
-    """The certificate as a page."""
-    d = document
-    lines = [
-        f"# {d['model']} on {d['ranks']} ranks: {verdict(d)}",
-        "",
-        f"`{d['command']}`",
-        "",
-        f"{d['steps']} steps in lock-step and {d['steps']} left alone, {d['precision']}, batch {d['batch_size']} in "
-        f"{d['microbatches']} microbatches, {d['image_px']} px; noise floor {d['noise_floor']:.1e}, of a "
-        f"step's gradient {d['step_floor']['gradient_error']:.1e}; {d['seconds']:.0f} s; Fanlight {d['fanlight']}.",
-        "",
-        *(part for line in _blurred(d["step_floor"], d["precision"]) for part in (f"{line}.", "")),
-        "| layout | ranks | same rows | loss | gradient | buffers | left alone | evaluation | resume | |",
-        "|---|--:|---|--:|--:|--:|--:|---|---|---|",
-    ]
-    for row in d["layouts"]:
-        numbers = [row[key] for key in ("loss_error", "gradient_error", "buffer_error", "run_error")]
-        told = ["" if value is None else f"{value:.1e}" for value in numbers]
-        yes = {True: "equal", False: "DIFFERS", None: ""}
-        ended = {True: "passed", False: "FAILED", None: "not run"}[row["passed"]]
-        cells = [
-            row["name"], str(row["ranks"]), yes[row["same_batches"]], *told, yes[row["evaluation_equal"]],
-            yes[row["resume_equal"]], ended + (f": {row['reason']}" if row["reason"] else ""),
-        ]  # fmt: skip
-        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-    return "\n".join(lines) + "\n"
+        **{key: certificate.finite(value) for key, value in numbers.items() if key in ROW},
+        "fp64": None if fp64 is None else {key: certificate.finite(value) for key, value in fp64.items()},
+        "passed": passed, "reason": "; ".join(broken or [*unclear, *said]),
+    }  # fmt: skip

@@ -4,7 +4,7 @@
 """
 
 from fanlight.data.audit.result import KINDS, Audit, Finding, conflicts, leaks
-from fanlight.data.audit.search import find
+from fanlight.data.audit.search import Pixels, find
 from fanlight.data.audit.sheet import sheet
 
-__all__ = ["KINDS", "Audit", "Finding", "conflicts", "find", "leaks", "sheet"]
+__all__ = ["KINDS", "Audit", "Finding", "Pixels", "conflicts", "find", "leaks", "sheet"]

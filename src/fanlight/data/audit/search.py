@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from fanlight.console import Progress, warn
 from fanlight.data import canvas
 from fanlight.data.audit import components, frames, judge, result, store
 from fanlight.data.audit.result import KINDS, Audit
-from fanlight.data.audit.signature import Signature, Signatures, empty, signature
+from fanlight.data.audit.signature import Signature, Signatures, empty, of_canvas, signature
 from fanlight.data.manifest import Manifest
 from fanlight.errors import FanlightError
 
@@ -25,20 +26,33 @@ CHUNK = 32  # pictures per task of a thread
 STILL = 0.98  # correlation of spectra from which even frames of one run are copies
 
 
-def find(manifest: Manifest, *, thorough: bool, workers: int, memory_bytes: int | None = None) -> Audit:
+@dataclass(frozen=True)
+class Pixels:
+    """Canvases that need not be decoded: `read(row)` gives uint8 [h, w, 3], and `source` names what decides them."""
+
+    read: Callable[[int], np.ndarray]
+    source: str
+
+
+def find(
+    manifest: Manifest, *, thorough: bool, workers: int, memory_bytes: int | None = None, pixels: Pixels | None = None
+) -> Audit:
     """The copies among the usable rows. `thorough`: also those turned by any angle, cropped or zoomed.
 
     `memory_bytes` bounds the arrays (None: half of what is available); beyond it they lie in temporary files, and work
     is done in several passes. Kept in the cache: an audit of the same files is not made again, and a file that was seen
-    before is not decoded again."""
-    kept = store.audit_path(manifest, thorough=thorough, version=result.VERSION)
+    before is not decoded again. `pixels`: canvases at hand, so that no file is decoded at all."""
+    source = pixels.source if pixels is not None else store.FILES
+    kept = store.audit_path(manifest, thorough=thorough, version=result.VERSION, source=source)
     try:
         return result.load(kept)
     except FanlightError:
         pass  # not made yet, or of another version
     memory_bytes = memory_bytes or int(machine.memory_available() * MEMORY_SHARE)
     with ThreadPoolExecutor(workers, thread_name_prefix="audit") as pool:
-        pictures = _pictures(manifest, thorough=thorough, workers=workers, memory_bytes=memory_bytes, pool=pool)
+        pictures = _pictures(
+            manifest, thorough=thorough, workers=workers, memory_bytes=memory_bytes, pool=pool, pixels=pixels
+        )
         found = _audit(manifest, pictures, thorough=thorough, memory_bytes=memory_bytes, pool=pool)
     try:
         kept.parent.mkdir(parents=True, exist_ok=True)
@@ -50,19 +64,26 @@ def find(manifest: Manifest, *, thorough: bool, workers: int, memory_bytes: int 
 
 
 def _pictures(
-    manifest: Manifest, *, thorough: bool, workers: int, memory_bytes: int, pool: ThreadPoolExecutor
+    manifest: Manifest,
+    *,
+    thorough: bool,
+    workers: int,
+    memory_bytes: int,
+    pool: ThreadPoolExecutor,
+    pixels: Pixels | None,
 ) -> Signatures:
+    source = pixels.source if pixels is not None else store.FILES
     rows = manifest.rows()
     hashes, first = np.unique(manifest.column("sha256")[rows].astype(str), return_index=True)
     pictures = empty(hashes.astype(object), thorough=thorough, memory_bytes=memory_bytes // 2)
-    path = store.signatures_path(manifest, thorough=thorough)
-    end = store.load(path, pictures, thorough=thorough)
+    path = store.signatures_path(manifest, thorough=thorough, source=source)
+    end = store.load(path, pictures, thorough=thorough, source=source)
     missing = np.flatnonzero(~pictures.known)
     if not missing.size:
         return pictures
 
     def of(places: np.ndarray) -> list[Signature | None]:
-        return [_signature(manifest, int(rows[first[place]]), thorough=thorough) for place in places]
+        return [_signature(manifest, int(rows[first[place]]), thorough=thorough, pixels=pixels) for place in places]
 
     chunks = [missing[start : start + CHUNK] for start in range(0, len(missing), CHUNK)]
     with Progress("Looking for copies", total=len(missing), unit="images") as progress:
@@ -71,14 +92,16 @@ def _pictures(
                 end = end if one is None else pictures.fill(place, one, start=end)
             progress.advance(len(places))
     try:
-        store.save(path, pictures, thorough=thorough)
+        store.save(path, pictures, thorough=thorough, source=source)
     except OSError as error:
         why = error.strerror or str(error)
         warn(f"signatures cannot be kept in {path.parent}", why=why, do="Set FANLIGHT_CACHE to a writable folder")
     return pictures
 
 
-def _signature(manifest: Manifest, row: int, *, thorough: bool) -> Signature | None:
+def _signature(manifest: Manifest, row: int, *, thorough: bool, pixels: Pixels | None) -> Signature | None:
+    if pixels is not None:
+        return of_canvas(pixels.read(row), thorough=thorough)
     try:
         return signature(manifest.read(row), thorough=thorough)
     except canvas.Unreadable:

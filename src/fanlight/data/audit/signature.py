@@ -45,7 +45,14 @@ class Signature:
 
 def signature(data: bytes, *, thorough: bool) -> Signature:
     """Of a file's bytes; `Unreadable` where there is no picture."""
-    pixels_HWC = canvas.to_canvas(data, CANVAS_PX)
+    return of_canvas(canvas.to_canvas(data, CANVAS_PX), thorough=thorough)
+
+
+def of_canvas(pixels_HWC: np.ndarray, *, thorough: bool) -> Signature:
+    """Of pixels at hand, uint8 [h, w, 3], shrunk to the canvas of signatures where they are larger."""
+    size = canvas.canvas_size(pixels_HWC.shape[1], pixels_HWC.shape[0], CANVAS_PX)
+    if size != pixels_HWC.shape[1::-1]:
+        pixels_HWC = cv2.resize(pixels_HWC, size, interpolation=cv2.INTER_AREA)
     grey_HW = cv2.cvtColor(pixels_HWC, cv2.COLOR_RGB2GRAY)
     thumb = cv2.resize(grey_HW, (THUMB_PX, THUMB_PX), interpolation=cv2.INTER_AREA)
     levels = np.float32(thumb.std())

@@ -24,29 +24,47 @@ def folder() -> Path:
     return cache.folder() / "audits"
 
 
-def signatures_path(manifest: Manifest, *, thorough: bool) -> Path:
+FILES = "files"  # decoded for the signature alone
+
+
+def signatures_path(manifest: Manifest, *, thorough: bool, source: str = FILES) -> Path:
     """Where the signatures of the data at the manifest's root are kept."""
     place = hashlib.sha256(os.fsencode(manifest.root)).hexdigest()[:24]
-    return folder() / f"signatures-{place}" / ("thorough.parquet" if thorough else "quick.parquet")
+    kind = "thorough" if thorough else "quick"
+    if source != FILES:
+        kind += "-" + hashlib.sha256(source.encode()).hexdigest()[:8]
+    return folder() / f"signatures-{place}" / f"{kind}.parquet"
 
 
-def audit_path(manifest: Manifest, *, thorough: bool, version: int) -> Path:
+def covers(manifest: Manifest, *, thorough: bool) -> bool:
+    """Whether signatures of all usable files are kept: such an audit was made before, and decodes nothing now."""
+    try:
+        with pq.ParquetFile(signatures_path(manifest, thorough=thorough)) as file:
+            if (file.schema_arrow.metadata or {}).get(b"fanlight") != _about(thorough=thorough, source=FILES).encode():
+                return False
+            known = set(file.read(["sha256"])["sha256"].to_pylist())
+    except (OSError, pa.ArrowException, KeyError):
+        return False
+    return known.issuperset(manifest.column("sha256")[manifest.ok])
+
+
+def audit_path(manifest: Manifest, *, thorough: bool, version: int, source: str = FILES) -> Path:
     """Named by everything that decides what is found: rows, paths and contents of the usable files, and how it is done."""
     rows = manifest.rows()
     facts = zip(rows.tolist(), manifest.column("path")[rows], manifest.column("sha256")[rows])
-    how = f"{version} {_about(thorough=thorough)}"
-    text = how + "".join(f"\n{row}\t{path}\t{sha}" for row, path, sha in facts)
+    how = f"{version} {_about(thorough=thorough, source=source)}"
+    text = f"{how} {len(manifest)}" + "".join(f"\n{row}\t{path}\t{sha}" for row, path, sha in facts)
     return folder() / hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
-def load(path: Path, pictures: Signatures, *, thorough: bool) -> int:
+def load(path: Path, pictures: Signatures, *, thorough: bool, source: str = FILES) -> int:
     """Fills in what is kept at `path` of these pictures; returns the next free row of keypoints. A file that is missing,
     damaged or of another version fills nothing."""
     place = {sha: number for number, sha in enumerate(pictures.sha256.tolist())}
     end = 0
     try:
         with pq.ParquetFile(path) as file:
-            if (file.schema_arrow.metadata or {}).get(b"fanlight") != _about(thorough=thorough).encode():
+            if (file.schema_arrow.metadata or {}).get(b"fanlight") != _about(thorough=thorough, source=source).encode():
                 return 0
             for block in file.iter_batches(BLOCK):
                 kept: dict[str, Any] = {name: block.column(name).cast(pa.large_binary()) for name in SHAPES}
@@ -62,11 +80,13 @@ def load(path: Path, pictures: Signatures, *, thorough: bool) -> int:
     return end
 
 
-def save(path: Path, pictures: Signatures, *, thorough: bool) -> None:
+def save(path: Path, pictures: Signatures, *, thorough: bool, source: str = FILES) -> None:
     """Writes all that is known, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}")
-    schema = pa.schema([("sha256", pa.string()), *_BINARY.items()], metadata={"fanlight": _about(thorough=thorough)})
+    schema = pa.schema(
+        [("sha256", pa.string()), *_BINARY.items()], metadata={"fanlight": _about(thorough=thorough, source=source)}
+    )
     known = np.flatnonzero(pictures.known)
     try:
         with pq.ParquetWriter(part, schema, compression="none") as writer:
@@ -80,8 +100,9 @@ def save(path: Path, pictures: Signatures, *, thorough: bool) -> None:
         part.unlink(missing_ok=True)
 
 
-def _about(*, thorough: bool) -> str:
-    return json.dumps({"signature": VERSION, "thorough": thorough, "decoder": canvas.decoder_version()})
+def _about(*, thorough: bool, source: str) -> str:
+    about = {"signature": VERSION, "thorough": thorough, "source": source, "decoder": canvas.decoder_version()}
+    return json.dumps(about)
 
 
 def _array(name: str, data: pa.Buffer) -> Any:

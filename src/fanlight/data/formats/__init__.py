@@ -15,7 +15,7 @@ from fanlight.data import builtin, inside
 from fanlight.data.formats import arrays, captions, folders, hub, kept, lists, shards, tree
 from fanlight.data.formats.listing import WAYS, Listing
 from fanlight.data.formats.tree import Disk, Tree
-from fanlight.errors import DataError, near
+from fanlight.errors import DataError, near, shown_all
 
 __all__ = ["Listing", "recognise"]
 
@@ -52,6 +52,7 @@ def recognise(path: str, *, cache: Path) -> Listing:
             ) from None
         listing = replace(folders.class_folders(Disk(written)), source=f"built-in {path}")
     elif (found := shards.pattern(place)) is not None:
+        _refuse_columns(chosen, place, "a pattern of shards")
         listing = found
     elif inside.outermost(str(place)) is not None:
         listing = _within(Path(os.path.abspath(place)), chosen=chosen)
@@ -65,16 +66,21 @@ def recognise(path: str, *, cache: Path) -> Listing:
 
 def _existing(place: Path, *, chosen: dict[str, str]) -> Listing:
     if place.is_dir():
+        _refuse_columns(chosen, place, "a folder")
         return of_tree(Disk(place))
     if (listing := kept.manifest_file(place)) is not None:
+        _refuse_columns(chosen, place, "a manifest")
         return listing
     if (table := hub.table_file(place)) is not None:
+        _refuse_columns(chosen, place, "a table with the images in it")
         return table
     if arrays.is_one(place):
         raise DataError(
             f"{place} is one file of a set: images, or labels, alone. Give the folder, or the archive, that it lies in"
         )
     found = tree.opened(place)
+    if found is not None:
+        _refuse_columns(chosen, place, "an archive")
     return of_tree(found) if found is not None else lists.list_file(Disk(place.parent), place.name, chosen=chosen)
 
 
@@ -82,11 +88,21 @@ def _within(place: Path, *, chosen: dict[str, str]) -> Listing:
     """What a path into an archive names: a folder, or a list."""
     found = tree.opened(place)
     if found is not None:
+        _refuse_columns(chosen, place, "in an archive, and a folder")
         return of_tree(found)
     beside = tree.opened(place.parent)
     if beside is None or not beside.has_file(place.name):
         raise DataError(f"{place} does not exist: the archive has no such folder or file")
     return lists.list_file(beside, place.name, chosen=chosen)
+
+
+def _refuse_columns(chosen: dict[str, str], place: Path, what: str) -> None:
+    """What is said of a list's columns means nothing of other data, and would change nothing in silence."""
+    if chosen:
+        words = "&".join(f"{each}={column}" for each, column in chosen.items())
+        raise DataError(
+            f"{place} is {what}, not a list, so ?{words} says nothing of it; leave it out, or name the list file"
+        )
 
 
 def of_tree(found: Tree) -> Listing:
@@ -113,7 +129,7 @@ def _check_classes(listing: Listing) -> None:
         of_split.setdefault(split or "train", set()).add(label)
     classes = of_split.get("train") or set(listing.labels)
     if len(classes) < 2:
-        only = ", ".join(classes)
+        only = shown_all(classes)
         raise DataError(f"{listing.root} has only one class, {only}; a classifier needs at least two. {WAYS}")
     for names in _alike(classes):
         console.warn(
@@ -125,12 +141,12 @@ def _check_classes(listing: Listing) -> None:
         if unknown := sorted(of_split.get(split, classes) - classes):
             close = near(unknown[0], sorted(classes))
             raise DataError(
-                f"{listing.root}: classes of {split} that train lacks: {', '.join(unknown)}.{close} "
-                f"Rename them, or add images of them to train; train has: {', '.join(sorted(classes))}"
+                f"{listing.root}: classes of {split} that train lacks: {shown_all(unknown)}.{close} "
+                f"Rename them, or add images of them to train; train has: {shown_all(sorted(classes))}"
             )
         if missing := sorted(classes - of_split.get(split, classes)):
             console.warn(
-                f"{split} has no images of {', '.join(missing)}",
+                f"{split} has no images of {shown_all(missing)}",
                 why="These classes cannot be scored there",
                 do="Add some",
             )

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from fanlight import console
 from fanlight.data import arrays, inside, plain_pickle, unpacked
 from fanlight.data.arrays import Samples
 from fanlight.data.formats.listing import Listing, Row, listing_of, split_in
@@ -15,6 +16,9 @@ from fanlight.errors import DataError
 
 _CIFAR = re.compile(r"(data_batch_\d+|test_batch|train|test)(\.bin)?")
 _IDX = re.compile(r".*idx[1-4][-_.]?u?byte.*|.*-idx[1-4].*", re.IGNORECASE)
+BATCHES_10 = (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch")
+BATCHES_100 = ("train", "test")
+_IDX_NAME = re.compile(r".*idx[1-4][-_.]?u?byte(\.gz)?", re.IGNORECASE)  # and nothing after, as .md5
 NAMES_10 = ("batches.meta.txt", "batches.meta")
 NAMES_100 = ("fine_label_names.txt", "meta")
 
@@ -28,6 +32,7 @@ def cifar(tree: Tree, part: str) -> Listing | None:
     pickles = [name for name in batches if not name.endswith(".bin")]
     if not (binary or ({"meta", "batches.meta"} & set(files) and pickles) or any("batch" in name for name in pickles)):
         return None
+    _warn_of_missing(binary or pickles, tree.root / part)
     names = _class_names(tree, part, files)
     rows: list[Row] = []
     kinds = set()
@@ -42,6 +47,17 @@ def cifar(tree: Tree, part: str) -> Listing | None:
             rows.append(Row(f"{path}/{samples.name(number)}", names[label] if names else str(label), split))
     version = "binary" if binary else "Python"
     return listing_of(rows, root=tree.root, source=f"CIFAR-{'/'.join(sorted(kinds))}, {version} version")
+
+
+def _warn_of_missing(names: list[str], folder: Path) -> None:
+    """CIFAR-10 is five batches and a test, CIFAR-100 a train and a test."""
+    suffix = ".bin" if names[0].endswith(".bin") else ""
+    whole = BATCHES_10 if any("batch" in name for name in names) else BATCHES_100
+    if missing := [name + suffix for name in whole if name + suffix not in names]:
+        console.warn(
+            f"{folder} lacks {', '.join(missing)}", why="The set is not whole without, and its scores are not comparable",
+            do="Download it again, unless this part is what you want",
+        )  # fmt: skip
 
 
 def _binary(tree: Tree, path: str) -> tuple[Samples, list[int], str]:
@@ -85,9 +101,13 @@ def idx(tree: Tree, part: str) -> Listing | None:
     """MNIST, Fashion-MNIST, EMNIST: train-images-idx3-ubyte and its labels, t10k- of the test, also .gz."""
     _, files = tree.children(part)
     named = [name for name in files if _IDX.fullmatch(name)]
-    ranks = {name: len(arrays.idx_shape(_head(tree, join(part, name))) or ()) for name in named}
+    heads = {name: _head(tree, join(part, name)) for name in named}
+    ranks = {name: len(arrays.idx_shape(head) or ()) for name, head in heads.items()}
     labels_of = {_stem(name): name for name, rank in ranks.items() if rank == 1}
     images = {_stem(name): name for name, rank in ranks.items() if rank > 1}
+    wrong = [name for name in named if not ranks[name] and _IDX_NAME.fullmatch(name)]
+    if wrong:
+        raise DataError(f"{tree.root / join(part, wrong[0])} {_why_no_idx(heads[wrong[0]])}; download it again")
     if not images:
         return None
     if missing := sorted(images.keys() - labels_of.keys()):
@@ -107,8 +127,16 @@ def idx(tree: Tree, part: str) -> Listing | None:
         labels = arrays.idx_labels(_whole(tree, join(part, labels_of[stem])), told=told)
         if samples is None or len(labels) != samples.count:
             raise DataError(f"{tree.root / path} and {told} are not of the same number of samples; download them again")
+        if not samples.count:
+            raise DataError(f"{tree.root / path} has no images; download it again, or leave it and its labels out")
         rows += [Row(f"{path}/{samples.name(number)}", str(label), split) for number, label in enumerate(labels)]
     return listing_of(rows, root=tree.root, source="MNIST's IDX files")
+
+
+def _why_no_idx(head: bytes) -> str:
+    if not head:
+        return "is empty"
+    return f"is no IDX file of bytes: it begins with {head[:4].hex(' ')}, and images with 00 00 08 03, labels with 00 00 08 01"
 
 
 def is_one(place: Path) -> bool:

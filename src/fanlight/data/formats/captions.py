@@ -7,13 +7,13 @@ import io
 import json
 import re
 from collections.abc import Iterable
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from fanlight import console
 from fanlight.data.formats.listing import Listing, Row, listing_of, split_in
-from fanlight.data.formats.tree import Tree, below, join
-from fanlight.errors import DataError
+from fanlight.data.formats.tree import Disk, Tree, below, join, refuse_outside
+from fanlight.errors import DataError, shown
 
 _COCO = re.compile(r"captions?_?(.*)\.json", re.IGNORECASE)
 _TOKEN = re.compile(r"([^\t]+)#\d+\t(.*)")  # 1000268201_693b08cb0e.jpg#0	A child in a pink dress …
@@ -29,34 +29,102 @@ def coco(tree: Tree, part: str) -> Listing | None:
     inner = "annotations" if "annotations" in folders else ""
     names = tree.children(join(part, inner))[1] if inner else files
     rows: list[Row] = []
+    read: list[str] = []
     for name in names:
         matched = _COCO.fullmatch(name)
-        document = _document(tree, join(part, join(inner, name))) if matched else None
+        document = _document(tree, join(part, join(inner, name)), is_sure=bool(inner)) if matched else None
         if matched and document is not None:
-            rows += _coco_rows(tree, part, document, told=name, wanted=matched[1])
+            read.append(name)
+            rows += _coco_rows(tree, part, document, path=join(part, join(inner, name)), wanted=matched[1])
+    if not rows and inner and read:  # annotations/ is no class, whatever lies beside it
+        raise DataError(
+            f"{tree.root / part}: {', '.join(read)} in {inner}/ leave no image with a caption; put the images that they name "
+            "into a folder beside it, or remove the folder of annotations"
+        )
     if not rows:
         return None
     return listing_of(rows, root=tree.root, source=f"COCO captions in {inner or part or tree.root.name}/")
 
 
-def _document(tree: Tree, path: str) -> dict[str, Any] | None:
+def _document(tree: Tree, path: str, *, is_sure: bool) -> dict[str, Any] | None:
+    """COCO's images and annotations. What is not so is refused in a folder of annotations, and is another file elsewhere."""
+    told = tree.root / path
     try:
         found = json.loads(tree.read(path))
     except OSError as error:
-        raise DataError(f"cannot read {tree.root / path}: {error.strerror or error}") from None
+        raise DataError(f"cannot read {told}: {error.strerror or error}") from None
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{tree.root / path} is damaged ({error}); download it again") from None
-    return found if isinstance(found, dict) and {"images", "annotations"} <= found.keys() else None
+        raise DataError(f"{told} is damaged ({error}); download it again") from None
+    keys = ("images", "annotations")
+    if not isinstance(found, dict):
+        wrong = f"holds {_kind(found)}, not an object with the keys images and annotations"
+    elif missing := [key for key in keys if key not in found]:
+        wrong = f"has no key {' and no key '.join(missing)}"
+    elif unlike := [key for key in keys if not isinstance(found[key], list)]:
+        raise DataError(f"{told}: {unlike[0]} is {_kind(found[unlike[0]])}, not a list; download it again")
+    else:
+        return found
+    if is_sure:
+        raise DataError(f"{told} {wrong}, as COCO captions have; download it again")
+    return None
 
 
-def _coco_rows(tree: Tree, part: str, document: dict[str, Any], *, told: str, wanted: str) -> list[Row]:
+def _kind(value: Any) -> str:
+    """A JSON value, in words."""
+    names = {
+        dict: "an object",
+        list: "a list",
+        str: "a text",
+        bool: "true or false",
+        type(None): "null",
+        int: "a number",
+    }
+    return names.get(type(value), "a number that is not whole")
+
+
+def _coco_entries(document: dict[str, Any], *, told: str, root: Path) -> tuple[dict[Any, str], dict[Any, list[str]]]:
+    """(id -> file name, id -> sentences). DataError that names the entry; what names no image, or says nothing, is counted."""
+    names: dict[Any, str] = {}
     sentences: dict[Any, list[str]] = {}
-    try:
-        for each in document["annotations"]:
-            sentences.setdefault(each["image_id"], []).append(" ".join(str(each["caption"]).split()))
-        names = {each["id"]: str(each["file_name"]) for each in document["images"]}
-    except (KeyError, TypeError):
-        raise DataError(f"{told} has no image_id and caption in each annotation, as COCO captions have") from None
+    unknown: list[str] = []
+    silent: list[str] = []
+    for number, each in enumerate(document["images"], 1):
+        place = f"{told}: entry {number} of images"
+        name = _field(each, "file_name", (str,), place=place)
+        refuse_outside(name, told=place, root=root)
+        names[_field(each, "id", (int, str), place=place)] = name
+    for number, each in enumerate(document["annotations"], 1):
+        place = f"{told}: entry {number} of annotations"
+        image = _field(each, "image_id", (int, str), place=place)
+        text = _field(each, "caption", (object,), place=place)
+        if image not in names:
+            unknown.append(f"entry {number}, of image {shown(str(image))}")
+        elif not isinstance(text, str):
+            silent.append(f"entry {number}, whose caption is {_kind(text)}")
+        elif text.strip():
+            sentences.setdefault(image, []).append(" ".join(text.split()))
+    for wrong, why in ((unknown, "Their images are not in it"), (silent, "Their captions are no text")):
+        if wrong:
+            console.warn(
+                f"{told}: {len(wrong)} of {len(document['annotations'])} annotations are not used, first {wrong[0]}",
+                why=why, do="Download it again",
+            )  # fmt: skip
+    return names, sentences
+
+
+def _field(entry: Any, key: str, kinds: tuple[type, ...], *, place: str) -> Any:
+    if not isinstance(entry, dict):
+        raise DataError(f"{place} is {_kind(entry)}, not an object; download it again")
+    if key not in entry:
+        raise DataError(f"{place} has no {key}, as COCO captions have; download it again")
+    if not isinstance(entry[key], kinds) or (isinstance(entry[key], bool) and object not in kinds):
+        raise DataError(f"{place}: its {key} is {_kind(entry[key])}; download it again")
+    return entry[key]
+
+
+def _coco_rows(tree: Tree, part: str, document: dict[str, Any], *, path: str, wanted: str) -> list[Row]:
+    told = path.rpartition("/")[2]
+    names, sentences = _coco_entries(document, told=str(tree.root / path), root=tree.root)
     folder = _folder_of(tree, part, list(names.values()), wanted=wanted)
     if folder is None:
         console.warn(
@@ -101,6 +169,9 @@ def listed(tree: Tree, part: str, path: str, found: dict[str, list[str]]) -> Lis
     folder = _folder_of(tree, part, list(found), wanted="")
     if folder is None:
         return None
+    if not isinstance(tree, Disk):
+        for number, name in enumerate(found, 1):
+            refuse_outside(name, told=f"{tree.root / path}, image {number}", root=tree.root)
     rows = [Row(join(folder, name), captions=json.dumps(texts)) for name, texts in found.items() if texts]
     return listing_of(rows, root=tree.root, source=f"captions in {path.rpartition('/')[2]}")
 

@@ -46,7 +46,7 @@ def _metadata(tree: Tree, folder: str, name: str, *, split: str, at: str) -> Lis
     said = {*lists.COLUMNS["label"], *lists.COLUMNS["captions"]}
     if "file_name" not in table or (inner.children("")[0] and not said & table.keys()):
         return None
-    found = lists.of_table(table, tree=inner, told=str(told), name=name, chosen={"path": "file_name"})
+    found = lists.of_table(table, tree=inner, told=str(told), name=name, chosen={"path": "file_name"}, is_closed=True)
     splits = [
         split or own or SPLIT_OF.get(path.split("/")[0].lower(), "") for path, own in zip(found.paths, found.splits)
     ]

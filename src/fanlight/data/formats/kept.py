@@ -9,7 +9,7 @@ import numpy as np
 from fanlight import console
 from fanlight.data import manifest as manifests
 from fanlight.data.formats.listing import Listing
-from fanlight.errors import DataError
+from fanlight.errors import DataError, RunError
 
 
 def manifest_file(place: Path) -> Listing | None:
@@ -17,15 +17,20 @@ def manifest_file(place: Path) -> Listing | None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    with open(place, "rb") as file:
-        if file.read(4) != b"PAR1":
-            return None
+    if not place.is_file():  # a pipe would be waited for
+        return None
     try:
+        with open(place, "rb") as file:
+            if file.read(4) != b"PAR1":
+                return None
         if b"fanlight" not in (pq.read_schema(place).metadata or {}):
             return None
     except (OSError, pa.ArrowException):
         return None  # a table that cannot be read is refused as a list
-    manifest = manifests.load(place)
+    try:
+        manifest = manifests.load(place)
+    except RunError as error:
+        raise DataError(str(error)) from None
     rows = manifest.rows()
     if not rows.size:
         raise DataError(f"{place} is a manifest without a usable image; check the data anew")

@@ -9,6 +9,7 @@ SPLITS = {
     "test": ("test", "testing", "tst", "eval", "evaluation"),
 }
 SPLIT_OF = {word: split for split, words in SPLITS.items() for word in words}
+CLASS_LETTERS_MOST = 200  # more is a mistake, not the name of a class
 WAYS = "Fanlight reads a folder with one folder of images per class, or a CSV file with the columns path and label"
 
 

@@ -11,13 +11,15 @@ import json
 import os
 import re
 from pathlib import Path
+from typing import NoReturn
 
 from fanlight import console
+from fanlight.data import unpacked
 from fanlight.data.formats import captions, tables
-from fanlight.data.formats.listing import SPLIT_OF, WAYS, Listing
+from fanlight.data.formats.listing import CLASS_LETTERS_MOST, SPLIT_OF, WAYS, Listing
 from fanlight.data.formats.tables import Table
-from fanlight.data.formats.tree import Tree, below, join
-from fanlight.errors import DataError, near
+from fanlight.data.formats.tree import Disk, Tree, below, join, refuse_outside
+from fanlight.errors import DataError, near, shown, shown_all
 
 COLUMNS = {
     "path": ("path", "file", "filename", "file_name", "filepath", "file_path", "image", "image_path"),
@@ -31,6 +33,8 @@ SUFFIXES = ("", ".jpg", ".jpeg", ".png")
 SAMPLE = 200  # values that show where a column's files are
 FOLDERS_MOST = 50  # beside a list, looked into for its files
 CLASSES_MOST, LABEL_LETTERS_MOST = 1000, 100
+NAME_LETTERS = 200  # of a path in a message
+_ARCHIVE_NAME = re.compile(r"\.(zip|tar|tgz|tbz2?|txz|tar\.(gz|bz2|xz))$", re.IGNORECASE)
 _IMAGE_FOLDER = re.compile(r"image|img|photo|pict|train|test|val|jpe?g|png|data", re.IGNORECASE)
 
 
@@ -44,6 +48,8 @@ def chosen_columns(place: Path) -> tuple[Path, dict[str, str]]:
         what, _, column = word.partition("=")
         if what not in COLUMNS or not column:
             raise DataError(f"{place}: after the ? belong path=COLUMN, label=COLUMN and the like, not {word!r}")
+        if what in chosen:
+            raise DataError(f"{place}: {what}= is there twice; say it once")
         chosen[what] = column.strip().lower()
     return Path(name), chosen
 
@@ -55,10 +61,23 @@ def list_file(tree: Tree, name: str, *, chosen: dict[str, str] | None = None) ->
         data = tree.read(name)
     except OSError as error:
         raise DataError(f"cannot read {told}: {error.strerror or error}") from None
+    _refuse_no_list(data, told=str(told))
     sentences = None if chosen else captions.sentences(data)
     if sentences is not None and (found := captions.listed(tree, "", name, sentences)) is not None:
         return found
     return of_table(tables.read(data, told=str(told)), tree=tree, told=str(told), name=name, chosen=chosen or {})
+
+
+def _refuse_no_list(data: bytes, *, told: str) -> None:
+    """Before a file is read as a table: what is empty, or has an archive's name and is none."""
+    if not data.strip(b"\0 \t\r\n"):
+        zeros = f": {len(data)} bytes of zeros or blanks, as an archive of nothing has" if data else ""
+        raise DataError(f"{told} is empty{zeros}; download or make it again")
+    if called := _ARCHIVE_NAME.search(told):
+        raise DataError(
+            f"{told} is called {called[0]} and is no such archive: its first bytes are {unpacked.peek(data, 12)!r}; download or "
+            "make it again, or name it as what it is"
+        )
 
 
 def beside(tree: Tree, part: str) -> Listing | None:
@@ -82,9 +101,11 @@ def beside(tree: Tree, part: str) -> Listing | None:
 
 
 def of_table(
-    table: Table, *, tree: Tree, told: str, name: str, chosen: dict[str, str], paths: list[str] | None = None
-) -> Listing:
-    """The listing that a table describes; `paths` where its rows hold their images themselves."""
+    table: Table, *, tree: Tree, told: str, name: str, chosen: dict[str, str], paths: list[str] | None = None,
+    is_closed: bool = False,
+) -> Listing:  # fmt: skip
+    """The listing that a table describes; `paths` where its rows hold their images themselves. One that `is_closed`, or lies
+    in an archive, must name files below its own folder."""
     named = _by_name(table, told=told, chosen=chosen)
     if paths is None and "path" not in named:
         named["path"] = _path_by_content(table, named, tree=tree, told=told, name=name)
@@ -101,6 +122,9 @@ def of_table(
         columns = _grouped(columns)
         count = len(columns["path"])
     _check_rows(columns, told=told)
+    if paths is None and (is_closed or not isinstance(tree, Disk)):
+        for number, path in enumerate(columns["path"], 1):
+            refuse_outside(path, told=f"{told}, entry {number}", root=tree.root)
     located = paths or _located(tree, [path.replace("\\", "/") for path in columns["path"]], told=told)
     return Listing(
         root=tree.root, source=f"list file {name}", paths=located, labels=columns["label"] or [""] * count,
@@ -116,7 +140,9 @@ def _by_name(table: Table, *, told: str, chosen: dict[str, str]) -> dict[str, st
     for wanted, synonyms in COLUMNS.items():
         asked = chosen.get(wanted)
         if asked is not None and asked not in table:
-            raise DataError(f"{told} has no column {asked!r}.{near(asked, table)} It has: {', '.join(table) or 'none'}")
+            raise DataError(
+                f"{told} has no column {asked!r}.{near(asked, map(shown, table))} It has: {shown_all(table) or 'none'}"
+            )
         found = asked or next((name for name in synonyms if name in table and name not in chosen.values()), None)
         named |= {wanted: found} if found else {}
     return named
@@ -126,37 +152,56 @@ def _path_by_content(table: Table, named: dict[str, str], *, tree: Tree, told: s
     found = [column for column in table if column not in named.values() and _places(tree, table[column])[1]]
     if len(found) > 1:
         raise DataError(
-            f"{told} has no column 'path', and {', '.join(found)} name files; rename one to path, or say which: "
-            f"{name}?path={found[0]}"
+            f"{told} has no column 'path', and {shown_all(found)} name files; rename one to path, or say which: "
+            f"{name}?path={shown(found[0])}"
+        )
+    if not found and (taken := [f"{what}={column}" for what, column in named.items() if column in COLUMNS["path"]]):
+        column = taken[0].partition("=")[2]
+        raise DataError(
+            f"{told}: no column is left for the path, because {taken[0]} takes {column!r}; choose another column"
         )
     if not found:
-        raise DataError(f"{told} has no column 'path', only {', '.join(table) or 'none'}. Rename one to path")
-    console.say(f"{told}: the column {found[0]} is taken as path, because its values are files")
+        raise DataError(f"{told} has no column 'path', only {shown_all(table) or 'none'}. Rename one to path")
+    console.say(f"{told}: the column {shown(found[0])} is taken as path, because its values are files")
     return found[0]
 
 
 def _label_by_content(table: Table, named: dict[str, str], *, told: str, name: str) -> list[str]:
     left = [column for column in table if column not in named.values()]
     binary = [column for column in left if {_number(value) for value in set(table[column])} <= {0.0, 1.0}]
+    ones: list[list[str]] = []
     if len(binary) > 1 and table[binary[0]]:
         rows = list(zip(*(table[column] for column in binary)))
         ones = [[column for column, value in zip(binary, row) if _number(value) == 1.0] for row in rows]
         if all(len(each) == 1 for each in ones):
             console.say(
-                f"{told}: the columns {', '.join(binary)} are the classes, because each row has a single 1 in them"
+                f"{told}: the columns {shown_all(binary)} are the classes, because each row has a single 1 in them"
             )
             return [each[0] for each in ones]
     found = [column for column in left if _is_label(table[column])]
+    if len(binary) > 1 and ones and set(found) <= set(binary):
+        _refuse_ones(binary, ones, told=told, name=name)
     if len(found) > 1:
         raise DataError(
-            f"{told} has no column 'label', and {', '.join(found)} could be it; rename one to label, or say which: "
-            f"{name}?label={found[0]}"
+            f"{told} has no column 'label', and {shown_all(found)} could be it; rename one to label, or say which: "
+            f"{name}?label={shown(found[0])}"
         )
     if not found:
-        raise DataError(f"{told} has no column 'label', only {', '.join(table) or 'none'}. Rename one to label")
+        raise DataError(f"{told} has no column 'label', only {shown_all(table) or 'none'}. Rename one to label")
     different = len(set(table[found[0]]))
-    console.say(f"{told}: the column {found[0]} is taken as label, because it has {different} different values")
+    console.say(f"{told}: the column {shown(found[0])} is taken as label, because it has {different} different values")
     return table[found[0]]
+
+
+def _refuse_ones(binary: list[str], ones: list[list[str]], *, told: str, name: str) -> NoReturn:
+    """For columns of 0 and 1 that are not one per class: several may hold, or none, and one of them alone is no label."""
+    wrong = [number for number, each in enumerate(ones, 1) if len(each) != 1]
+    found = ones[wrong[0] - 1]
+    raise DataError(
+        f"{told}, entry {wrong[0]}: {shown_all(found) or 'none'} of the columns {shown_all(binary)} {'are' if found else 'is'} "
+        f"1, and one column per class needs a single 1 in each row ({len(wrong)} of {len(ones)} rows are not so); mend them, "
+        f"or say which column is the label: {name}?label={shown(binary[0])}"
+    )
 
 
 def _is_label(values: list[str]) -> bool:
@@ -190,12 +235,19 @@ def _check_rows(columns: dict[str, list[str]], *, told: str) -> None:
             raise DataError(
                 f"{told}, entry {number}: the {'label' if name else 'path'} is empty; fill it or remove the row"
             )
+        if len(label) > CLASS_LETTERS_MOST:
+            raise DataError(
+                f"{told}, entry {number}: the label {shown(label)!r} has {len(label)} letters; at most {CLASS_LETTERS_MOST} are "
+                "a class's name"
+            )
         if name in first:
-            raise DataError(f"{told} lists {name} twice, as entries {first[name]} and {number}; keep one of them")
+            raise DataError(
+                f"{told} lists {shown(name, letters=NAME_LETTERS)} twice, as entries {first[name]} and {number}; keep one of them"
+            )
         first[name] = number
     for number, word in enumerate(columns["split"], 1):
         if word and word.lower() not in SPLIT_OF:
-            raise DataError(f"{told}, entry {number}: split {word!r} is unknown; use train, val or test")
+            raise DataError(f"{told}, entry {number}: split {shown(word)!r} is unknown; use train, val or test")
 
 
 def _located(tree: Tree, names: list[str], *, told: str) -> list[str]:

@@ -9,14 +9,14 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fanlight import console
 from fanlight.data import inside
-from fanlight.data.formats.listing import SPLIT_OF, Listing, Row, listing_of, split_in
+from fanlight.data.formats.listing import CLASS_LETTERS_MOST, SPLIT_OF, Listing, Row, listing_of, split_in
 from fanlight.data.formats.tree import Disk, Tree, is_data, is_utf8, join
 from fanlight.data.manifest import read_file
 from fanlight.errors import DataError
@@ -27,6 +27,7 @@ LABEL_KEYS = ("label", "class", "class_name", "cls", "category", "target")
 CAPTION_KEYS = ("caption", "captions", "text", "sentences")
 SHARDS_MOST = 100_000  # that a pattern may name
 TEXT_LABEL_LETTERS = 64
+PROBED = 8  # samples in folders that are looked into for a label
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 
@@ -50,8 +51,15 @@ def shards(tree: Tree, part: str) -> Listing | None:
                     (f"{folder}/{name}", SPLIT_OF[folder.lower()]) for name in inner if name.lower().endswith(".tar")
                 ]
         return of_files(tree.root / part, found) if found else None
-    samples = list(_grouped((join(part, name) for name in files), split=split_in(tree.root.name)))
-    return _listing(tree.root, samples, shards=1) if _are_samples(samples, len(files)) else None
+    split = split_in(tree.root.name)
+    members = [join(part, name) for name in files]
+    if folders:  # samples in folders are samples where each has a label beside it; else the folders may be the classes
+        inner_members = list(tree.files(part))
+        samples = list(_grouped(inner_members, split=split))
+        if _say_their_labels(tree.root, samples):
+            return _listing(tree.root, samples, members=inner_members, shards=1)
+    samples = list(_grouped(members, split=split))
+    return _listing(tree.root, samples, members=members, shards=1) if _are_samples(samples, len(members)) else None
 
 
 def pattern(place: Path) -> Listing | None:
@@ -72,7 +80,7 @@ def pattern(place: Path) -> Listing | None:
 def of_files(root: Path, files: list[tuple[str, str]]) -> Listing | None:
     """The samples of several shards (name, split). A shard that cannot be read is left out with a warning."""
     samples: list[_Sample] = []
-    members = 0
+    members: list[str] = []
     for name, split in files:
         try:
             archive = inside.opened(str(root / name))
@@ -82,14 +90,22 @@ def of_files(root: Path, files: list[tuple[str, str]]) -> Listing | None:
                 do="Download it again",
             )  # fmt: skip
             continue
+        if archive is None:
+            console.warn(
+                f"shard {name} is not used",
+                why="It is empty, or no tar, as its first bytes show",
+                do="Download it again",
+            )
         names = [each for each in (archive.names() if archive else ()) if is_data(each.rpartition("/")[2])]
-        members += len(names)
-        samples += _grouped((f"{name}/{each}" for each in names), split=split)
-    return _listing(root, samples, shards=len(files)) if _are_samples(samples, members) else None
+        here = [f"{name}/{each}" for each in names]
+        members += here
+        samples += _grouped(here, split=split)
+    return _listing(root, samples, members=members, shards=len(files)) if _are_samples(samples, len(members)) else None
 
 
-def _grouped(paths: Iterator[str], *, split: str) -> Iterator[_Sample]:
-    """Files whose names are equal up to the first dot, one sample each."""
+def _grouped(paths: Iterable[str], *, split: str) -> Iterator[_Sample]:
+    """Files whose paths are equal up to the first dot of the name, one sample each. Without a split of the shard, the
+    folders in it say one."""
     images: dict[str, str] = {}
     said: dict[str, dict[str, str]] = {}
     for path in paths:
@@ -101,8 +117,18 @@ def _grouped(paths: Iterator[str], *, split: str) -> Iterator[_Sample]:
         elif extension in LABELS:
             said.setdefault(key, {})[extension] = path
     for key, path in images.items():
-        if is_utf8(path):
-            yield _Sample(path, split, said.get(key, {}))
+        inner = (SPLIT_OF[piece.lower()] for piece in key.split("/")[:-1] if piece.lower() in SPLIT_OF)
+        yield _Sample(path, split or next(inner, ""), said.get(key, {}))
+
+
+def _say_their_labels(root: Path, samples: list[_Sample]) -> bool:
+    """Whether half of the images have a .cls or a .json beside them, and the first of these say something."""
+    telling = [each for each in samples if {"cls", "json"} & each.said.keys()]
+    return (
+        bool(telling)
+        and 2 * len(telling) >= len(samples)
+        and any(label or texts for label, texts, _ in (_said(root, each) for each in telling[:PROBED]))
+    )
 
 
 def _are_samples(samples: list[_Sample], members: int) -> bool:
@@ -112,53 +138,77 @@ def _are_samples(samples: list[_Sample], members: int) -> bool:
     )
 
 
-def _listing(root: Path, samples: list[_Sample], *, shards: int) -> Listing:
-    rows = [(sample, *_said(root, sample)) for sample in samples]
-    if not any(label for _, label, _ in rows) and _texts_are_labels([texts for _, _, texts in rows]):
+def _listing(root: Path, samples: list[_Sample], *, members: list[str], shards: int) -> Listing:
+    _say_unused(root, samples, members)
+    rows = [(sample, *_said(root, sample)) for sample in samples if is_utf8(sample.path)]
+    if not any(label for _, label, _, _ in rows) and _texts_are_labels([texts for _, _, texts, _ in rows]):
         console.say(f"{root}: the .txt of the samples are taken as labels, because they are short and few differ")
-        rows = [(sample, texts[0], []) for sample, _, texts in rows if texts]
-    has_labels = any(label for _, label, _ in rows)
+        rows = [(sample, texts[0], [], "") for sample, _, texts, _ in rows if texts]
+    has_labels = any(label for _, label, _, _ in rows)
     used = [
         Row(sample.path, label, sample.split, "" if has_labels or not texts else json.dumps(texts))
-        for sample, label, texts in rows
+        for sample, label, texts, _ in rows
         if (label if has_labels else texts)
     ]
+    silent = [(sample, why) for sample, label, texts, why in rows if not (label if has_labels else texts)]
     if not used:
         raise DataError(
-            f"{root}: nothing in the shards says a label or a caption; a .json needs the key label or caption"
+            f"{root}: nothing in the shards says a label or a caption, such as {silent[0][0].path} ({silent[0][1]}); a .json "
+            "needs the key label or caption"
         )
-    if len(used) < len(rows):
+    if silent:
         what = "label" if has_labels else "caption"
-        console.say(f"{root}: {len(rows) - len(used)} images without a {what} are not used")
+        first, why = silent[0]
+        console.say(
+            f"{root}: {len(silent)} images without a {what} are not used, such as {first.path} ({why or f'no {what}'})"
+        )
     return listing_of(used, root=root, source=f"WebDataset, {shards} shard{'s' if shards != 1 else ''}")
 
 
-def _said(root: Path, sample: _Sample) -> tuple[str, list[str]]:
-    """(label, captions) of a sample; either may be empty."""
-    label, texts = "", list[str]()
+def _say_unused(root: Path, samples: list[_Sample], members: list[str]) -> None:
+    used = {path for each in samples for path in (each.path, *each.said.values())}
+    if unused := sorted(set(members) - used):
+        console.say(
+            f"{root}: {len(unused)} files in the shards are neither a sample's image nor said of one, and are not used, such "
+            f"as {unused[0]}"
+        )
+
+
+def _said(root: Path, sample: _Sample) -> tuple[str, list[str], str]:
+    """(label, captions) of a sample, either may be empty; and why there is no label where something was to say one."""
+    label, texts, why = "", list[str](), "" if sample.said else "no .cls, .json or .txt is beside it"
     for extension, path in sample.said.items():
+        name = path.rpartition("/")[2]
         try:
             text = read_file(root / path).decode("utf-8-sig", "replace").strip()
-        except OSError:
+        except OSError as error:
+            why = why or f"{name} cannot be read: {error.strerror or error}"
             continue
-        if extension == "cls":
+        if not text:
+            why = why or f"{name} is empty"
+        elif extension == "cls":
             label = text
         elif extension == "txt":
-            texts += [text] if text else []
+            texts.append(text)
         else:
-            found = _object(text)
+            found, wrong = _object(text)
             label = label or next((str(found[key]) for key in LABEL_KEYS if _is_plain(found.get(key))), "")
             for value in (found[key] for key in CAPTION_KEYS if found.get(key)):
                 texts += [str(each) for each in value] if isinstance(value, list) else [str(value)]
-    return label, texts if "txt" not in sample.said else list(dict.fromkeys(texts))
+            if not (label or texts):
+                why = why or f"{name} {wrong or 'has no label of text or a whole number, and no caption'}"
+    if len(label) > CLASS_LETTERS_MOST:
+        label, why = "", f"its label has {len(label)} letters, and at most {CLASS_LETTERS_MOST} are a class's name"
+    return label, texts if "txt" not in sample.said else list(dict.fromkeys(texts)), why
 
 
-def _object(text: str) -> dict[str, Any]:
+def _object(text: str) -> tuple[dict[str, Any], str]:
+    """A JSON object, or none and why."""
     try:
         found = json.loads(text)
-    except (ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
+    except (ValueError, RecursionError) as error:
+        return {}, f"is no JSON: {error}"
+    return (found, "") if isinstance(found, dict) else ({}, "is no JSON object")
 
 
 def _is_plain(value: Any) -> bool:

@@ -8,7 +8,7 @@ import json
 from typing import Any
 
 from fanlight.data.formats.listing import WAYS
-from fanlight.errors import DataError
+from fanlight.errors import DataError, shown
 
 Table = dict[str, list[str]]
 
@@ -29,11 +29,11 @@ def read(data: bytes, *, told: str) -> Table:
         raise DataError(f"{told} is not a list file ({error}). {WAYS}") from None
     head = [name.strip().lower() for name in rows.pop(0)] if rows else []
     if twice := [name for name in head if name and head.count(name) > 1]:
-        raise DataError(f"{told} has several columns {twice[0]!r}; keep one of them")
+        raise DataError(f"{told} has several columns {shown(twice[0])!r}; keep one of them")
     for number, row in enumerate(rows, 1):
         if len(row) != len(head):
             raise DataError(
-                f"{told}, entry {number}: {len(row)} fields where the first line has {len(head)}: {row[:4]}"
+                f"{told}, entry {number}: {len(row)} fields where the first line has {len(head)}: {shown(', '.join(row[:4]))!r}"
             )
     return {name: [row[column].strip() for row in rows] for column, name in enumerate(head)}
 

@@ -6,6 +6,7 @@ Paths are relative to the root, with forward slashes; the root itself is the emp
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
@@ -14,8 +15,9 @@ from fanlight import console
 from fanlight.data import inside
 from fanlight.data.inside import Archive
 from fanlight.data.manifest import read_file
-from fanlight.errors import DataError
+from fanlight.errors import DataError, shown
 
+_DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 NOT_DATA = ("thumbs.db", "desktop.ini", "__macosx")
 
 
@@ -174,6 +176,14 @@ def below(tree: Tree, part: str) -> Tree:
 
 def join(folder: str, name: str) -> str:
     return f"{folder}/{name}" if folder and name else folder or name
+
+
+def refuse_outside(name: str, *, told: str, root: Path) -> None:
+    """DataError for a name that leads out of `root`: a downloaded list must not read other files of this machine."""
+    if name.startswith(("/", "\\")) or _DRIVE.match(name) or ".." in name.replace("\\", "/").split("/"):
+        raise DataError(
+            f"{told}: {shown(name, letters=200)!r} points out of {root}; name files in it, or remove the row"
+        )
 
 
 def is_data(name: str) -> bool:

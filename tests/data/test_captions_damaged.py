@@ -1,0 +1,82 @@
+"""COCO's annotations as they should not be: each is refused by file, key and entry, or counted; never taken for a class."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data import layouts
+from fanlight.data.formats import Listing, recognise
+from fanlight.errors import DataError
+
+NAME = "annotations/captions_train2017.json"
+
+
+def listing(path: Path) -> Listing:
+    return recognise(str(path), cache=Path("unused"))
+
+
+def written(root: Path, change: Callable[[Any], Any]) -> Path:
+    layouts.coco(root)
+    (root / NAME).write_text(json.dumps(change(json.loads((root / NAME).read_text()))))
+    return root
+
+
+def without(key: str) -> Callable[[Any], Any]:
+    return lambda document: {name: value for name, value in document.items() if name != key}
+
+
+def first(key: str, **fields: Any) -> Callable[[Any], Any]:
+    return lambda document: document | {key: [document[key][0] | fields, *document[key][1:]]}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (without("images"), "has no key images, as COCO captions have"),
+        (without("annotations"), "has no key annotations, as COCO captions have"),
+        (lambda document: {}, "has no key images and no key annotations"),
+        (lambda document: [document], "holds a list, not an object with the keys images and annotations"),
+        (lambda document: document | {"images": {}}, "images is an object, not a list"),
+        (lambda document: document | {"annotations": None}, "annotations is null, not a list"),
+        (lambda document: document | {"images": [7]}, "entry 1 of images is a number, not an object"),
+        (lambda document: document | {"images": [{"id": 1}]}, "entry 1 of images has no file_name"),
+        (first("images", id=[1]), "entry 1 of images: its id is a list"),
+        (first("images", id=1.5), "entry 1 of images: its id is a number that is not whole"),
+        (first("images", id=True), "entry 1 of images: its id is true or false"),
+        (first("images", file_name=5), "entry 1 of images: its file_name is a number"),
+        (first("annotations", image_id={}), "entry 1 of annotations: its image_id is an object"),
+        (lambda document: document | {"annotations": [{"image_id": 1}]}, "entry 1 of annotations has no caption"),
+    ],
+)
+def test_refused_by_file_key_and_entry(tmp_path: Path, change: Callable[[Any], Any], message: str) -> None:
+    with pytest.raises(DataError, match=f"{NAME}:? {message}"):
+        listing(written(tmp_path, change))
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (first("annotations", image_id=77), "first entry 1, of image 77. Their images are not in it"),
+        (first("annotations", caption=5), "first entry 1, whose caption is a number. Their captions are no text"),
+    ],
+)
+def test_annotations_that_are_not_used_are_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], change: Callable[[Any], Any], told: str
+) -> None:
+    found = listing(written(tmp_path, change))
+    assert sum(len(json.loads(each)) for each in found.captions) == 5 * 7 - 1
+    assert f"{NAME}: 1 of 20 annotations are not used, {told}" in capsys.readouterr().err
+
+
+def test_annotations_alone_are_no_class(tmp_path: Path) -> None:
+    root = layouts.coco(tmp_path)
+    for split in ("train2017", "val2017"):
+        for path in (root / split).iterdir():
+            path.rename(path.with_name(f"{split}-{path.name}"))
+    with pytest.raises(
+        DataError, match=r"captions_train2017\.json, captions_val2017\.json in annotations/ leave no image"
+    ):
+        listing(root)
