@@ -17,7 +17,7 @@ from fanlight.errors import DataError
 
 SAME_PIXELS = 0.005  # distance of spectra within which pictures of one size are decoded whole and compared
 AGREE_LEAST, PIXELS_LEAST = 6, 0.8  # keypoints and pixels: of 765 copies .5 % are lower, of one room's stills most are
-FEW_AGREE, FEW_PIXELS = 4, 0.85  # or fewer keypoints, with pixels that agree better; strangers reach 3, one in 400 more
+FEW_AGREE, FEW_PIXELS = 4, 0.9  # or fewer keypoints, with pixels that agree better; strangers reach 3, one in 400 more
 TURNED_MORE, TURNED_PIXELS = (
     1.5,
     0.68,
