@@ -18,10 +18,8 @@ from fanlight.errors import DataError
 SAME_PIXELS = 0.005  # distance of spectra within which pictures of one size are decoded whole and compared
 AGREE_LEAST, PIXELS_LEAST = 6, 0.8  # keypoints and pixels: of 765 copies .5 % are lower, of one room's stills most are
 FEW_AGREE, FEW_PIXELS = 4, 0.9  # or fewer keypoints, with pixels that agree better; strangers reach 3, one in 400 more
-TURNED_MORE, TURNED_PIXELS = (
-    1.5,
-    0.68,
-)  # of the distance of near copies, as views blur; pixels: of 800 copies .5 % are lower
+# Of the distance of near copies, as views blur; and pixels: of 800 copies .5 % are lower.
+TURNED_MORE, TURNED_PIXELS = 1.5, 0.68
 TURNED_SPREAD = 16.0  # effective frequencies from which that holds: one low sun is like another
 STRONG_AGREE, STRONG_PIXELS = 10, 0.85  # a pair that counts as two, see `components`
 
