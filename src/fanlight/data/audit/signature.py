@@ -17,14 +17,12 @@ import numpy as np
 from fanlight.data import canvas
 from fanlight.data.audit import keypoints
 
-VERSION = "1"  # of what is kept; signatures of another version are made again
+VERSION = "2"  # of what is kept; signatures of another version are made again
 CANVAS_PX = 72  # short side: large JPEGs decode at a fraction, and SIFT costs a third less than at 96 px
 FREQUENCIES = 16
 THUMB_PX = 32
 COLOUR_PX = 8
-WHITENING = (
-    0.75  # exponent of the frequency: pictures have amplitudes ~ 1/f, so plain correlation sees only large shapes
-)
+WHITENING = 0.75  # exponent of the frequency: amplitudes are ~ 1/f, so plain correlation sees only large shapes
 LEVELS_LEAST = 2.0  # root mean square of the grey levels about their mean: below, JPEG noise is what is compared
 SPREAD_LEAST = 2.0  # effective number of frequencies: fewer is a plain gradient, which says nothing
 
