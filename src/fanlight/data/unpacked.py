@@ -22,7 +22,7 @@ from fanlight import machine
 from fanlight.console import bytes_text, say
 from fanlight.data import archives, cache
 from fanlight.data.inside import HEAD_BYTES, Archive, Part, Reader
-from fanlight.errors import DataError
+from fanlight.errors import DataError, DiskError, disk_is_full
 
 AT_ONCE = 1 << 20  # bytes
 XZ_MEMORY = 1 << 29  # bytes that a decoder may ask for; the highest level asks for 65 MB
@@ -155,7 +155,8 @@ def _kept_by(digest: str, write: Callable[[IO[bytes]], Any], *, told: str) -> Pa
                         with contextlib.suppress(OSError):
                             part.unlink()
         except OSError as error:
-            raise DataError(
+            kind = DiskError if disk_is_full(error) else DataError
+            raise kind(
                 f"{told} cannot be unpacked into {target.parent}: {error.strerror or error}; make room, set FANLIGHT_CACHE to "
                 "another folder, or unpack it yourself"
             ) from None
