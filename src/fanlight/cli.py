@@ -1,5 +1,6 @@
 """The command line. Heavy modules are imported inside commands, so that `--help` is quick; errors that a user can cause
-print one line and set the exit code: 1 failed, 2 usage, 3 data refused, 75 stopped but resumable."""
+print one line and set the exit code: 1 failed, 2 usage, 3 data refused, 75 stopped but resumable, 130 ended by Ctrl-C with
+nothing to continue."""
 
 import os
 import shlex
@@ -10,11 +11,21 @@ from typing import Annotated, Any
 
 import typer
 
-from fanlight import cli_data, cli_study, console
+from fanlight import cli_data, cli_once, cli_study, console
 from fanlight.cli_data import GroupByOption, JsonOption, PackDirOption
-from fanlight.errors import ConfigError, DataError, FanlightError, RunError, Stopped, TrainingError
+from fanlight.errors import (
+    ConfigError,
+    DataError,
+    DiskError,
+    FanlightError,
+    RunError,
+    Stopped,
+    TrainingError,
+    disk_is_full,
+)
 
 INTERRUPTED = 130  # exit code of a command that Ctrl-C ended and that has nothing to continue
+INTERRUPTED_WORDS = "Interrupted; there is nothing to continue, and the same command begins anew"
 
 app = typer.Typer(
     help="Parallel deep learning for images: a folder of images in, a trained, evaluated classifier out.",
@@ -292,6 +303,9 @@ def cache_clear() -> None:
     console.say(f"freed {console.bytes_text(cache.clear())} in {cache.folder()}")
 
 
+cli_once.tell_repeats(app, cache_app)
+
+
 def config_values(options: dict[str, Any]) -> dict[str, Any]:
     """Config keys and values of options by their names here; `section__field` is a key too."""
     values = {FLAGS[name] if name in FLAGS else name.replace("__", ".", 1): value for name, value in options.items()}
@@ -360,7 +374,7 @@ def _run() -> int:
     try:
         code = app(standalone_mode=False, prog_name="fanlight")
         if code == INTERRUPTED:  # typer makes that of a KeyboardInterrupt, and says nothing
-            print("Interrupted", file=sys.stderr)
+            print(INTERRUPTED_WORDS, file=sys.stderr)
         return code if isinstance(code, int) else 0
     except Stopped as stopped:
         print(str(stopped)[:1].upper() + str(stopped)[1:], file=sys.stderr)
@@ -374,7 +388,17 @@ def _run() -> int:
         error.show()  # type: ignore[attr-defined]
         return 2
     except (typer.Abort, KeyboardInterrupt):
+        print(INTERRUPTED_WORDS, file=sys.stderr)
         return INTERRUPTED
+    except OSError as error:
+        if not disk_is_full(error):
+            raise
+        where = f"{error.filename} cannot be written: " if error.filename else ""
+        print(
+            f"Error: {where}{os.strerror(error.errno or 0)}; free some room and give the same command again",
+            file=sys.stderr,
+        )
+        return DiskError.exit_code
 
 
 if __name__ == "__main__":

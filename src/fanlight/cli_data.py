@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from fanlight import console
-from fanlight.errors import ConfigError
+from fanlight.errors import ConfigError, unwritable
 
 DataArgument = Annotated[
     str, typer.Argument(help="Class folders, an archive of them, a list file, or the built-in `digits`.")
@@ -59,9 +59,7 @@ def check(
         try:
             data_report.write(manifest, place, command=shlex.join(["fanlight", *sys.argv[1:]]), fixes=said)
         except OSError as error:
-            raise ConfigError(
-                f"--report {place} cannot be written: {error.strerror or error}; use another path"
-            ) from None
+            raise unwritable(error, f"--report {place}", otherwise="use another path") from None
         console.say(f"Report: {place}")
         document |= {"report": str(place)}
     console.result(document)

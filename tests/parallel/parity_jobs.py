@@ -272,7 +272,7 @@ def train_on(
         t.enter(done // t.steps_per_epoch)
         t.restore(state.load(Path(start), part_of=t.part_of)[0])
         t.optimizer.restore_scalars(document)
-    losses, samples = [], []
+    losses, samples, means_bytes = [], [], 0
     for step, batch in zip(range(done, to), batches(t, done=done)):
         sums = sums_of(t, exchanged(batch, exchange) if exchange else batch)
         t.update(step)
@@ -280,14 +280,17 @@ def train_on(
         samples.append([rows.samples.tolist() for rows in batch.parts])
         if checkpoints and step + 1 == (save_at or to):
             document = {"step": step + 1, **t.optimizer.scalars()}
+            before = comm.sent["means for checkpoints"]
+            tensors = t.tensors()
+            means_bytes = comm.sent["means for checkpoints"] - before
             saved = state.save(
-                Path(checkpoints), tensors=t.tensors(), document=document, world=world, keep=9, held_of=t.held_of
+                Path(checkpoints), tensors=tensors, document=document, world=world, keep=9, held_of=t.held_of
             )
             path = str(saved)
     return {
         "digest": digest(t.tensors()), "keys": sorted(t.tensors()), "losses": losses, "samples": samples,
         "checkpoint": path, "data rank": t.layout.data_rank(world.rank), "cuts": t.placed.cuts,
-        "own": digest(t.weights()),
+        "own": digest(t.weights()), "means_bytes": means_bytes,
     }  # fmt: skip
 
 

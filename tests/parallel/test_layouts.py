@@ -138,6 +138,7 @@ def test_ranks_that_train_apart_go_on_with_the_same_bits(call, tmp_path, name, s
     assert [answer["losses"] for answer in resumed] == [answer["losses"][save_at:] for answer in whole]
     assert [answer["digest"] for answer in resumed] == [answer["digest"] for answer in whole]
     assert whole[0]["own"] != whole[1]["own"]  # after step 7, no meeting
+    assert (whole[0]["means_bytes"] == 0) == (save_at == 3), "at a meeting the weights are equal already"
 
 
 def test_rounded_gradients_are_another_algorithm_and_near(call):

@@ -3,14 +3,17 @@
 import csv
 import json
 import os
+import signal
 import subprocess
 import sys
+from contextlib import ExitStack
 from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 
 from data.packs import photos, spoil
@@ -133,6 +136,20 @@ def test_a_worker_of_the_naive_ways_imports_no_torch() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ | place
     )
     assert done.stdout.split() == ["False"]
+
+
+def test_workers_of_the_naive_ways_do_not_hear_ctrl_c() -> None:
+    """One that died of it while it held the tasks' lock would keep the study from its end."""
+    with ExitStack() as stack:
+        ((pool, _, _),) = naive.opened([2], stack)
+        pids = {
+            worker.pid
+            for worker in psutil.Process().children(recursive=True)
+            if "spawn_main" in " ".join(worker.cmdline())
+        }
+        for pid in pids:
+            os.kill(pid, signal.SIGINT)
+        assert len(pids) == 2 and set(pool.map(naive._imported, range(8), chunksize=1)) <= pids
 
 
 def test_other_pixels_are_an_error() -> None:

@@ -14,7 +14,7 @@ from fanlight.data import cache, copies, formats, grouping, scan
 from fanlight.data import manifest as manifests
 from fanlight.data.audit import Audit
 from fanlight.data.manifest import Manifest
-from fanlight.errors import ConfigError, FanlightError, shown
+from fanlight.errors import FanlightError, Stopped, shown, unwritable
 
 WIDE = 400  # letters of a line: a group may have a thousand files
 LABEL_LETTERS, PATH_LETTERS = 80, 200  # shown of one
@@ -53,7 +53,15 @@ def examine(
     path: str, *, workers: int | None = None, level: str = "quick", group_by: str | None = None
 ) -> tuple[Manifest, Audit | None]:
     """Every file read and decoded, and copies looked for as `level` of config.AUDITS says."""
-    return copies.find(up_to_date(path, decode=True, workers=workers, group_by=group_by), level, workers=workers)
+    manifest = up_to_date(path, decode=True, workers=workers, group_by=group_by)
+    try:
+        return copies.find(manifest, level, workers=workers)
+    except KeyboardInterrupt:
+        if not cache.manifest_path(path).is_file():
+            raise
+        raise Stopped(
+            f"stopped; what was read of {len(manifest)} files is kept, and the same command goes on with the search for copies"
+        ) from None
 
 
 def tell(path: str, manifest: Manifest, found: Audit | None, *, out: Path | None, level: str) -> dict[str, Any]:
@@ -86,11 +94,11 @@ def tell(path: str, manifest: Manifest, found: Audit | None, *, out: Path | None
 
 
 def write(manifest: Manifest, path: Path, *, option: str) -> None:
-    """Saves a manifest where a user wants it; ConfigError, with the `option` that said so, where it cannot be."""
+    """Saves a manifest where a user wants it; An error that names the `option` where it cannot be."""
     try:
         manifest.save(path)
     except OSError as error:
-        raise ConfigError(f"{option} {path} cannot be written: {error.strerror or error}; use another path") from None
+        raise unwritable(error, f"{option} {path}", otherwise="use another path") from None
 
 
 def _print(document: dict[str, Any], manifest: Manifest, *, imbalance: float) -> None:

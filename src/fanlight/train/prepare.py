@@ -16,10 +16,13 @@ from fanlight.config import Config, keys
 from fanlight.data import audit, checkup, copies, formats, pack, scan, source, split
 from fanlight.data import manifest as manifests
 from fanlight.data.manifest import SPLITS, Manifest
-from fanlight.errors import ConfigError, DataError
+from fanlight.errors import ConfigError, DataError, DiskError
 from fanlight.models import weights_file
 from fanlight.train import checks, folder, layouting, resolve
 
+OTHERWISE = (  # than a disk that lacks room for the pack
+    "make it smaller with --set data.canvas_px=N, name another disk with --pack-dir, or train from the files with --no-pack"
+)
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow", "opencv-python-headless", "safetensors", "pyarrow")
 
 
@@ -121,7 +124,7 @@ def _scan(
 def _make_pack(config: Config, manifest: Manifest) -> pack.Pack:
     return pack.make(
         manifest, canvas_px=config.data.canvas_px or 0, parent=pack.parent(config.execution.pack_dir),
-        workers=machine.cores_usable(),
+        workers=machine.cores_usable(), otherwise=OTHERWISE,
     )  # fmt: skip
 
 
@@ -185,7 +188,7 @@ def _pack(choices: resolve.Choices, manifest: Manifest) -> tuple[Manifest, pack.
         return manifest, None
     try:
         made = _make_pack(config, manifest)
-    except DataError as error:
+    except (DataError, DiskError) as error:
         if config.execution.pack or config.execution.pack_dir:
             raise
         console.warn("training without a pack", why=str(error), do="It decodes every image at every epoch")

@@ -17,7 +17,7 @@ from fanlight.data.manifest import arrow
 from fanlight.errors import RunError
 
 KINDS = ("bytes", "pixels", "near", "turned", "frame")
-VERSION = 2  # of what is found and how; audits of another version are made again
+VERSION = 3  # of what is found and how; audits of another version are made again
 
 
 @dataclass(frozen=True, eq=False)

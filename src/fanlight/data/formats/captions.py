@@ -6,14 +6,14 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from fanlight import console
 from fanlight.data.formats.listing import Listing, Row, listing_of, split_in
 from fanlight.data.formats.tree import Disk, Tree, below, join, refuse_outside
-from fanlight.errors import DataError, shown
+from fanlight.errors import DataError, shown, shown_all
 
 _COCO = re.compile(r"captions?_?(.*)\.json", re.IGNORECASE)
 _TOKEN = re.compile(r"([^\t]+)#\d+\t(.*)")  # 1000268201_693b08cb0e.jpg#0	A child in a pink dress …
@@ -82,22 +82,45 @@ def _kind(value: Any) -> str:
     return names.get(type(value), "a number that is not whole")
 
 
-def _coco_entries(document: dict[str, Any], *, told: str, root: Path) -> tuple[dict[Any, str], dict[Any, list[str]]]:
-    """(id -> file name, id -> sentences). DataError that names the entry; what names no image, or says nothing, is counted."""
-    names: dict[Any, str] = {}
-    sentences: dict[Any, list[str]] = {}
-    unknown: list[str] = []
-    silent: list[str] = []
+def _coco_images(document: dict[str, Any], *, told: str, root: Path) -> dict[Any, list[str]]:
+    """id -> file names, of which there should be one. DataError that names the entry; ids that are there twice are counted."""
+    found: dict[Any, list[str]] = {}
+    repeated: list[str] = []
     for number, each in enumerate(document["images"], 1):
         place = f"{told}: entry {number} of images"
         name = _field(each, "file_name", (str,), place=place)
         refuse_outside(name, told=place, root=root)
-        names[_field(each, "id", (int, str), place=place)] = name
+        same = found.setdefault(_field(each, "id", (int, str), place=place), [])
+        if name in same:
+            repeated.append(f"entry {number}, of image {shown(str(each['id']))}")
+        else:
+            same.append(name)
+    total = len(document["images"])
+    if repeated:
+        console.warn(
+            f"{told}: {len(repeated)} of {total} entries of images are there before, first {repeated[0]}",
+            why="Each image is used once, with all its captions", do="Remove the repeated entries",
+        )  # fmt: skip
+    if several := {image: names for image, names in found.items() if len(names) > 1}:
+        image, names = next(iter(several.items()))
+        console.warn(
+            f"{told}: {sum(map(len, several.values()))} of {total} images share their id with another and are not used, first "
+            f"{shown_all(names)} of id {shown(str(image))}",
+            why="Which of them a caption means cannot be known", do="Give each image an id of its own",
+        )  # fmt: skip
+    return found
+
+
+def _coco_captions(document: dict[str, Any], images: Collection[Any], *, told: str) -> dict[Any, list[str]]:
+    """id -> sentences. DataError that names the entry; what names none of the `images`, or says nothing, is counted."""
+    sentences: dict[Any, list[str]] = {}
+    unknown: list[str] = []
+    silent: list[str] = []
     for number, each in enumerate(document["annotations"], 1):
         place = f"{told}: entry {number} of annotations"
         image = _field(each, "image_id", (int, str), place=place)
         text = _field(each, "caption", (object,), place=place)
-        if image not in names:
+        if image not in images:
             unknown.append(f"entry {number}, of image {shown(str(image))}")
         elif not isinstance(text, str):
             silent.append(f"entry {number}, whose caption is {_kind(text)}")
@@ -109,7 +132,7 @@ def _coco_entries(document: dict[str, Any], *, told: str, root: Path) -> tuple[d
                 f"{told}: {len(wrong)} of {len(document['annotations'])} annotations are not used, first {wrong[0]}",
                 why=why, do="Download it again",
             )  # fmt: skip
-    return names, sentences
+    return sentences
 
 
 def _field(entry: Any, key: str, kinds: tuple[type, ...], *, place: str) -> Any:
@@ -124,8 +147,10 @@ def _field(entry: Any, key: str, kinds: tuple[type, ...], *, place: str) -> Any:
 
 def _coco_rows(tree: Tree, part: str, document: dict[str, Any], *, path: str, wanted: str) -> list[Row]:
     told = path.rpartition("/")[2]
-    names, sentences = _coco_entries(document, told=str(tree.root / path), root=tree.root)
-    folder = _folder_of(tree, part, list(names.values()), wanted=wanted)
+    images = _coco_images(document, told=str(tree.root / path), root=tree.root)
+    sentences = _coco_captions(document, images, told=str(tree.root / path))
+    listed = [name for names in images.values() for name in names]
+    folder = _folder_of(tree, part, listed, wanted=wanted)
     if folder is None:
         console.warn(
             f"{told} is not used", why=f"None of its images is in {wanted or 'a folder'} beside it",
@@ -133,18 +158,18 @@ def _coco_rows(tree: Tree, part: str, document: dict[str, Any], *, path: str, wa
         )  # fmt: skip
         return []
     there = below(tree, folder).files("") if folder else ()
-    unlisted = sorted({path.rpartition("/")[2] for path in there} - set(names.values()))
+    unlisted = sorted({path.rpartition("/")[2] for path in there} - set(listed))
     if unlisted:
         console.say(
             f"{tree.root / folder}: {len(unlisted)} images are not in {told} and not used, such as {unlisted[0]}"
         )
-    captioned = {number: name for number, name in names.items() if sentences.get(number)}
+    names = {image: found[0] for image, found in images.items() if len(found) == 1}
+    captioned = {image: name for image, name in names.items() if sentences.get(image)}
     if len(captioned) < len(names):
         console.say(f"{told}: {len(names) - len(captioned)} images have no caption and are not used")
     split = split_in(wanted)
     return [
-        Row(join(folder, name), split=split, captions=json.dumps(sentences[number]))
-        for number, name in captioned.items()
+        Row(join(folder, name), split=split, captions=json.dumps(sentences[image])) for image, name in captioned.items()
     ]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -35,7 +36,7 @@ def opened(workers: Sequence[int], stack: ExitStack) -> list[tuple[Pool, int, fl
     for count in workers:
         begin = time.perf_counter()
         with _environment():
-            pool = stack.enter_context(multiprocessing.get_context("spawn").Pool(count))
+            pool = stack.enter_context(multiprocessing.get_context("spawn").Pool(count, _deaf))
         pool.map(_imported, range(4 * count), chunksize=1)
         found.append((pool, count, time.perf_counter() - begin))
     return found
@@ -108,6 +109,11 @@ def _digest(way: Callable[[], Any]) -> str:
 
 def _count(way: Callable[[], Any]) -> int:
     return sum(1 for _ in way())
+
+
+def _deaf() -> None:
+    """A terminal's Ctrl-C reaches workers, too: one that died of it with the tasks' lock would keep the pool from its end."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _imported(_: int) -> int:
