@@ -74,6 +74,8 @@ FLAGS = {
 app.command()(cli_data.check)
 app.command()(cli_data.pack)
 app.command()(cli_study.study)
+cache_app.command("list")(cli_data.cache_list)
+cache_app.command("clear")(cli_data.cache_clear)
 
 
 @app.command()
@@ -279,28 +281,6 @@ def runs(
     found = listing.find(folder)
     console.say(listing.table(found, folder=folder))
     console.result({"runs": found})
-
-
-@cache_app.command("list")
-def cache_list(as_json: JsonOption = False) -> None:
-    """What the cache holds, largest first."""
-    console.set_json(as_json)
-    from fanlight.data import cache
-
-    entries = cache.entries()
-    for entry in entries:
-        console.say(f"{console.bytes_text(entry.bytes):>10}  {entry.kind:<9} {entry.path.name}  {entry.text}")
-    console.say(f"{console.bytes_text(sum(entry.bytes for entry in entries)):>10}  in {cache.folder()}")
-    rows = [{"path": e.path, "kind": e.kind, "bytes": e.bytes, "text": e.text} for e in entries]
-    console.result({"cache": cache.folder(), "entries": rows})
-
-
-@cache_app.command("clear")
-def cache_clear() -> None:
-    """Delete everything in the cache; the next run makes what it needs again."""
-    from fanlight.data import cache
-
-    console.say(f"freed {console.bytes_text(cache.clear())} in {cache.folder()}")
 
 
 cli_once.tell_repeats(app, cache_app)

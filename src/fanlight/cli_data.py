@@ -82,3 +82,23 @@ def pack(
     console.result(
         packing.pack(data, image_px=image_size, workers=workers, pack_dir=pack_dir, engine=engine, scheduler=scheduler)
     )
+
+
+def cache_list(as_json: JsonOption = False) -> None:
+    """What the cache holds, largest first."""
+    console.set_json(as_json)
+    from fanlight.data import cache
+
+    entries = cache.entries()
+    for entry in entries:
+        console.say(f"{console.bytes_text(entry.bytes):>10}  {entry.kind:<9} {entry.path.name}  {entry.text}")
+    console.say(f"{console.bytes_text(sum(entry.bytes for entry in entries)):>10}  in {cache.folder()}")
+    rows = [{"path": e.path, "kind": e.kind, "bytes": e.bytes, "text": e.text} for e in entries]
+    console.result({"cache": cache.folder(), "entries": rows})
+
+
+def cache_clear() -> None:
+    """Delete everything in the cache; the next run makes what it needs again."""
+    from fanlight.data import cache
+
+    console.say(f"freed {console.bytes_text(cache.clear())} in {cache.folder()}")
