@@ -249,7 +249,10 @@ def test_groups_by_a_pattern_stay_together(fanlight, own_place):
         sides.setdefault(path[-5], set()).add(split)
     assert len(sides) == 10 and all(len(found) == 1 for found in sides.values())
     answer = fanlight("train", "data", *tiny.QUICK, "--group-by", "patient", "--out", "other")
-    assert answer.code == 2 and "data.group_by 'patient' matches none of 60 paths, such as blue/00.png" in answer.err
+    assert (
+        answer.code == 2
+        and "data.group_by 'patient' cannot be a column, because there are none in class folders." in answer.err
+    )
 
 
 def test_what_check_and_train_cannot_be_asked(fanlight, own_place):

@@ -32,7 +32,6 @@ def cifar(tree: Tree, part: str) -> Listing | None:
     pickles = [name for name in batches if not name.endswith(".bin")]
     if not (binary or ({"meta", "batches.meta"} & set(files) and pickles) or any("batch" in name for name in pickles)):
         return None
-    _warn_of_missing(binary or pickles, tree.root / part)
     names = _class_names(tree, part, files)
     rows: list[Row] = []
     kinds = set()
@@ -45,6 +44,7 @@ def cifar(tree: Tree, part: str) -> Listing | None:
             if names and label >= len(names):
                 raise DataError(f"{tree.root / path}: sample {number} has label {label} of {len(names)} classes")
             rows.append(Row(f"{path}/{samples.name(number)}", names[label] if names else str(label), split))
+    _warn_of_missing(binary or pickles, tree.root / part)
     version = "binary" if binary else "Python"
     return listing_of(rows, root=tree.root, source=f"CIFAR-{'/'.join(sorted(kinds))}, {version} version")
 

@@ -41,8 +41,10 @@ def manifest_file(place: Path) -> Listing | None:
         for name in ("path", "label", "split", "group", "weight", "captions", "sha256")
     }
     groups = np.where(of["group"] == of["sha256"], "", of["group"])
+    columns = {name: manifest.column(name)[rows].tolist() for name in manifests.SCHEMA.names if name != "captions"}
     return Listing(
         root=manifest.root, source=f"manifest {place.name}", paths=of["path"].tolist(), labels=of["label"].tolist(),
         splits=of["split"].tolist(), groups=groups.tolist(), weights=of["weight"].tolist() if any(of["weight"]) else [],
         captions=of["captions"].tolist() if any(of["captions"]) else [],
+        columns={name: list(map(str, values)) for name, values in columns.items()} | {"group": groups.tolist()},
     )  # fmt: skip

@@ -17,9 +17,9 @@ from typing import Any
 from fanlight import console
 from fanlight.data import inside
 from fanlight.data.formats.listing import CLASS_LETTERS_MOST, SPLIT_OF, Listing, Row, listing_of, split_in
-from fanlight.data.formats.tree import Disk, Tree, is_data, is_utf8, join
+from fanlight.data.formats.tree import Disk, Tree, is_data, is_text, is_utf8, join
 from fanlight.data.manifest import read_file
-from fanlight.errors import DataError, shown_all
+from fanlight.errors import DataError, shown, shown_all
 
 IMAGES = ("jpg", "jpeg", "png", "webp", "ppm", "pgm", "pbm", "bmp", "gif", "tif", "tiff", "img")
 LABELS = ("cls", "json", "txt")
@@ -201,6 +201,8 @@ def _said(root: Path, sample: _Sample) -> tuple[str, list[str], str]:
                 why = why or f"{name} {wrong or 'has no label of text or a whole number, and no caption'}"
     if len(label) > CLASS_LETTERS_MOST:
         label, why = "", f"its label has {len(label)} letters, and at most {CLASS_LETTERS_MOST} are a class's name"
+    if not is_text(label):
+        label, why = "", f"its label {shown(label)!r} holds half of a letter and cannot be kept in a table"
     return label, texts if "txt" not in sample.said else list(dict.fromkeys(texts)), why
 
 
