@@ -43,12 +43,6 @@ def up_to_date(path: str, *, decode: bool, workers: int | None = None, group_by:
     return manifest
 
 
-def check(path: str, *, workers: int | None = None, out: Path | None = None, level: str = "quick") -> dict[str, Any]:
-    """Reads and decodes every file and looks for copies; prints what was found; the JSON object of `check --json`."""
-    manifest, found = examine(path, workers=workers, level=level)
-    return tell(path, manifest, found, out=out, level=level)
-
-
 def examine(
     path: str, *, workers: int | None = None, level: str = "quick", group_by: str | None = None
 ) -> tuple[Manifest, Audit | None]:
