@@ -43,12 +43,6 @@ def up_to_date(path: str, *, decode: bool, workers: int | None = None, group_by:
     return manifest
 
 
-def check(path: str, *, workers: int | None = None, out: Path | None = None, level: str = "quick") -> dict[str, Any]:
-    """Reads and decodes every file and looks for copies; prints what was found; the JSON object of `check --json`."""
-    manifest, found = examine(path, workers=workers, level=level)
-    return tell(path, manifest, found, out=out, level=level)
-
-
 def examine(
     path: str, *, workers: int | None = None, level: str = "quick", group_by: str | None = None
 ) -> tuple[Manifest, Audit | None]:
@@ -72,18 +66,19 @@ def tell(path: str, manifest: Manifest, found: Audit | None, *, out: Path | None
         write(manifest, kept, option="--out")
     facts = manifests.audit(manifest)
     labels, splits = manifest.column("label")[manifest.ok], manifest.column("split")[manifest.ok]
-    bad = np.flatnonzero(~manifest.ok)
+    paths, reasons = manifest.column("path"), manifest.column("reason")
     quarantined = [
-        {"path": str(manifest.column("path")[row]), "reason": str(manifest.column("reason")[row])} for row in bad
+        {"path": str(paths[row]), "reason": str(reasons[row])} for row in np.flatnonzero(~manifest.ok).tolist()
     ]
+    counts = Counter(labels.tolist())
     document = {
         "images": int(manifest.ok.sum()),
-        "classes": {name: int((labels == name).sum()) for name in manifest.classes},
+        "classes": {name: counts[name] for name in manifest.classes},
         "splits": dict(Counter(name or "none given" for name in splits.tolist())),
         "quarantined": quarantined,
         "audit": level,
         **{key: facts[key] for key in ("exact_copies", "near_copies", "copy_groups", "label_conflicts", "leaks")},
-        "frame_runs": [manifest.column("path")[rows].tolist() for rows in found.runs()] if found else [],
+        "frame_runs": [paths[rows].tolist() for rows in found.runs()] if found else [],
         "unjudged": found.unjudged if found else 0,
         "manifest": str(kept) if kept.is_file() else None,
     }

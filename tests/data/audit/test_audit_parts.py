@@ -1,4 +1,4 @@
-"""The audit's parts: buckets, groups, thresholds, keypoints, frames, sheets."""
+"""The audit's parts: buckets, groups, thresholds, keypoints, frames."""
 
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
@@ -15,7 +15,7 @@ from data.audit.pictures import turned as audit_turned
 from fanlight.data import audit
 from fanlight.data.audit import buckets, components, frames, keypoints, near, result, rotated, turned
 from fanlight.data.audit.signature import Signatures, empty, signature
-from fanlight.errors import DataError, RunError
+from fanlight.errors import RunError
 
 
 def signatures(images: list[np.ndarray], *, thorough: bool = True) -> Signatures:
@@ -187,22 +187,6 @@ def test_frames_are_runs_and_not_copies(tmp_path: Path, monkeypatch: pytest.Monk
     moved[found.runs()[0][0]] = "val"
     leak = audit.leaks(found, moved)
     assert [(one.of, len(one.rows), one.values) for one in leak] == [("frames", 12, ("train", "val"))]
-
-
-def test_a_sheet_shows_each_picture_in_its_place(tmp_path: Path) -> None:
-    colours = {"a/1.png": (0, 0, 255), "a/2.png": (0, 255, 0), "b/3.png": (255, 0, 0)}
-    files = {
-        name: cv2.imencode(".png", np.full((20, 40, 3), colour, np.uint8))[1].tobytes()
-        for name, colour in colours.items()
-    }
-    manifest = folder_of(tmp_path, files)
-    (tmp_path / "a/2.png").unlink()
-    page = cv2.imdecode(np.frombuffer(audit.sheet(manifest, [0, 1, 2], columns=2), np.uint8), cv2.IMREAD_COLOR)
-    assert page.shape == (2 * 132 + 4, 2 * 132 + 4, 3)
-    middles = [page[68, 68], page[68, 200], page[200, 68]]
-    assert np.abs(np.array(middles, int) - [(0, 0, 255), (255, 255, 255), (255, 0, 0)]).max() < 12
-    with pytest.raises(DataError, match="needs at least one image"):
-        audit.sheet(manifest, [])
 
 
 def test_an_audit_that_is_none_says_so(tmp_path: Path) -> None:

@@ -5,6 +5,5 @@
 
 from fanlight.data.audit.result import KINDS, Audit, Finding, conflicts, leaks
 from fanlight.data.audit.search import Pixels, find
-from fanlight.data.audit.sheet import sheet
 
-__all__ = ["KINDS", "Audit", "Finding", "Pixels", "conflicts", "find", "leaks", "sheet"]
+__all__ = ["KINDS", "Audit", "Finding", "Pixels", "conflicts", "find", "leaks"]

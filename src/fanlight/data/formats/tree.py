@@ -6,7 +6,6 @@ Paths are relative to the root, with forward slashes; the root itself is the emp
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
@@ -18,7 +17,6 @@ from fanlight.data.inside import Archive
 from fanlight.data.manifest import read_file
 from fanlight.errors import DataError, shown
 
-_DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 NOT_DATA = ("thumbs.db", "desktop.ini", "__macosx")
 
 
@@ -181,7 +179,7 @@ def join(folder: str, name: str) -> str:
 
 def refuse_outside(name: str, *, told: str, root: Path) -> None:
     """DataError for a name that leads out of `root`: a downloaded list must not read other files of this machine."""
-    if name.startswith(("/", "\\")) or _DRIVE.match(name) or ".." in name.replace("\\", "/").split("/"):
+    if inside.points_out(name):
         raise DataError(
             f"{told}: {shown(name, letters=200)!r} points out of {root}; name files in it, or remove the row"
         )

@@ -32,7 +32,7 @@ class Sample:
     canvas_px: int
     files: list[Job]  # by distinct content
     pixels: list[Job]  # the same images in the pack
-    labels: list[str]  # the folder that each is from
+    labels: list[str]  # the class of each; empty where there are captions only
 
     def __len__(self) -> int:
         return len(self.files)
