@@ -25,6 +25,10 @@ class Listing:
     groups: list[str]  # empty where the data gives none
     weights: list[str] = field(default_factory=list)  # as a list file says them; no element where it has no such column
     captions: list[str] = field(default_factory=list)  # JSON lists of sentences; no element where the data gives none
+    copies: list[str] = field(
+        default_factory=list
+    )  # as an earlier audit found; no element where the data is no manifest
+    films: list[str] = field(default_factory=list)
     columns: dict[str, list[str]] = field(
         default_factory=dict
     )  # of a list file, by name in lower case: all it says of the files
