@@ -101,3 +101,20 @@ def test_what_a_manifest_knows_is_joined_with_what_is_found(tmp_path: Path) -> N
         len(set(joined.column("film")) - {""}) == 1 and joined.column("film").tolist().count("") == len(manifest) - 24
     )
     assert np.flatnonzero(joined.column("copies") != "").tolist() == sorted(ends)
+
+
+def test_a_film_more_in_another_folder_moves_no_file(tmp_path: Path) -> None:
+    """What a promise about films can be: runs are cut folder by folder, and named by their own files."""
+    root = films(tmp_path / "data", frames=24)
+    before = known(root)
+    (root / "ride").mkdir()
+    for number, image in enumerate(film(3, 24)):
+        (root / f"ride/ride{number}.jpg").write_bytes(jpeg(image))
+    after = known(root)
+    assert len(set(after.column("film")) - {""}) == 3
+    for seed in range(4):
+        sides = [
+            dict(zip(each.column("path"), assign(each, val_fraction=0.2, seed=seed).column("split")))
+            for each in (before, after)
+        ]
+        assert {path: sides[1][path] for path in sides[0]} == sides[0]
