@@ -66,7 +66,7 @@ def test_the_object_has_every_promised_key(data: Path) -> None:
             ["train/cat/2.png", "train/cat/copy.png"],
         ],
         "label_conflicts": [{"paths": ["train/cat/1.png", "train/dog/conflict.png"], "labels": ["cat", "dog"]}],
-        "leaks": [{"paths": ["test/dog/leak.png", "train/dog/0.png"], "splits": ["test", "train"]}],
+        "leaks": [{"of": "copies", "paths": ["test/dog/leak.png", "train/dog/0.png"], "splits": ["test", "train"]}],
     }
     assert [item["path"] for item in quarantined] == ["train/cat/broken.png", "train/dog/notes.jpg"]
     assert quarantined[0]["reason"].startswith(("truncated PNG", "damaged PNG"))

@@ -45,7 +45,7 @@ def test_what_is_odd_is_said_and_shown(tmp_path: Path) -> None:
     found = manifest(root)
     splits = np.where(found.labels == 0, "train", "val").astype(object)
     text = page(found.with_columns(split=splits), tmp_path, fixes=["1 image left out"])
-    assert "1 groups of copies stand in several splits, 1 images of val and test" in text
+    assert "1 groups of copies stand in several splits; 1 images of val and test" in text
     assert "1 groups of copies are filed under more than one class" in text
     assert "1 of 13 images are copies of another one (1 byte for byte)" in text
     assert "Fewer than 20 images: cat, dog" in text

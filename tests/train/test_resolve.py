@@ -42,7 +42,7 @@ def manifest(
     split = ["train" if row < train * count else "val" for row in range(count)]
     columns = {
         "path": texts, "label": names, "split": split, "group": texts, "weight": weights or [""] * count,
-        "copies": [""] * count, "captions": [""] * count,
+        "copies": [""] * count, "film": [""] * count, "captions": [""] * count,
         "width": np.full(count, px + 40),
         "height": np.full(count, px), "format": ["png"] * count, "bytes": np.ones(count), "mtime_ns": np.ones(count),
         "sha256": texts, "status": ["ok"] * count, "reason": [""] * count, "decoded": np.ones(count, bool),

@@ -34,13 +34,24 @@ def up_to_date(path: str, *, decode: bool, workers: int | None = None, group_by:
         except FanlightError:
             known = None  # of another version: a cache, so it is made again
     manifest = scan.scan(listing, known=known, workers=workers, decode=decode)
+    if known is None or not _same(known, manifest):
+        _keep(manifest, kept)
+    return manifest
+
+
+def _same(known: Manifest, manifest: Manifest) -> bool:
+    """Whether a kept manifest says the same; of copies it may know more."""
+    one, two = (each.table.drop_columns(["copies", "film"]) for each in (known, manifest))
+    return (known.root, known.source, one) == (manifest.root, manifest.source, two)
+
+
+def _keep(manifest: Manifest, kept: Path) -> None:
     try:
         kept.parent.mkdir(parents=True, exist_ok=True)
         manifest.save(kept)
     except OSError as error:
         why = error.strerror or str(error)
         warn(f"the manifest cannot be kept in {kept.parent}", why=why, do="Set FANLIGHT_CACHE to a writable folder")
-    return manifest
 
 
 def examine(
@@ -49,13 +60,15 @@ def examine(
     """Every file read and decoded, and copies looked for as `level` of config.AUDITS says."""
     manifest = up_to_date(path, decode=True, workers=workers, group_by=group_by)
     try:
-        return copies.find(manifest, level, workers=workers)
+        manifest, found = copies.find(manifest, level, workers=workers)
     except KeyboardInterrupt:
         if not cache.manifest_path(path).is_file():
             raise
         raise Stopped(
             f"stopped; what was read of {len(manifest)} files is kept, and the same command goes on with the search for copies"
         ) from None
+    _keep(manifest, cache.manifest_path(path))
+    return manifest, found
 
 
 def tell(path: str, manifest: Manifest, found: Audit | None, *, out: Path | None, level: str) -> dict[str, Any]:
@@ -119,7 +132,9 @@ def _print(document: dict[str, Any], manifest: Manifest, *, imbalance: float) ->
             say(f"Images with too little in them to be compared: {document['unjudged']}")
     _print_some("groups of copies", [" = ".join(paths) for paths in document["copy_groups"]], most=3)
     _print_some("copies under several labels", [" = ".join(item["paths"]) for item in document["label_conflicts"]])
-    _print_some("copies in several splits", [" = ".join(item["paths"]) for item in document["leaks"]])
+    for kind, what in (("copies", "copies"), ("film", "films"), ("group", "groups")):
+        leaks = [" = ".join(item["paths"]) for item in document["leaks"] if item["of"] == kind]
+        _print_some(f"{what} in several splits", leaks)
     say(f"Manifest: {document['manifest'] or 'not kept'}")
 
 

@@ -96,7 +96,8 @@ def _manifest(listing: Listing, facts: list[dict[str, Any]]) -> Manifest:
         "label": listing.labels,
         "split": listing.splits,
         "group": groups,
-        "copies": [""] * len(listing.paths),
+        "copies": listing.copies or [""] * len(listing.paths),
+        "film": listing.films or [""] * len(listing.paths),
         "captions": listing.captions or [""] * len(listing.paths),
         "weight": listing.weights or [""] * len(listing.paths),
     }

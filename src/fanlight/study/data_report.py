@@ -63,11 +63,13 @@ def verdict(manifest: Manifest, audit: dict[str, Any]) -> list[str]:
     """What is odd about the data, as sentences with the way out; one that says so where nothing is."""
     said = []
     count = len(manifest.rows())
-    if leaks := len(audit["leaks"]):
-        leaked = int(manifest.leaked.sum())
+    if audit["leaks"]:
+        kinds = Counter(leak["of"] for leak in audit["leaks"])
+        words = {"copies": "groups of copies", "film": "films", "group": "given groups"}
+        what = ", ".join(f"{kinds[kind]} {word}" for kind, word in words.items() if kinds[kind])
         said.append(
-            f"{leaks} groups of copies stand in several splits, {leaked} images of val and test among them: a score on those "
-            "says what was learned by heart. --fix takes the copies out of train."
+            f"{what} stand in several splits; {int(manifest.leaked.sum())} images of val and test have others of theirs in "
+            "train: a score on those says what was learned by heart. --fix takes them out of train."
         )
     if conflicts := len(audit["label_conflicts"]):
         said.append(

@@ -176,7 +176,7 @@ def _audit(choices: resolve.Choices, manifest: Manifest, made: pack.Pack | None)
     if asked is None and found is not None:
         word, reason = ("thorough", "kept from fanlight check") if found.thorough else ("quick", "seen while packing")
         choices.take("data.audit", word, reason)
-    copies.tell(found)
+    copies.tell(manifest, found)
     return manifest
 
 
@@ -201,11 +201,14 @@ def _pack(choices: resolve.Choices, manifest: Manifest) -> tuple[Manifest, pack.
 
 def open_decoded(manifest: Manifest) -> Manifest:
     """The manifest with every file decoded once, so that no unreadable one is met while training."""
-    given = {f"{name}s": manifest.column(name).tolist() for name in ("path", "label", "split", "group", "weight")}
+    given = {
+        f"{name}s": manifest.column(name).tolist() for name in ("path", "label", "split", "group", "film", "weight")
+    }
     listing = formats.Listing(
-        root=manifest.root, source=manifest.source, captions=manifest.column("captions").tolist(), **given
-    )
-    return scan.scan(listing, known=manifest, decode=True).with_columns(copies=manifest.column("copies"))
+        root=manifest.root, source=manifest.source, captions=manifest.column("captions").tolist(),
+        copies=manifest.column("copies").tolist(), **given,
+    )  # fmt: skip
+    return scan.scan(listing, known=manifest, decode=True)
 
 
 def _report_quarantine(manifest: Manifest) -> None:

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.audit.pictures import folder_of, jpeg, picture, strangers
+from data.audit.pictures import film, folder_of, jpeg, picture, strangers
 from data.audit.pictures import turned as audit_turned
 from fanlight.data import audit
+from fanlight.data import manifest as manifests
 from fanlight.data.audit import buckets, components, frames, keypoints, near, result, rotated, turned
 from fanlight.data.audit.signature import Signatures, empty, signature
 from fanlight.errors import RunError
@@ -138,12 +139,6 @@ def test_the_limit_follows_how_alike_strangers_are() -> None:
     assert near.limit(usual, everyone[:2]) == near.CEILING
 
 
-def film(start: int, count: int) -> list[np.ndarray]:
-    """A window that moves over one large picture."""
-    wide = picture(start, width=400, height=160)
-    return [wide[10 + step : 110 + step, 6 * step : 6 * step + 140] for step in range(count)]
-
-
 def small_colours(images: list[np.ndarray]) -> np.ndarray:
     return np.array([cv2.resize(image, (8, 8), interpolation=cv2.INTER_AREA) for image in images])
 
@@ -182,11 +177,12 @@ def test_frames_are_runs_and_not_copies(tmp_path: Path, monkeypatch: pytest.Monk
     found = audit.find(manifest, thorough=True, workers=2)
     assert [len(rows) for rows in found.runs()] == [12, 12] and found.counts()["frame"] == 22
     assert not found.counts()["turned"], "frames of one run are not copies, however they are turned"
-    assert audit.leaks(found, manifest.column("split")) == []
-    moved = manifest.column("split").copy()
+    known = manifest.with_columns(film=found.films(), copies=found.copies())
+    assert manifests.audit(known)["leaks"] == []
+    moved = known.column("split").copy()
     moved[found.runs()[0][0]] = "val"
-    leak = audit.leaks(found, moved)
-    assert [(one.of, len(one.rows), one.values) for one in leak] == [("frames", 12, ("train", "val"))]
+    leak = manifests.audit(known.with_columns(split=moved))["leaks"]
+    assert [(one["of"], len(one["paths"]), one["splits"]) for one in leak] == [("film", 12, ["train", "val"])]
 
 
 def test_an_audit_that_is_none_says_so(tmp_path: Path) -> None:

@@ -34,6 +34,10 @@ class Listing:
     groups: list[str]  # empty where the data gives none
     weights: list[str] = field(default_factory=list)  # as a list file says them; no element where it has no such column
     captions: list[str] = field(default_factory=list)  # JSON lists of sentences; no element where the data gives none
+    copies: list[str] = field(
+        default_factory=list
+    )  # as an earlier audit found; no element where the data is no manifest
+    films: list[str] = field(default_factory=list)
     columns: dict[str, list[str]] = field(
         default_factory=dict
     )  # by name in lower case: all that a list, a table or a manifest says of the files; empty for other sources

@@ -207,7 +207,7 @@ def is_text(text: str) -> bool:
 def say_unlisted(tree: Tree, listed: list[str], *, told: str, is_whole: bool = False) -> None:
     """Counts the images, as their names say, that lie beside listed ones, or anywhere in the tree, and are in no row."""
     known = set(listed)
-    folders = {path.rpartition("/")[0] for path in listed if not _leads_out(path)}
+    folders = {path.rpartition("/")[0] for path in listed if not inside.points_out(path)}
     there = sorted(tree.files("")) if is_whole else [path for each in sorted(folders) for path in _files_in(tree, each)]
     unlisted = [path for path in there if path.lower().endswith(IMAGE_ENDINGS) and path not in known]
     if unlisted:
@@ -219,10 +219,6 @@ def _files_in(tree: Tree, folder: str) -> list[str]:
         return [join(folder, name) for name in tree.children(folder)[1]]
     except (DataError, ValueError):  # the list names files in a folder that is not there, or cannot be
         return []
-
-
-def _leads_out(path: str) -> bool:
-    return path.startswith("/") or bool(_DRIVE.match(path)) or ".." in path.split("/")
 
 
 def names_beside(folder: Path) -> list[str]:
