@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from data.audit.pictures import film, jpeg, picture, strangers
+from data.checking import check
 from fanlight.data import cache, checkup, copies, fixes, formats, grouping, scan
 from fanlight.data import manifest as manifests
 from fanlight.data.manifest import Manifest
@@ -79,7 +80,7 @@ def test_films_stay_together_where_groups_are_given(tmp_path: Path, capsys: pyte
 def test_what_was_found_is_in_the_kept_manifest_and_stays(tmp_path: Path) -> None:
     root = films(tmp_path / "data")
     (root / "a/flipped.jpg").write_bytes(jpeg(picture(1000)[:, ::-1]))
-    document = checkup.check(str(root), workers=2)
+    document = check(str(root), workers=2)
     kept = manifests.load(Path(document["manifest"]))
     assert kept.column("film").tolist().count("") == len(kept) - 24
     assert len(set(kept.column("copies")) - {""}) == 1
