@@ -94,3 +94,7 @@ def test_a_later_rank_names_the_port_and_the_way_out(monkeypatch: pytest.MonkeyP
             match=rf"^MASTER_PORT {port}: another program on {HERE} listens there; set MASTER_PORT to a free port, the same",
         ):
             launch.from_environment("cpu", threads=torch.get_num_threads())
+
+
+def test_a_name_that_is_none_has_nobody():
+    assert not meeting._listens("node..1", 29500)

@@ -96,10 +96,11 @@ class Meetings:
         all of each rank's own under `local-<rank>.<key>`, with which these ranks go on as if nothing had been. Collective."""
         found = {key: value for key, value in tensors.items() if key.startswith("model.")}
         if not self._are_equal:
-            floating = {key: value for key, value in found.items() if value.is_floating_point() and value.ndim}
+            floating = {key: value for key, value in found.items() if value.is_floating_point()}
             found |= self._mean(floating, sent_as="means for checkpoints")
         found |= {f"local-{self._world.rank}.{key}": value for key, value in tensors.items()}
         found["local.ranks"] = torch.tensor(self._world.ranks)
+        found["local.equal"] = torch.tensor(self._are_equal)
         found |= {f"local.start.{name}": value for name, value in self._start.items()}
         return found | {f"local.velocity.{name}": value for name, value in self._velocity.items()}
 
@@ -107,7 +108,7 @@ class Meetings:
     def own(self, saved: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """This rank's tensors out of what `checkpoint` gave. KeyError where other ranks or another layout saved it; such runs
         are not continued, only tensors that all layouts share are read then."""
-        self._are_equal = False
+        self._are_equal = bool(saved.get("local.equal", False))  # a mean of equals may round to another number
         prefix = f"local-{self._world.rank}."
         if "local.ranks" not in saved:
             for name, start in self._start.items():

@@ -42,5 +42,5 @@ def _listens(address: str, port: int) -> bool:
     try:
         with socket.create_connection((address, port), timeout=CONNECT_S):
             return True
-    except OSError:
+    except (OSError, UnicodeError):  # the latter of a name that is none
         return False

@@ -110,7 +110,8 @@ def _train_phase(
             ledger.add(sums, denominator=batch.denominator, norm=norm)
             last = batch.position.step + 1 == t.steps_per_epoch
             stopping, saving, over = False, False, False
-            if last or ledger.is_due or t.meets_after(progress.step) or journal.is_save_step(progress.step + 1):
+            meets = ledger.may_exchange and t.meets_after(progress.step)
+            if last or ledger.is_due or meets or journal.is_save_step(progress.step + 1):
                 heartbeat.enter("exchange")  # before weights move: that takes ranks unequally long, and none need wait
                 stopping, saving, over = ledger.exchange(
                     step=progress.step + 1, stop=wish.asked, save=journal.save_is_due(progress.step + 1),
