@@ -180,31 +180,44 @@ def recoded(image: np.ndarray, random: np.random.Generator) -> np.ndarray:
     return np.clip(image * random.uniform(0.8, 1.2) + random.uniform(-15, 15), 0, 255).astype(np.uint8)
 
 
+def cropped(image: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Half to nine tenths of the picture, anywhere, of its own shape, and back at its own size."""
+    height, width = image.shape[:2]
+    side = math.sqrt(random.uniform(0.5, 0.9))
+    down, across = int(height * side), int(width * side)
+    top, left = int(random.integers(0, height - down + 1)), int(random.integers(0, width - across + 1))
+    part = image[top : top + down, left : left + across]
+    return cv2.resize(part, (width, height), interpolation=cv2.INTER_CUBIC)
+
+
 def planted(arguments: argparse.Namespace) -> None:
-    """Clean pictures are photo-like ones, real ones as far as they go; a tenth of the set are copies, in five kinds."""
+    """Clean pictures are photo-like ones, real ones as far as they go; a tenth of the set are copies, in seven kinds."""
     random, root = np.random.default_rng(0), arguments.work / "planted"
     shutil.rmtree(root, ignore_errors=True)
     for label in ("a", "b"):
         (root / label).mkdir(parents=True)
-    each = arguments.count // 50
-    real = bases(arguments.data, min(5 * each, 1500), work=arguments.work)
-    clean = arguments.count - 5 * each
+    each = arguments.count // 70
+    real = bases(arguments.data, min(7 * each, 1500), work=arguments.work)
+    clean = arguments.count - 7 * each
     names = np.array([f"{number:06d}" for number in random.permutation(arguments.count)])
     for number in range(clean):
         image = real[number] if number < len(real) else picture(number)
         write(root / "ab"[number % 2] / f"{names[number]}.jpg", image, quality=92)
-    kinds = ("exact", "flipped", "turned", "re-encoded", "other label")
-    for place in range(5 * each):
-        kind, original = kinds[place % 5], place % max(len(real), 1)
+    kinds = ("exact", "flipped", "turned", "turned, stretched", "cropped", "re-encoded", "other label")
+    for place in range(7 * each):
+        kind, original = kinds[place % 7], place % max(len(real), 1)
         name, image = names[clean + place], real[original]
         same, other = "ab"[original % 2], "ba"[original % 2]
         target = root / (other if kind == "other label" else same) / f"{name}.jpg"
         if kind in ("exact", "other label"):
             shutil.copy(root / same / f"{names[original]}.jpg", target)
         elif kind == "flipped":
-            write(target, (image[:, ::-1], image[::-1], image[::-1, ::-1], np.rot90(image))[place // 5 % 4])
-        elif kind == "turned":
-            write(target, turned(image, float(random.uniform(5, 45) * random.choice([-1, 1])), keep_shape=True))
+            write(target, (image[:, ::-1], image[::-1], image[::-1, ::-1], np.rot90(image))[place // 7 % 4])
+        elif kind.startswith("turned"):
+            degrees = float(random.uniform(5, 45) * random.choice([-1, 1]))
+            write(target, turned(image, degrees, keep_shape=kind == "turned"))
+        elif kind == "cropped":
+            write(target, cropped(image, random), quality=int(random.integers(60, 95)))
         else:
             write(target, recoded(image, random), quality=int(random.integers(30, 95)))
     for number in range(20):  # truncated files, for the scan to quarantine
@@ -230,7 +243,7 @@ def report_planted(root: Path, names: np.ndarray, *, clean: int, real: int, kind
         hits: dict[str, list[bool]] = {kind: [] for kind in kinds}
         for place in range(len(names) - clean):
             group = found.component[row_of[clean + place]]
-            hits[kinds[place % 5]].append(bool(group >= 0 and group == found.component[row_of[place % real]]))
+            hits[kinds[place % 7]].append(bool(group >= 0 and group == found.component[row_of[place % real]]))
         cells = " | ".join(f"{np.mean(values):.4f}" for values in hits.values())
         false = float((found.component[alone] >= 0).mean()) if len(alone) else 0.0
         print(f"| {title} | {cells} | {false:.5f} of {len(alone):,} | {cpu:.0f} | {cpu / once:.1f} |")

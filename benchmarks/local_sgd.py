@@ -29,17 +29,26 @@ LAYOUTS: dict[str, tuple[str, ...]] = {
 
 def train(a: argparse.Namespace, data: Path, layout: str, seed: int) -> dict[str, Any]:
     """What `fanlight train --json` says, and the bytes that rank 0 sent; read from --work where it is done."""
-    name = f"{a.model}-{layout}-{a.ranks}-{a.epochs}-{seed}"
+    lr = dict(a.lr).get(layout)
+    name = f"{a.model}-{layout}-{a.ranks}-{a.epochs}-b{a.batch_size}-lr{lr or 'own'}-{seed}"
     kept = a.work / f"{name}.json"
     if not kept.exists():
         words = [sys.executable, "-m", "fanlight", "train", str(data), "--layout", layout, "--ranks", str(a.ranks)]
         words += [
             "--model", a.model, "--epochs", str(a.epochs), "--seed", str(seed), "--no-report", "--json", *LAYOUTS[layout],
         ]  # fmt: skip
-        words += ["--out", str(a.work / name), "--device", "cpu"]
+        words += ["--out", str(a.work / name), "--device", "cpu", "--batch-size", str(a.batch_size)]
+        words += ["--lr", str(lr)] if lr else []
         words += ["--set", f"train.evaluate_every={a.epochs}"]
         kept.write_text(subprocess.run(words, stdout=subprocess.PIPE, check=True, text=True).stdout)
     return json.loads(kept.read_text())
+
+
+def rate(text: str) -> tuple[str, float]:
+    layout, _, value = text.partition("=")
+    if layout not in LAYOUTS:
+        raise argparse.ArgumentTypeError(f"{text}: LAYOUT=RATE, with {', '.join(LAYOUTS)}")
+    return layout, float(value)
 
 
 def main() -> None:
@@ -49,6 +58,8 @@ def main() -> None:
     parser.add_argument("--ranks", type=int, default=4)
     parser.add_argument("--model", default="small-resnet")
     parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--batch-size", type=int, default=128, help="of all ranks together")
+    parser.add_argument("--lr", type=rate, action="append", default=[], help="LAYOUT=RATE; else what train chooses")
     parser.add_argument("--seeds", type=int, default=3)
     a = parser.parse_args()
     a.work.mkdir(parents=True, exist_ok=True)

@@ -1,5 +1,6 @@
 """The command line. Heavy modules are imported inside commands, so that `--help` is quick; errors that a user can cause
-print one line and set the exit code: 1 failed, 2 usage, 3 data refused, 75 stopped but resumable."""
+print one line and set the exit code: 1 failed, 2 usage, 3 data refused, 75 stopped but resumable, 130 ended by Ctrl-C with
+nothing to continue."""
 
 import os
 import shlex
@@ -10,11 +11,21 @@ from typing import Annotated, Any
 
 import typer
 
-from fanlight import cli_data, cli_study, console
+from fanlight import cli_data, cli_once, cli_study, console
 from fanlight.cli_data import GroupByOption, JsonOption, PackDirOption
-from fanlight.errors import ConfigError, DataError, FanlightError, RunError, Stopped, TrainingError
+from fanlight.errors import (
+    ConfigError,
+    DataError,
+    DiskError,
+    FanlightError,
+    RunError,
+    Stopped,
+    TrainingError,
+    disk_is_full,
+)
 
 INTERRUPTED = 130  # exit code of a command that Ctrl-C ended and that has nothing to continue
+INTERRUPTED_WORDS = "Interrupted; there is nothing to continue, and the same command begins anew"
 
 app = typer.Typer(
     help="Parallel deep learning for images: a folder of images in, a trained, evaluated classifier out.",
@@ -63,6 +74,8 @@ FLAGS = {
 app.command()(cli_data.check)
 app.command()(cli_data.pack)
 app.command()(cli_study.study)
+cache_app.command("list")(cli_data.cache_list)
+cache_app.command("clear")(cli_data.cache_clear)
 
 
 @app.command()
@@ -250,8 +263,10 @@ def verify(
 
 
 @app.command()
-def report(run: RunArgument) -> None:
-    """Write a run's report.html again from what its folder holds."""
+def report(
+    run: Annotated[Path, typer.Argument(help="The folder of a run, or of a study of layouts.")],
+) -> None:
+    """Write the report.html of a run or a study again from what its folder holds."""
     console.say(str(write_report(run)))
 
 
@@ -268,26 +283,7 @@ def runs(
     console.result({"runs": found})
 
 
-@cache_app.command("list")
-def cache_list(as_json: JsonOption = False) -> None:
-    """What the cache holds, largest first."""
-    console.set_json(as_json)
-    from fanlight.data import cache
-
-    entries = cache.entries()
-    for entry in entries:
-        console.say(f"{console.bytes_text(entry.bytes):>10}  {entry.kind:<9} {entry.path.name}  {entry.text}")
-    console.say(f"{console.bytes_text(sum(entry.bytes for entry in entries)):>10}  in {cache.folder()}")
-    rows = [{"path": e.path, "kind": e.kind, "bytes": e.bytes, "text": e.text} for e in entries]
-    console.result({"cache": cache.folder(), "entries": rows})
-
-
-@cache_app.command("clear")
-def cache_clear() -> None:
-    """Delete everything in the cache; the next run makes what it needs again."""
-    from fanlight.data import cache
-
-    console.say(f"freed {console.bytes_text(cache.clear())} in {cache.folder()}")
+cli_once.tell_repeats(app, cache_app)
 
 
 def config_values(options: dict[str, Any]) -> dict[str, Any]:
@@ -300,15 +296,21 @@ def config_values(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def write_report(run: Path) -> Path:
-    """The run's report.html, written."""
+    """The report.html of a run or a study, written."""
     from fanlight.study import report as reports
 
+    is_study = not (run / "run.json").exists() and (run / "study.json").exists()
     try:
+        if is_study:
+            from fanlight.study.layouts import page
+
+            return page.write(run)
         return reports.write(run)
     except OSError as error:
         raise RunError(
-            f"the report of {run} cannot be written: {error.filename or run}: {error.strerror or error}; what the run "
-            f"itself wrote is whole. Write it again with: fanlight report {shlex.quote(str(run))}"
+            f"the report of {run} cannot be written: {error.filename or run}: {error.strerror or error}; what "
+            f"the {'study' if is_study else 'run'} itself wrote is whole. Write it again with: fanlight report "
+            f"{shlex.quote(str(run))}"
         ) from None
 
 
@@ -352,7 +354,7 @@ def _run() -> int:
     try:
         code = app(standalone_mode=False, prog_name="fanlight")
         if code == INTERRUPTED:  # typer makes that of a KeyboardInterrupt, and says nothing
-            print("Interrupted", file=sys.stderr)
+            print(INTERRUPTED_WORDS, file=sys.stderr)
         return code if isinstance(code, int) else 0
     except Stopped as stopped:
         print(str(stopped)[:1].upper() + str(stopped)[1:], file=sys.stderr)
@@ -366,7 +368,17 @@ def _run() -> int:
         error.show()  # type: ignore[attr-defined]
         return 2
     except (typer.Abort, KeyboardInterrupt):
+        print(INTERRUPTED_WORDS, file=sys.stderr)
         return INTERRUPTED
+    except OSError as error:
+        if not disk_is_full(error):
+            raise
+        where = f"{error.filename} cannot be written: " if error.filename else ""
+        print(
+            f"Error: {where}{os.strerror(error.errno or 0)}; free some room and give the same command again",
+            file=sys.stderr,
+        )
+        return DiskError.exit_code
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from fanlight import console
-from fanlight.errors import ConfigError
+from fanlight.errors import ConfigError, unwritable
 
 DataArgument = Annotated[
     str, typer.Argument(help="Class folders, an archive of them, a list file, or the built-in `digits`.")
@@ -59,9 +59,7 @@ def check(
         try:
             data_report.write(manifest, place, command=shlex.join(["fanlight", *sys.argv[1:]]), fixes=said)
         except OSError as error:
-            raise ConfigError(
-                f"--report {place} cannot be written: {error.strerror or error}; use another path"
-            ) from None
+            raise unwritable(error, f"--report {place}", otherwise="use another path") from None
         console.say(f"Report: {place}")
         document |= {"report": str(place)}
     console.result(document)
@@ -84,3 +82,23 @@ def pack(
     console.result(
         packing.pack(data, image_px=image_size, workers=workers, pack_dir=pack_dir, engine=engine, scheduler=scheduler)
     )
+
+
+def cache_list(as_json: JsonOption = False) -> None:
+    """What the cache holds, largest first."""
+    console.set_json(as_json)
+    from fanlight.data import cache
+
+    entries = cache.entries()
+    for entry in entries:
+        console.say(f"{console.bytes_text(entry.bytes):>10}  {entry.kind:<9} {entry.path.name}  {entry.text}")
+    console.say(f"{console.bytes_text(sum(entry.bytes for entry in entries)):>10}  in {cache.folder()}")
+    rows = [{"path": e.path, "kind": e.kind, "bytes": e.bytes, "text": e.text} for e in entries]
+    console.result({"cache": cache.folder(), "entries": rows})
+
+
+def cache_clear() -> None:
+    """Delete everything in the cache; the next run makes what it needs again."""
+    from fanlight.data import cache
+
+    console.say(f"freed {console.bytes_text(cache.clear())} in {cache.folder()}")

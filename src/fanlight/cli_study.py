@@ -5,41 +5,114 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from fanlight import console
-from fanlight.cli_data import DataArgument, JsonOption
+from fanlight.cli_data import JsonOption
 from fanlight.errors import ConfigError
 
-SUBJECTS = ("loading",)
+SUBJECTS = ("layouts", "loading")
+LOADING_ROUNDS = 5
+ONLY = {  # options that one subject has and the other does not
+    "loading": ("workers", "engines"),
+    "layouts": (
+        "model", "epochs", "batch_size", "layouts", "ranks", "precisions", "weak", "to_accuracy", "seeds", "device",
+        "threads", "time_limit", "resume", "values",
+    ),
+}  # fmt: skip
 
 
 def study(
-    data: DataArgument,
-    of: Annotated[str, typer.Option(help="What is studied: loading.")] = "",
-    workers: Annotated[str | None, typer.Option(help="With commas: 1,2,4. Default: up to the usable cores.")] = None,
-    engines: Annotated[str | None, typer.Option(help="With commas. Default: serial,threads,processes,dask.")] = None,
+    data: Annotated[str, typer.Argument(help="Class folders, an archive of them, a list file, or the built-in `digits`.")] = "",
+    of: Annotated[str, typer.Option(help="What is studied: layouts (which parallelization pays) or loading.")] = "layouts",
+    model: Annotated[str | None, typer.Option(help="timm, torchvision or own name. Default: as `train` has it.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Of each run. Default: enough steps for steady times.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images per step, global; with --weak, per core.")] = None,
     image_size: Annotated[int | None, typer.Option(help="Side in pixels of what the model will see.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Measure on this many images. Default: a second of decoding.")] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Turns of every variant.")] = 5,
-    out: Annotated[Path | None, typer.Option(help="The study's folder. Default: runs/<data>-loading-<n>.")] = None,
+    layouts: Annotated[str | None, typer.Option(help="With commas: ddp,fsdp,pipeline,… Default: all.")] = None,
+    ranks: Annotated[str | None, typer.Option(help="With commas: 1,2,4. Default: powers of two up to the cores.")] = None,
+    precisions: Annotated[str | None, typer.Option(help="With commas. Default: fp32,bf16.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Compute threads per rank. Default: cores over ranks.")] = None,
+    weak: Annotated[bool, typer.Option("--weak", help="The batch grows with the cores.")] = False,
+    to_accuracy: Annotated[float | None, typer.Option(help="Seconds until this share of right answers, over seeds.")] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Of --to-accuracy, at least 3: as --rounds.")] = None,
+    rounds: Annotated[int | None, typer.Option(min=1, help="Turns of every point. Default: until intervals are narrow.")] = None,
+    time_limit: Annotated[str | None, typer.Option(help="Begin no run that would end later: 90s, 10m, 1.5h.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda. Default: both, where there is a GPU.")] = None,
+    workers: Annotated[str | None, typer.Option(help="Of loading, with commas: 1,2,4. Default: up to the cores.")] = None,
+    engines: Annotated[str | None, typer.Option(help="Of loading. Default: serial,threads,processes,dask.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Use this many images.")] = None,
+    values: Annotated[list[str] | None, typer.Option("--set", help="Any config key: --set optim.name=sgd")] = None,
+    out: Annotated[Path | None, typer.Option(help="The study's folder. Default: runs/<data>-study-<n>.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Continue the study in this folder, as it was begun.")] = None,
     as_json: JsonOption = False,
 ) -> None:  # fmt: skip
-    """Measure which parallel technique pays on these images and this machine, and why: --of loading."""
+    """Measure which parallelization pays on these images and this machine, how far, and what eats the rest."""
+    given = locals()
     console.set_json(as_json)
     if of not in SUBJECTS:
         raise ConfigError(f"--of {of!r}: say what to study: {', '.join(SUBJECTS)}")
-    counts, names = _words(workers, "--workers"), _words(engines, "--engines")
-    if bad := [word for word in counts if not word.isdecimal()]:
-        raise ConfigError(f"--workers {bad[0]!r}: numbers from 1 on, with commas between, such as 1,2,4")
+    for subject, names in ONLY.items():
+        if subject != of and (asked := [name for name in names if given[name]]):
+            option = "set" if asked[0] == "values" else asked[0].replace("_", "-")
+            raise ConfigError(f"--{option} is of another study: use it with --of {subject}, or leave it out")
+    if not data and resume is None:
+        raise ConfigError("say which images: fanlight study photos/ (or `digits`), or --resume STUDY to continue one")
+    if of == "loading":
+        _loading(given)
+    else:
+        _layouts(given)
+
+
+def _loading(given: dict[str, Any]) -> None:
+    counts, names = _words(given["workers"], "--workers"), _words(given["engines"], "--engines")
     from fanlight.study.loading import run
 
     document = run.study(
-        data, workers=[int(word) for word in counts], names=names,
-        image_px=image_size, limit=limit, rounds=rounds, out=out, command=shlex.join(["fanlight", *sys.argv[1:]]),
+        given["data"], workers=_numbers(counts, "--workers"), names=names, image_px=given["image_size"],
+        limit=given["limit"], rounds=given["rounds"] or LOADING_ROUNDS, out=given["out"], command=_command(),
     )  # fmt: skip
+    console.result(document)
+
+
+def _layouts(given: dict[str, Any]) -> None:
+    if given["rounds"] and given["seeds"] and given["rounds"] != given["seeds"]:
+        raise ConfigError(
+            f"--rounds {given['rounds']} and --seeds {given['seeds']} are the same thing; give one of them"
+        )
+    if given["resume"] is not None:
+        begun = [
+            name
+            for name in (*ONLY["layouts"], "image_size", "limit", "out")
+            if name not in ("resume", "time_limit", "seeds")
+        ]
+        if asked := [name for name in begun if given[name]]:
+            option = "set" if asked[0] == "values" else asked[0].replace("_", "-")
+            raise ConfigError(
+                f"--{option} beside --resume: a study goes on as it was begun; leave it out (--rounds and --time-limit may be "
+                "given anew), or begin another with --out"
+            )
+    from fanlight.recipes import assemble
+    from fanlight.study.layouts import study as subject
+
+    keys = {
+        "model.name": "model", "train.epochs": "epochs", "train.batch_size": "batch_size", "data.image_px": "image_size",
+        "execution.threads": "threads", "execution.device": "device", "data.limit": "limit",
+    }  # fmt: skip
+    flags = {key: given[name] for key, name in keys.items()}
+    config = assemble(given["data"], recipe=None, config=None, flags=flags, values=given["values"] or [])
+    asked_for = subject.Asked(
+        layouts=_products(_words(given["layouts"], "--layouts")),
+        ranks=_numbers(_words(given["ranks"], "--ranks"), "--ranks"),
+        precisions=_words(given["precisions"], "--precisions"),
+        rounds=given["rounds"] or given["seeds"], weak=given["weak"], to_accuracy=given["to_accuracy"],
+    )  # fmt: skip
+    limit_s = _seconds(given["time_limit"])
+    document = subject.study(
+        config, asked_for, out=given["out"], resume=given["resume"], time_limit_s=limit_s, command=_command()
+    )
     console.result(document)
 
 
@@ -50,3 +123,39 @@ def _words(text: str | None, option: str) -> list[str]:
     if not (words := [word.strip() for word in text.split(",") if word.strip()]):
         raise ConfigError(f"{option} is empty; name some, with commas between, or leave it out")
     return words
+
+
+def _numbers(words: list[str], option: str) -> list[int]:
+    if bad := [word for word in words if not word.isdecimal()]:
+        raise ConfigError(f"{option} {bad[0]!r}: numbers from 1 on, with commas between, such as 1,2,4")
+    return [int(word) for word in words]
+
+
+def _products(words: list[str]) -> list[str]:
+    """Neighbours such as replicate=2 and pipe=2 are one layout; a word that comes again begins the next."""
+    found: list[str] = []
+    for word in words:
+        name = word.partition("=")[0].strip()
+        before = [part.partition("=")[0].strip() for part in found[-1].split(",")] if found and "=" in found[-1] else []
+        if "=" in word and before and name not in before:
+            found[-1] += f",{word}"
+        else:
+            found.append(word)
+    return found
+
+
+def _seconds(text: str | None) -> float | None:
+    """A time limit; a bare number is minutes, as `train` has it."""
+    if text is None:
+        return None
+    from fanlight.config import Config
+
+    value = f"{text}m" if text[-1:].isdigit() else text
+    limit_s = Config().with_value("train.time_limit_s", value).train.time_limit_s
+    if limit_s is None or limit_s <= 0:
+        raise ConfigError(f"--time-limit {text!r} should be a time such as 90s, 10m or 1.5h")
+    return limit_s
+
+
+def _command() -> str:
+    return shlex.join(["fanlight", *sys.argv[1:]])

@@ -2,6 +2,8 @@
 prints it without a traceback and exits with the class's code."""
 
 import difflib
+import errno
+import os
 from collections.abc import Iterable
 
 
@@ -24,6 +26,10 @@ class DataError(FanlightError):
     exit_code = 3
 
 
+class DiskError(FanlightError):
+    """A disk could not take what was to be written: it is full, or refuses."""
+
+
 class RunError(FanlightError):
     """A run folder cannot be read, resumed or used."""
 
@@ -36,6 +42,19 @@ class Stopped(FanlightError):
     """The run was asked to stop and saved itself; `resume` continues it."""
 
     exit_code = 75
+
+
+def disk_is_full(error: OSError) -> bool:
+    """Whether it has no room left, or the user's share of it has none."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def unwritable(error: OSError, what: str, *, otherwise: str) -> FanlightError:
+    """Why `what`, an option and its place, could not be written: a full disk failed, any other place is the wrong one."""
+    why = os.strerror(error.errno) if error.errno else str(error)  # Arrow's own words are long
+    if disk_is_full(error):
+        return DiskError(f"{what} cannot be written: {why}; free some room there, or {otherwise}")
+    return ConfigError(f"{what} cannot be written: {why}; {otherwise}")
 
 
 def near(name: str, names: Iterable[str], *, most: int = 5) -> str:

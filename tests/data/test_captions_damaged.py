@@ -80,3 +80,32 @@ def test_annotations_alone_are_no_class(tmp_path: Path) -> None:
         DataError, match=r"captions_train2017\.json, captions_val2017\.json in annotations/ leave no image"
     ):
         listing(root)
+
+
+def test_ids_that_several_images_have_are_counted_and_not_used(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A caption says an id: of two files it could mean either, and a guess would be a false caption."""
+    found = listing(written(tmp_path, first("images", id=1)))
+    train = [path for path in found.paths if path.startswith("train")]
+    assert [path.rpartition("/")[2] for path in train] == ["000000000002.jpg", "000000000003.jpg"]
+    told = capsys.readouterr()
+    assert (
+        f"{NAME}: 2 of 4 images share their id with another and are not used, first 000000000000.jpg, 000000000001.jpg of "
+        "id 1. Which of them a caption means cannot be known. Give each image an id of its own."
+    ) in told.err
+    assert "such as extra.jpg" in told.out and "1 images are not in" in told.out, "those of one id are listed"
+    assert "have no caption" not in told.out
+
+
+def test_entries_that_are_repeated_are_counted_and_used_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = listing(written(tmp_path / "whole", lambda document: document))
+    capsys.readouterr()
+    twice = listing(written(tmp_path / "twice", lambda document: document | {"images": 2 * document["images"]}))
+    assert (twice.paths, twice.captions) == (whole.paths, whole.captions)
+    assert (
+        f"{NAME}: 4 of 8 entries of images are there before, first entry 5, of image 0. Each image is used once, with all "
+        "its captions. Remove the repeated entries."
+    ) in capsys.readouterr().err

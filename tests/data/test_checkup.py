@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from data import layouts
+from data.checking import check
 from fanlight.data import cache, checkup, manifest, scan
 from fanlight.errors import ConfigError, DataError
 
@@ -46,7 +47,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_the_object_has_every_promised_key(data: Path) -> None:
-    document = checkup.check(str(data), workers=2, out=None)
+    document = check(str(data), workers=2, out=None)
     assert json.loads(json.dumps(document)) == document, "plain containers and numbers only"
     kept = document.pop("manifest")
     quarantined = document.pop("quarantined")
@@ -65,7 +66,7 @@ def test_the_object_has_every_promised_key(data: Path) -> None:
             ["train/cat/2.png", "train/cat/copy.png"],
         ],
         "label_conflicts": [{"paths": ["train/cat/1.png", "train/dog/conflict.png"], "labels": ["cat", "dog"]}],
-        "leaks": [{"paths": ["test/dog/leak.png", "train/dog/0.png"], "splits": ["test", "train"]}],
+        "leaks": [{"of": "copies", "paths": ["test/dog/leak.png", "train/dog/0.png"], "splits": ["test", "train"]}],
     }
     assert [item["path"] for item in quarantined] == ["train/cat/broken.png", "train/dog/notes.jpg"]
     assert quarantined[0]["reason"].startswith(("truncated PNG", "damaged PNG"))
@@ -75,7 +76,7 @@ def test_the_object_has_every_promised_key(data: Path) -> None:
 
 
 def test_what_was_found_is_printed(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    checkup.check(str(data), workers=2, out=None)
+    check(str(data), workers=2, out=None)
     out = capsys.readouterr().out
     for line in (
         f"10 images in 2 classes, from class folders in train/ and test/ in {data}",
@@ -95,7 +96,7 @@ def test_what_was_found_is_printed(data: Path, capsys: pytest.CaptureFixture[str
 def test_long_lists_are_cut_on_the_console_only(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for number in range(checkup.SHOWN + 3):
         (data / f"train/cat/text{number:02d}.jpg").write_text(f"no image {number}")
-    document = checkup.check(str(data), workers=2, out=None)
+    document = check(str(data), workers=2, out=None)
     assert len(document["quarantined"]) == checkup.SHOWN + 5
     out = capsys.readouterr().out
     assert f"{checkup.SHOWN + 5} quarantined:" in out
@@ -112,7 +113,7 @@ def test_names_are_escaped_and_shortened_where_they_are_printed(
         for number in range(2):
             layouts.write(tmp_path / "set", {f"{label}/{number}.jpg": layouts.jpeg(0, number + len(label))})
     layouts.write(tmp_path / "set", {"x\x1b[31m/bad\n.jpg": b"no image"})
-    document = checkup.check(str(tmp_path / "set"), workers=1, out=None)
+    document = check(str(tmp_path / "set"), workers=1, out=None)
     out = capsys.readouterr().out
     assert document["classes"] == {"x\x1b[31m": 2, long: 2}, "the object has them whole"
     assert "      2  x\\x1b[31m\n" in out and f"      2  {'y' * 79}…\n" in out
@@ -120,26 +121,26 @@ def test_names_are_escaped_and_shortened_where_they_are_printed(
 
 
 def test_data_without_splits_says_so(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    document = checkup.check(str(data / "train"), workers=1, out=None)
+    document = check(str(data / "train"), workers=1, out=None)
     assert document["splits"] == {"none given": 7}
     assert "Splits: none given 7" in capsys.readouterr().out
 
 
 def test_a_second_check_reads_no_file(data: Path, read: list[str]) -> None:
-    first = checkup.check(str(data), workers=2, out=None)
+    first = check(str(data), workers=2, out=None)
     assert sorted(read) == sorted(path.name for path in data.rglob("*") if path.is_file())
     read.clear()
-    assert checkup.check(str(data), workers=2, out=None) == first
+    assert check(str(data), workers=2, out=None) == first
     assert read == []
 
 
 def test_only_changed_and_new_files_are_read_again(data: Path, read: list[str]) -> None:
-    checkup.check(str(data), workers=2, out=None)
+    check(str(data), workers=2, out=None)
     read.clear()
     Image.new("RGB", (8, 8)).save(data / "train/dog/new.png")
     os.utime(data / "train/cat/0.png", ns=(1, 1))
     (data / "test/cat/0.png").unlink()
-    document = checkup.check(str(data), workers=2, out=None)
+    document = check(str(data), workers=2, out=None)
     assert sorted(read) == ["0.png", "new.png"]
     assert document["images"] == 10
     assert document["classes"] == {"cat": 4, "dog": 6}
@@ -149,7 +150,7 @@ def test_checking_decodes_what_was_only_looked_at(data: Path, read: list[str]) -
     quick = checkup.up_to_date(str(data), decode=False, workers=2)
     assert "train/cat/broken.png" in quick.column("path")[quick.ok]
     read.clear()
-    document = checkup.check(str(data), workers=2, out=None)
+    document = check(str(data), workers=2, out=None)
     assert "train/cat/broken.png" in [item["path"] for item in document["quarantined"]]
     assert len(read) == 11, "all but the file that is known to be no image"
     read.clear()
@@ -161,20 +162,20 @@ def test_checking_decodes_what_was_only_looked_at(data: Path, read: list[str]) -
 def test_a_kept_manifest_of_another_version_is_made_again(
     data: Path, monkeypatch: pytest.MonkeyPatch, read: list[str]
 ) -> None:
-    first = checkup.check(str(data), workers=2, out=None)
+    first = check(str(data), workers=2, out=None)
     read.clear()
     monkeypatch.setattr(manifest, "VERSION", manifest.VERSION + 1)
-    assert checkup.check(str(data), workers=2, out=None) == first
+    assert check(str(data), workers=2, out=None) == first
     assert len(read) == 12
     cache.manifest_path(str(data)).write_bytes(b"PAR1 and no more")
     read.clear()
-    assert checkup.check(str(data), workers=2, out=None) == first
+    assert check(str(data), workers=2, out=None) == first
     assert len(read) == 12
 
 
 def test_the_manifest_goes_where_it_is_asked_for(data: Path, tmp_path: Path) -> None:
     kept = tmp_path / "kept.parquet"
-    document = checkup.check(str(data), workers=2, out=kept)
+    document = check(str(data), workers=2, out=kept)
     assert document["manifest"] == str(kept)
     audited, _ = checkup.examine(str(data))
     assert manifest.load(kept).table.equals(audited.table)
@@ -183,7 +184,7 @@ def test_the_manifest_goes_where_it_is_asked_for(data: Path, tmp_path: Path) -> 
 
 def test_a_manifest_that_cannot_be_written_where_asked(data: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"--out .*/none/m\.parquet cannot be written: .*; use another path"):
-        checkup.check(str(data), workers=2, out=tmp_path / "none/m.parquet")
+        check(str(data), workers=2, out=tmp_path / "none/m.parquet")
 
 
 def test_without_a_cache_it_warns_and_goes_on(
@@ -200,4 +201,4 @@ def test_without_a_cache_it_warns_and_goes_on(
 def test_no_data_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FANLIGHT_CACHE", str(tmp_path / "cache"))
     with pytest.raises(DataError, match="does not exist"):
-        checkup.check(str(tmp_path / "nothing"), workers=1, out=None)
+        check(str(tmp_path / "nothing"), workers=1, out=None)

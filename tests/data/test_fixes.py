@@ -77,14 +77,54 @@ def test_what_is_left_out_for_its_class_leaks_no_more() -> None:
     assert list(reasons(fix(manifest(rows))[0])) == [0]  # the rows of train stay, since nothing of test is left
 
 
-def test_copies_become_a_group_unless_the_data_gave_one() -> None:
+def test_copies_become_a_group_that_the_data_gave_where_it_did() -> None:
     rows = [("cat", "", "a", "x"), ("cat", "", "b", "x"), ("cat", "", "c", "x"), ("dog", "", "d", "")]
     after, said = fix(manifest(rows, groups=["a", "b", "patient 7", "d"]))
-    assert after.column("group").tolist() == ["x", "x", "patient 7", "d"]
-    assert said == ["2 images put into the groups of their copies, so that any split keeps those together"]
+    assert after.column("group").tolist() == ["patient 7", "patient 7", "patient 7", "d"]
+    assert said == ["2 images put into the groups of their copies or films, so that any split keeps those together"]
 
 
 def test_a_fix_that_leaves_nothing_is_refused() -> None:
     rows = [("cat", "", "a", ""), ("dog", "", "a", ""), ("cat", "", "b", "x"), ("dog", "", "c", "x")]
     with pytest.raises(DataError, match="all 4 images would be left out"):
         fix(manifest(rows))
+
+
+def test_films_and_given_groups_in_several_splits_leave_train() -> None:
+    splits = ["train", "val", "train", "test", "val", "train", "train", "train"]
+    rows = [("cat", split, f"sha {number}", "") for number, split in enumerate(splits)]
+    groups = [f"sha {number}" for number in range(8)]
+    groups[2] = groups[3] = groups[4] = "patient 1"
+    before = manifest(rows, groups=groups).with_columns(film=["a walk", "a walk", "", "", "", "a run", "a run", ""])
+    assert [(leak["of"], leak["splits"]) for leak in audit(before)["leaks"]] == [
+        ("film", ["train", "val"]), ("group", ["test", "train", "val"]),
+    ]  # fmt: skip
+    after, said = fix(before)
+    assert reasons(after) == {
+        0: "frame of one film with 1.jpg in val", 2: "of one group with 3.jpg in test", 4: "of one group with 3.jpg in test",
+    }  # fmt: skip
+    assert audit(after)["leaks"] == [] and not after.leaked.any()
+    assert said[0] == (
+        "3 images left out of train or val, because copies of them, or others of their film or group, are in val or test"
+    )
+    assert after.column("group")[5] == after.column("group")[6], "a film is a group of the new manifest"
+
+
+def test_copies_across_given_groups_join_them() -> None:
+    rows = [
+        ("cat", "", "a", "x"),
+        ("cat", "", "b", ""),
+        ("cat", "", "c", "x"),
+        ("dog", "", "d", ""),
+        ("dog", "", "e", ""),
+    ]
+    after, said = fix(manifest(rows, groups=["p0", "p0", "p9", "p9", "p5"]))
+    assert after.column("group").tolist() == ["p0", "p0", "p0", "p0", "p5"]
+    assert said == ["2 images put into the groups of their copies or films, so that any split keeps those together"]
+
+
+def test_a_fix_that_leaves_a_class_untrained_is_refused() -> None:
+    rows = [("cat", "train", "a", ""), ("cat", "val", "b", ""), ("dog", "train", "c", ""), ("dog", "val", "d", "")]
+    found = manifest(rows).with_columns(film=["film", "film", "", ""])
+    with pytest.raises(DataError, match=r"no image of class cat would be left in train.*leave the splits out"):
+        fix(found)

@@ -46,7 +46,22 @@ def test_a_column_wins_over_a_pattern(capsys: pytest.CaptureFixture[str]) -> Non
     ("by", "columns", "message"),
     [
         ("(", {}, r"data.group_by '\(' is neither a column nor a regular expression \(missing \)"),
-        ("patientid", {"patient_id": ["", "", "", ""]}, r"matches none of 4 paths.*columns: patient_id\. .*patient_id"),
+        (
+            "scan",
+            {"patient_id": ["", "", "", ""], "scan_id": [""] * 4},
+            r"'scan' is no column of test\. The columns: patient_id, scan_id\. Near names: scan_id\. To search the paths, .*"
+            r"such as '\(patient\\d\+\)'",
+        ),
+        (
+            "scan",
+            {},
+            r"'scan' cannot be a column, because there are none in test\. To search the paths, give a regular",
+        ),
+        (
+            "q(.)",
+            {"patient_id": [""] * 4},
+            r"matches none of 4 paths, such as p7/scan_1\.png\. The columns: patient_id\.",
+        ),
         ("site", {"site": ["", " ", "", ""]}, "the column is empty in all 4 rows"),
     ],
 )

@@ -1,5 +1,6 @@
 """Files inside archives: read in place by many, and what is refused before anything is read."""
 
+import contextlib
 import gzip
 import io
 import lzma
@@ -20,7 +21,7 @@ from fanlight.data import archives, cache, inside, unpacked
 from fanlight.data.formats import recognise
 from fanlight.data.manifest import file_state, read_file
 from fanlight.data.scan import scan
-from fanlight.errors import DataError
+from fanlight.errors import DataError, DiskError
 from fanlight.train import predict
 
 
@@ -90,6 +91,85 @@ def test_links_and_devices_in_a_tar_are_left_out(tmp_path: Path) -> None:
         archive.addfile(tarfile.TarInfo("a/file"))
     found = inside.opened(str(tmp_path / "p.tar"))
     assert found is not None and list(found.names()) == ["a/file"]
+
+
+def test_what_is_left_out_is_counted_and_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with tarfile.open(tmp_path / "p.tar", "w") as archive:
+        archive.addfile(tarfile.TarInfo("a/file"))
+        for name, kind in (LINKS | {"a/folder": tarfile.DIRTYPE}).items():
+            about = tarfile.TarInfo(name)
+            about.type, about.linkname = kind, "a/file"
+            archive.addfile(about)
+    with zipfile.ZipFile(tmp_path / "p.zip", "w") as archive:
+        link = zipfile.ZipInfo("b/link")
+        link.create_system, link.external_attr = 3, 0o120777 << 16
+        archive.writestr(link, "a/file")
+        archive.writestr("a/file", b"")
+    for kind, count, first in (("tar", 4, "a/link"), ("zip", 1, "b/link")):
+        found = inside.opened(str(tmp_path / f"p.{kind}"))
+        assert found is not None and list(found.names()) == ["a/file"]
+        words = f"p.{kind} holds {count} links, devices or sparse files, which are left out, such as '{first}'"
+        assert words in capsys.readouterr().err
+
+
+def test_a_tar_that_ends_with_a_member_may_be_cut_off(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = layouts.tarred(tmp_path / "whole.tar", {"a": bytes(600), "b": bytes(512)}).read_bytes()
+    (tmp_path / "cut.tar").write_bytes(data[: 512 + 1024])
+    (tmp_path / "half.tar").write_bytes(data[: 512 + 700])
+    for name, words in {
+        "whole": "",
+        "cut": "may be cut off. It has no end mark after 'a'",
+        "half": "is cut off. Its last file",
+    }.items():
+        found = inside.opened(str(tmp_path / f"{name}.tar"))
+        assert found is not None and list(found.names()) == (["a", "b"] if name == "whole" else ["a"])
+        said = capsys.readouterr().err
+        assert words in said and bool(said) == (name != "whole")
+
+
+def header(size: bytes, *, name: bytes = b"a", kind: bytes = b"0") -> bytes:
+    """A tar's header with a right checksum, whatever it says of its size."""
+    block = bytearray(512)
+    block[: len(name)], block[124 : 124 + len(size)], block[156:157] = name, size, kind
+    block[148:156] = b"%06o\0 " % (sum(block[:148]) + 8 * 32 + sum(block[156:]))
+    return bytes(block)
+
+
+@pytest.mark.parametrize(
+    "size", [b"-0000002000", b"-1", b"+1", b"0o7", b"1_0", b"8", b"\xff" * 12, b"\xc0" + bytes(11)]
+)
+def test_a_tar_of_a_size_that_is_none_is_refused(tmp_path: Path, size: bytes) -> None:
+    """A negative one would lead back to a header that was read before, for ever."""
+    (tmp_path / "p.tar").write_bytes(header(b"0") * 2 + header(size) + bytes(1024))
+    with pytest.raises(DataError, match=r"p\.tar is a damaged tar \(no size at byte 1148\); download or make it again"):
+        inside.opened(str(tmp_path / "p.tar"))
+
+
+@settings(max_examples=200, deadline=2000)
+@given(st.lists(st.tuples(st.binary(max_size=12) | st.from_regex(rb"[-+ 0-7_]{0,12}", fullmatch=True),
+                          st.sampled_from(b"\x000127xLKgS5V")), min_size=1, max_size=6), st.binary(max_size=600))  # fmt: skip
+def test_any_header_comes_to_an_end(
+    tmp_path_factory: pytest.TempPathFactory, headers: list[tuple[bytes, int]], rest: bytes
+) -> None:
+    path = tmp_path_factory.mktemp("any") / "p.tar"
+    path.write_bytes(b"".join(header(size, kind=bytes([kind])) for size, kind in headers) + rest)
+    with contextlib.suppress(DataError):  # and nothing else
+        found = archives.Tar(inside.Part.whole(str(path)), told="p.tar")
+        assert all(found.size(name) >= 0 for name in found.names())
+
+
+@pytest.mark.parametrize("size", [b"\xc2\xb2", b"9" * 5000, b"-5"])
+def test_a_pax_size_that_is_none_is_not_used(tmp_path: Path, size: bytes) -> None:
+    record = next(b"%d size=%s\n" % (n, size) for n in range(9, 6000) if len(b"%d size=%s\n" % (n, size)) == n)
+    padded = record + bytes(-len(record) % 512)
+    data = header(b"%o" % len(record), kind=b"x") + padded + header(b"3") + b"abc".ljust(512, b"\0") + bytes(1024)
+    (tmp_path / "p.tar").write_bytes(data)
+    assert read_file(tmp_path / "p.tar/a") == b"abc"
+
+
+def test_a_zip_member_that_is_the_folder_itself_is_no_file(tmp_path: Path) -> None:
+    found = inside.opened(str(layouts.zipped(tmp_path / "p.zip", {".": b"x", "./.": b"x", "a": b"y"})))
+    assert found is not None and list(found.names()) == ["a"]
 
 
 @pytest.mark.parametrize(
@@ -291,10 +371,10 @@ def test_a_disk_without_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ow
     path = layouts.tarred(tmp_path / "p.tar.gz", FILES, mode="w:gz")
     monkeypatch.setattr(unpacked.machine, "disk_free", lambda folder: 2000)
     with pytest.raises(
-        DataError, match=r"cannot be unpacked into .*: No space left on device; make room, set FANLIGHT_CACHE"
+        DiskError, match=r"cannot be unpacked into .*: No space left on device; make room, set FANLIGHT_CACHE"
     ):
         read_file(path / "red/1.jpg")
-    assert not [item for item in own_cache.rglob("*") if item.is_file() and item.stat().st_size]
+    assert not list(own_cache.rglob("*")), "no lock, no part, no folder"
 
 
 def test_an_archive_in_an_archive(tmp_path: Path) -> None:

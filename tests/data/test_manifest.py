@@ -21,10 +21,9 @@ def manifest(root: Path, rows: list[tuple[str, str, str, str]], *, quarantined: 
         (root / path).parent.mkdir(parents=True, exist_ok=True)
         (root / path).write_text(content)
         size, mtime_ns = file_state(root / path)
+        sha = f"sha of {content}"
         status = ("quarantined", "odd") if number in quarantined else ("ok", "")
-        table.append(
-            (path, label, split, content, "", "", "", 4, 3, "PNG", size, mtime_ns, f"sha of {content}", *status, False)
-        )
+        table.append((path, label, split, sha, "", "", "", "", 4, 3, "PNG", size, mtime_ns, sha, *status, False))
     columns = dict(zip(SCHEMA.names, zip(*table)))
     return Manifest.of(pa.table({name: list(values) for name, values in columns.items()}), root=root, source="test")
 
@@ -119,15 +118,15 @@ def test_refused_manifests(tmp_path: Path) -> None:
         load(path)
     table = pets(tmp_path).table
     pq.write_table(table.replace_schema_metadata({"fanlight": '{"version": 99}'}), path)
-    with pytest.raises(RunError, match="version 99, not 3"):
+    with pytest.raises(RunError, match="version 99, not 4"):
         load(path)
-    about = {"fanlight": '{"version": 3, "root": "/x", "classes": [], "source": "s"}'}
+    about = {"fanlight": '{"version": 4, "root": "/x", "classes": [], "source": "s"}'}
     pq.write_table(table.drop_columns("sha256").replace_schema_metadata(about), path)
     with pytest.raises(RunError, match="is a manifest without the column sha256; write it again with `fanlight check`"):
         load(path)
     with pytest.raises(DataError, match="is a manifest without the column sha256"):
         recognise(str(path), cache=tmp_path)
-    pq.write_table(table.replace_schema_metadata({"fanlight": '{"version": 3}'}), path)
+    pq.write_table(table.replace_schema_metadata({"fanlight": '{"version": 4}'}), path)
     with pytest.raises(RunError, match="is not a manifest of Fanlight"):
         load(path)
 
@@ -181,7 +180,7 @@ def test_audit(tmp_path: Path) -> None:
         "near_copies": 0,
         "copy_groups": [["1", "2", "3"], ["4", "5"]],
         "label_conflicts": [{"paths": ["4", "5"], "labels": ["cat", "dog"]}],
-        "leaks": [{"paths": ["1", "2", "3"], "splits": ["test", "train"]}],
+        "leaks": [{"of": "copies", "paths": ["1", "2", "3"], "splits": ["test", "train"]}],
         "imbalance": 2.5,
     }
 
@@ -206,4 +205,13 @@ def test_what_leaks(tmp_path: Path) -> None:
     assert audited.leaked.tolist() == [False, True, False, True, True, False, False, False]
     said = audit(audited)
     assert (said["exact_copies"], said["near_copies"]) == (2, 1)
-    assert {"paths": ["2", "3"], "splits": ["test", "train"]} in said["leaks"]
+    assert said["leaks"] == [
+        {"of": "copies", "paths": ["0", "1", "7"], "splits": ["train", "val"]},
+        {"of": "copies", "paths": ["2", "3"], "splits": ["test", "train"]},
+        {"of": "group", "paths": ["2", "4"], "splits": ["train", "val"]},
+    ]
+    film = np.full(8, "", object)
+    film[[2, 5, 7]] = "one film"
+    filmed = found.with_columns(film=film)
+    assert filmed.leaked.tolist() == [False, True, False, False, False, True, False, False]
+    assert {"of": "film", "paths": ["2", "5", "7"], "splits": ["test", "train"]} in audit(filmed)["leaks"]

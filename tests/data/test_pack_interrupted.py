@@ -26,7 +26,7 @@ from data.packs import (
 from fanlight import machine
 from fanlight.console import bytes_text
 from fanlight.data import canvas, pack
-from fanlight.errors import DataError
+from fanlight.errors import DiskError
 
 pytest_plugins = ["data.fixtures"]
 
@@ -198,14 +198,14 @@ def test_too_small_a_disk_is_refused_with_the_canvas_that_fits(
     free = int(needed * share / (1 - pack.DISK_RESERVE))
     free_bytes(monkeypatch, free)
     usable = int(free * (1 - pack.DISK_RESERVE))
-    with pytest.raises(DataError) as caught:
+    with pytest.raises(DiskError) as caught:
         make(manifest, tmp_path / "packs")
     message = str(caught.value)
     assert message.startswith(
         f"the pack needs {bytes_text(needed)} and {tmp_path / 'packs'} has {bytes_text(usable)} free"
     )
-    assert "--pack-dir" in message and "--no-pack" in message
-    found = re.search(r"data\.canvas_px=(\d+) would fit", message)
+    assert message.endswith("; free some room, or choose a folder on another disk")
+    found = re.search(r"where images of a short side of (\d+) px would fit", message)
     assert found is not None
     fits = int(found[1])
     assert pack.plan(manifest, canvas_px=fits).bytes <= usable < pack.plan(manifest, canvas_px=fits + 1).bytes
@@ -216,7 +216,7 @@ def test_too_small_a_disk_is_refused_with_the_canvas_that_fits(
 def test_no_canvas_fits_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     manifest = scanned(photos(tmp_path / "data"))
     free_bytes(monkeypatch, 0)
-    with pytest.raises(DataError, match=r"has 0 bytes free; --pack-dir names another disk"):
+    with pytest.raises(DiskError, match=r"has 0 bytes free; free some room, or choose a folder on another disk$"):
         make(manifest, tmp_path)
 
 
@@ -224,7 +224,7 @@ def test_a_reserve_stays_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     manifest = scanned(photos(tmp_path / "data"))
     needed = pack.plan(manifest, canvas_px=CANVAS_PX).bytes
     free_bytes(monkeypatch, needed + 1)
-    with pytest.raises(DataError, match="the pack needs"):
+    with pytest.raises(DiskError, match="the pack needs"):
         make(manifest, tmp_path)
     free_bytes(monkeypatch, int(needed / (1 - pack.DISK_RESERVE)) + 2)
     assert_right(make(manifest, tmp_path), manifest)
@@ -257,17 +257,19 @@ def test_a_disk_that_fills_while_packing(tmp_path: Path, monkeypatch: pytest.Mon
 
     with monkeypatch.context() as context:
         context.setattr(os, "posix_fallocate", full)
-        with pytest.raises(DataError) as caught:
+        with pytest.raises(DiskError) as caught:
             make(manifest, tmp_path / "packs")
     chosen = plan.shards == shards_before
     size = bytes_text(int((plan.heights * plan.widths * 3)[chosen].sum()))
-    assert f"cannot make a pack in {tmp_path / 'packs'}: No space left on device for the next {size}." in str(
-        caught.value
+    assert str(caught.value) == (
+        f"cannot make a pack in {tmp_path / 'packs'}: No space left on device for the next {size}; free some room and give "
+        "the same command again, or choose a folder on another disk"
     )
-    assert "--pack-dir" in str(caught.value) and "--no-pack" in str(caught.value)
     assert calls[0] == NPY_HEAD + int((plan.heights * plan.widths * 3)[plan.shards == 0].sum())
-    names = sorted(path.name for path in (tmp_path / "packs" / plan.key).glob("pixels-*"))
-    assert names == ["pixels-00000.npy"][:shards_before], "what was reserved is given back"
+    names = sorted(path.name for path in tmp_path.glob("packs/*/*"))
+    kept = [".lock", "failed-00000.json", "pixels-00000.npy"]
+    assert names == (kept if shards_before else []), "what was reserved is given back"
+    assert (tmp_path / "packs").exists() == bool(shards_before)
     assert_right(make(manifest, tmp_path / "packs"), manifest)
 
 
@@ -291,11 +293,11 @@ def test_a_shard_s_room_is_reserved_before_it_is_written(tmp_path: Path, monkeyp
 def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     manifest = scanned(photos(tmp_path / "data"))
     (tmp_path / "file").touch()
-    with pytest.raises(DataError, match=r"cannot make a pack in .*/file: Not a directory\..* --pack-dir"):
+    with pytest.raises(DiskError, match=r"cannot make a pack in .*/file: Not a directory; choose a folder"):
         make(manifest, tmp_path / "file")
     folder = tmp_path / "packs" / pack.plan(manifest, canvas_px=CANVAS_PX, shard_bytes=SHARD_BYTES).key
     (folder / ".lock").mkdir(parents=True)
-    with pytest.raises(DataError, match=r"cannot make a pack in .*/packs: Is a directory\..* --no-pack"):
+    with pytest.raises(DiskError, match=r"cannot make a pack in .*/packs: Is a directory; choose a folder"):
         make(manifest, tmp_path / "packs")
 
 
@@ -303,7 +305,7 @@ def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
 def test_a_read_only_parent_is_refused(tmp_path: Path) -> None:
     manifest = scanned(photos(tmp_path / "data"))
     (tmp_path / "packs").mkdir(mode=0o555)
-    with pytest.raises(DataError, match=r"cannot make a pack in .*/packs: Permission denied"):
+    with pytest.raises(DiskError, match=r"cannot make a pack in .*/packs: Permission denied"):
         make(manifest, tmp_path / "packs")
 
 
@@ -315,7 +317,7 @@ def test_an_error_of_the_disk_after_the_pixels(tmp_path: Path, monkeypatch: pyte
 
     with monkeypatch.context() as context:
         context.setattr(pack.pq, "write_table", full)
-        with pytest.raises(DataError, match=r"cannot make a pack in .*: Disk quota exceeded"):
+        with pytest.raises(DiskError, match=r"cannot make a pack in .*: Disk quota exceeded"):
             make(manifest, tmp_path)
     assert_right(make(manifest, tmp_path), manifest)
 

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data import layouts
-from fanlight.data import plain_pickle
+from fanlight.data import arrays, plain_pickle
 from fanlight.data.formats import recognise
 from fanlight.errors import DataError
 
@@ -107,6 +107,65 @@ def test_a_crafted_cifar_batch_is_refused_by_the_name_it_wants(tmp_path: Path) -
     ):
         recognise(str(tmp_path / "set"), cache=tmp_path)
     assert not (tmp_path / "mark").exists()
+
+
+def nested(depth: int, *, opcode: bytes) -> bytes:
+    """The opcodes of a value in `depth` containers."""
+    return b"X\x01\x00\x00\x00x" + opcode * depth
+
+
+def shared(depth: int) -> bytes:
+    """A list of a list twice, which is a list of a list twice …: 2 ** depth values in a few bytes each."""
+    return b"]q\x00" + b"".join(b"](h%ch%ceq%c" % (n, n, n + 1) for n in range(depth))
+
+
+HOSTILE = {  # a value where a name belongs -> what it is
+    "shared lists": (shared(200), "list"),
+    "deep tuples": (nested(100_000, opcode=b"\x85"), "tuple"),
+    "a number of 6,000 digits": (pickle.dumps(10**6000, 2)[2:-1], "int"),
+    "a dict": (b"}", "dict"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_name_that_is_none_is_refused_at_once(tmp_path: Path, name: str) -> None:
+    value, kind = HOSTILE[name]
+    root = layouts.cifar10_python(tmp_path / "set") / "cifar-10-batches-py"
+    (root / "batches.meta").write_bytes(b"\x80\x02}X\x0b\x00\x00\x00label_names](" + value + b"es.")
+    with pytest.raises(DataError, match=rf"batches\.meta has a {kind} where a name belongs, as no CIFAR file has"):
+        recognise(str(tmp_path / "set"), cache=tmp_path)
+
+
+@pytest.mark.parametrize("file", ["batches.meta", "data_batch_1"])
+def test_a_key_of_6000_digits_is_refused(tmp_path: Path, file: str) -> None:
+    root = layouts.cifar10_python(tmp_path / "set") / "cifar-10-batches-py"
+    (root / file).write_bytes(pickle.dumps({10**6000: 1}, 2))
+    with pytest.raises(DataError, match=rf"{file} has a int where a name belongs"):
+        recognise(str(tmp_path / "set"), cache=tmp_path)
+
+
+def test_labels_and_sizes_of_6000_digits_are_refused(tmp_path: Path) -> None:
+    root = layouts.cifar10_python(tmp_path / "set") / "cifar-10-batches-py"
+    batch = layouts.cifar_batch(first=0)
+    (root / "data_batch_1").write_bytes(pickle.dumps(batch | {b"labels": [10**6000] * 8}, 2))
+    with pytest.raises(DataError, match="data_batch_1 has no data and labels for each of them"):
+        recognise(str(tmp_path / "set"), cache=tmp_path)
+    empty = layouts.python2_pickle({b"labels": [], b"data": np.zeros((0, 3072), np.uint8)})
+    (root / "data_batch_1").write_bytes(
+        empty.replace(b"M\x00\x00M\x00\x0ct", b"M\x00\x00" + pickle.dumps(10**6000, 2)[2:-1] + b"t")
+    )
+    with pytest.raises(DataError, match="data_batch_1 is a damaged pickle"):
+        recognise(str(tmp_path / "set"), cache=tmp_path)
+
+
+@pytest.mark.parametrize("file", ["batches.meta", "data_batch_1"])
+def test_a_pickle_too_large_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str) -> None:
+    root = layouts.cifar10_python(tmp_path / "set") / "cifar-10-batches-py"
+    monkeypatch.setattr(arrays, "PICKLE_BYTES_MOST", max(path.stat().st_size for path in root.iterdir()))
+    with open(root / file, "ab") as out:
+        out.truncate(arrays.PICKLE_BYTES_MOST + 1)
+    with pytest.raises(DataError, match=rf"{file} is a pickle of more than 0 GB, which is not read"):
+        recognise(str(tmp_path / "set"), cache=tmp_path)
 
 
 @settings(max_examples=300)

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from data import layouts
-from fanlight.data import canvas, checkup
+from data.checking import check
+from fanlight.data import canvas
 from fanlight.data.formats import Listing, recognise
 from fanlight.data.manifest import read_file
 from fanlight.data.scan import scan
@@ -76,7 +77,7 @@ def test_pixels_are_those_of_the_original(tmp_path: Path) -> None:
     "write", [layouts.flickr8k, layouts.flickr8k_tokens, layouts.coco], ids=lambda each: each.__name__
 )
 def test_sets_with_captions(tmp_path: Path, write: Callable[[Path], Path], capsys: pytest.CaptureFixture[str]) -> None:
-    document = checkup.check(str(write(tmp_path / "set")), workers=1, out=None)
+    document = check(str(write(tmp_path / "set")), workers=1, out=None)
     out = capsys.readouterr().out
     images = {"flickr8k": 6, "flickr8k_tokens": 5, "coco": 6}[write.__name__]
     assert (document["images"], document["captions"], document["classes"]) == (images, 5 * images, {})

@@ -45,6 +45,7 @@ def test_facts_of_good_files(tmp_path: Path) -> None:
         "split": "",
         "group": hashlib.sha256(data).hexdigest(),
         "copies": "",
+        "film": "",
         "captions": "",
         "weight": "",
         "width": 20,

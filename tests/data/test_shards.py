@@ -101,5 +101,15 @@ def test_members_of_one_name_are_said_once(tmp_path: Path, kind: str, capsys: py
 def test_a_shard_that_is_no_tar_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     layouts.tarred(tmp_path / "a.tar", samples(""))
     (tmp_path / "b.tar").write_bytes(b"hello" * 99)
-    assert len(listing(tmp_path).paths) == 6
+    found = listing(tmp_path)
+    assert (len(found.paths), found.source) == (6, "WebDataset, 1 shard without b.tar")
     assert "shard b.tar is not used. It is empty, or no tar, as its first bytes show" in capsys.readouterr().err
+
+
+def test_only_the_shards_that_were_read_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, folder in (("a", ""), ("b", "../"), ("c", "")):  # members above the tar: the whole of it is refused
+        layouts.tarred(tmp_path / f"{name}.tar", samples(f"{folder}{name}"))
+    found = listing(tmp_path)
+    assert found.source == "WebDataset, 2 shards without b.tar"
+    assert "Warning: shard b.tar is not used. " in capsys.readouterr().err
+    assert {path.partition("/")[0] for path in found.paths} == {"a.tar", "c.tar"}

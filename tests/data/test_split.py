@@ -15,12 +15,13 @@ Row = tuple[str, str, str]  # label, split, group
 
 
 def manifest(rows: list[Row], *, hashes: list[str] | None = None, quarantined: tuple[int, ...] = ()) -> Manifest:
+    hashes = hashes or [f"sha {number:05d}" for number in range(len(rows))]
     columns = {
         "path": [f"{number:05d}" for number in range(len(rows))],
         "label": [row[0] for row in rows],
         "split": [row[1] for row in rows],
-        "group": [row[2] or f"own {number}" for number, row in enumerate(rows)],
-        "sha256": hashes or [f"sha {number}" for number in range(len(rows))],
+        "group": [row[2] or own for row, own in zip(rows, hashes)],
+        "sha256": hashes,
         "status": ["quarantined" if number in quarantined else "ok" for number in range(len(rows))],
     }
     empty: dict[pa.DataType, object] = {pa.string(): "", pa.bool_(): False}
@@ -97,7 +98,7 @@ def test_no_file_moves_when_others_come(seed: int) -> None:
     """While the hash alone brings the classes near their shares, and copies of what is there join its group."""
     few = manifest([("a", "", "")] * 500 + [("b", "", "")] * 800)
     rows: list[Row] = [("a", "", f"new {number}") for number in range(400)] + [("c", "", f"c {n}") for n in range(500)]
-    many = manifest([("a", "", "")] * 500 + [("b", "", "")] * 800 + rows + [("a", "", "copy")] * 2)
+    many = manifest([("a", "", "")] * 500 + [("b", "", "")] * 800 + rows + [("a", "", "")] * 2)
     copies = np.full(len(many), "", object)
     copies[[3, 700, len(many) - 2]] = copies[[4, len(many) - 1]] = "one picture"
     before, after = (split_of(assign(each, val_fraction=0.2, seed=seed)) for each in (few, many))
@@ -108,7 +109,7 @@ def test_no_file_moves_when_others_come(seed: int) -> None:
         for row, split in enumerate(split_of(assign(joined, val_fraction=0.2, seed=seed))[:1300])
         if split != before[row]
     ]
-    assert set(moved) <= {4, 700}  # those that are found to show what file 3 shows, and file 3 stays
+    assert set(moved) <= {4, 700}  # those that are found to show what file 3 shows, whose hash is the smallest
 
 
 def test_a_class_far_from_its_share_gets_the_next_groups() -> None:
@@ -270,3 +271,109 @@ def test_limit_keeps_quarantined_rows_listed() -> None:
 def test_limit_below_the_classes_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"limit 1 is less than one image for each of 2 classes; try limit=20"):
         limit(plain({"a": 5, "b": 5}), 1, seed=0)
+
+
+def shares(found: Manifest) -> dict[str, float]:
+    """Of each class's pool, what is in val."""
+    label = found.column("label")
+    return {
+        name: (label[found.rows("val")] == name).sum()
+        / (np.isin(found.column("split"), ("train", "val")) & (label == name)).sum()
+        for name in found.classes
+    }
+
+
+PATIENTS: list[Row] = [(label, "", f"p{patient}") for patient in range(40) for label in "ABCD" for _ in range(8)]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_patients_of_several_classes_are_split(seed: int, capsys: pytest.CaptureFixture[str]) -> None:
+    after = assign(manifest(PATIENTS), val_fraction=0.2, seed=seed)
+    assert not straddling(after) and capsys.readouterr().err == ""
+    assert all(abs(share - 0.2) <= 0.07 for share in shares(after).values())
+
+
+def test_patients_of_several_classes_are_dealt_into_folds(capsys: pytest.CaptureFixture[str]) -> None:
+    parts = [assign(manifest(PATIENTS), val_fraction=0.2, seed=0, folds=5, fold=fold) for fold in range(5)]
+    assert sorted(np.concatenate([part.rows("val") for part in parts])) == list(range(len(PATIENTS)))
+    for part in parts:
+        assert not straddling(part)
+        assert shares(part) == dict.fromkeys("ABCD", 0.2)
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_rare_class_in_few_of_the_patients_is_balanced(seed: int) -> None:
+    rows: list[Row] = [("common", "", f"p{patient}") for patient in range(60) for _ in range(30)]
+    rows += [("rare", "", f"p{patient * 7}") for patient in range(8) for _ in range(10)]
+    after = assign(manifest(rows), val_fraction=0.2, seed=seed)
+    assert not straddling(after)
+    assert shares(after)["rare"] == 0.25  # two of eight, as near as whole patients come
+    assert abs(shares(after)["common"] - 0.2) <= 0.07
+
+
+def test_the_patients_of_other_classes_stay_where_their_hash_puts_them() -> None:
+    """What is done for a rare class moves none but groups that hold it."""
+    rows: list[Row] = [(label, "", f"p{patient}") for patient in range(60) for label in "ab" for _ in range(5)]
+    before = split_of(assign(manifest(rows), val_fraction=0.2, seed=3))
+    more: list[Row] = [("rare", "", f"p{patient}") for patient in range(6) for _ in range(10)]
+    after = split_of(assign(manifest(rows + more), val_fraction=0.2, seed=3))
+    moved = {rows[row][2] for row in range(len(rows)) if before[row] != after[row]}
+    assert moved <= {f"p{patient}" for patient in range(6)}
+
+
+@settings(deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.sampled_from("abc"), st.just(""), st.sampled_from([f"g{n}" for n in range(7)])),
+        min_size=6,
+        max_size=70,
+    ),
+    st.integers(0, 9),
+    st.floats(0.05, 0.6),
+)
+def test_mixed_groups(rows: list[Row], seed: int, val_fraction: float) -> None:
+    """No group straddles, train has every class, and a class without validation images has none that could be spared."""
+    rows += [(label, "", f"pair {side}") for label in "abc" for side in "xy"]
+    before = manifest(rows)
+    after = assign(before, val_fraction=val_fraction, seed=seed)
+    assert not straddling(after)
+    label, group = before.column("label"), before.column("group")
+    in_train = set(after.rows("train").tolist())
+    assert {label[row] for row in in_train} == set("abc")
+    for name in set("abc") - set(label[after.rows("val")]):
+        for its in set(group[label == name]):
+            assert {label[row] for row in in_train if group[row] != its} != set("abc")
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.lists(st.sampled_from("abc"), min_size=1, max_size=9), min_size=6, max_size=25), st.integers(2, 4))
+def test_mixed_groups_in_folds(groups: list[list[str]], folds: int) -> None:
+    rows: list[Row] = [(label, "", f"g{number}") for number, group in enumerate(groups) for label in group]
+    rows += [(label, "", f"one {number}") for number in range(4) for label in "abc"]
+    before = manifest(rows)
+    parts = [assign(before, val_fraction=0.2, seed=0, folds=folds, fold=fold) for fold in range(folds)]
+    assert sorted(np.concatenate([part.rows("val") for part in parts])) == list(range(len(rows)))
+    assert not any(straddling(part) for part in parts)
+
+
+def test_a_fold_without_a_class_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    rows: list[Row] = [("a", "", "big"), ("b", "", "big"), ("a", "", "big"), ("b", "", "other"), ("a", "", "third")]
+    assign(manifest(rows), val_fraction=0.2, seed=0)
+    said = capsys.readouterr().err
+    assert "no validation images" not in said, "third or other can go"
+    rows = [("a", "", "one"), ("b", "", "one"), ("b", "", "one"), ("a", "", "one"), ("b", "", "two")]
+    assign(manifest(rows), val_fraction=0.2, seed=0)
+    assert "no validation images for a." in capsys.readouterr().err
+
+
+def test_films_and_given_groups_stay_together_both() -> None:
+    """A day has several films, and a film lasts over midnight."""
+    rows: list[Row] = [(label, "", f"day {number // 8}") for label in "ab" for number in range(40)]
+    film = [f"film {row // 40} {row % 40 // 10}" for row in range(30)] + [""] * 50
+    before = manifest(rows).with_columns(film=film)
+    for seed in range(5):
+        after = assign(before, val_fraction=0.3, seed=seed)
+        assert not straddling(after) and not after.leaked.any()
+        in_val = np.isin(np.arange(80), after.rows("val"))
+        assert all(len(set(in_val[start : start + 10].tolist())) == 1 for start in (0, 10, 20))

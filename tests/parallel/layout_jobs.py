@@ -15,7 +15,7 @@ from fanlight.parallel.comm import World
 from fanlight.train import evaluate, parts, state
 from fanlight.train.proof import gradients, take_parts
 from parallel import micro  # noqa: F401  (registers the networks)
-from parallel.parity_jobs import batches, error, strictly, sums_of, train_on, training  # noqa: F401  (train_on is a job)
+from parallel.parity_jobs import batches, error, mean_gain, strictly, sums_of, train_on, training  # noqa: F401  (mean_gain and train_on are jobs)
 
 
 def mean_over_ranks(tensor: Tensor, world: World) -> Tensor:

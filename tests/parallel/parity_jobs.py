@@ -22,6 +22,7 @@ from fanlight.data.loader import train_batches
 from fanlight.models import small
 from fanlight.parallel import comm, compiled
 from fanlight.parallel.comm import World
+from fanlight.parallel.local_sgd import Meetings
 from fanlight.parallel.replicate import Replicated
 from fanlight.train import build, compiling, evaluate, parts, state
 from fanlight.train.clock import StepClock
@@ -272,7 +273,7 @@ def train_on(
         t.enter(done // t.steps_per_epoch)
         t.restore(state.load(Path(start), part_of=t.part_of)[0])
         t.optimizer.restore_scalars(document)
-    losses, samples = [], []
+    losses, samples, means_bytes = [], [], 0
     for step, batch in zip(range(done, to), batches(t, done=done)):
         sums = sums_of(t, exchanged(batch, exchange) if exchange else batch)
         t.update(step)
@@ -280,15 +281,29 @@ def train_on(
         samples.append([rows.samples.tolist() for rows in batch.parts])
         if checkpoints and step + 1 == (save_at or to):
             document = {"step": step + 1, **t.optimizer.scalars()}
+            before = comm.sent["means for checkpoints"]
+            tensors = t.tensors()
+            means_bytes = comm.sent["means for checkpoints"] - before
             saved = state.save(
-                Path(checkpoints), tensors=t.tensors(), document=document, world=world, keep=9, held_of=t.held_of
+                Path(checkpoints), tensors=tensors, document=document, world=world, keep=9, held_of=t.held_of
             )
             path = str(saved)
+    with t.averaged():
+        averaged = digest(t.weights())
     return {
-        "digest": digest(t.tensors()), "keys": sorted(t.tensors()), "losses": losses, "samples": samples,
+        "averaged": averaged, "digest": digest(t.tensors()), "keys": sorted(t.tensors()), "losses": losses, "samples": samples,
         "checkpoint": path, "data rank": t.layout.data_rank(world.rank), "cuts": t.placed.cuts,
-        "own": digest(t.weights()),
+        "own": digest(t.weights()), "means_bytes": means_bytes,
     }  # fmt: skip
+
+
+def mean_gain(world: World) -> float:
+    """What a checkpoint between two meetings holds of a parameter without dimensions, which begins as the rank's number."""
+    part = nn.Module()
+    part.gain = nn.Parameter(torch.tensor(float(world.rank)))
+    meetings = Meetings([part], world, every=3, steps=9)
+    meetings.after(0)
+    return float(meetings.checkpoint({"model.gain": part.gain.detach()})["model.gain"])
 
 
 @contextlib.contextmanager

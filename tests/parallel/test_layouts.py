@@ -138,6 +138,19 @@ def test_ranks_that_train_apart_go_on_with_the_same_bits(call, tmp_path, name, s
     assert [answer["losses"] for answer in resumed] == [answer["losses"][save_at:] for answer in whole]
     assert [answer["digest"] for answer in resumed] == [answer["digest"] for answer in whole]
     assert whole[0]["own"] != whole[1]["own"]  # after step 7, no meeting
+    assert (whole[0]["means_bytes"] == 0) == (save_at == 3), "at a meeting the weights are equal already"
+
+
+def test_ranks_that_train_apart_end_with_the_same_bits_when_resumed_at_their_end(call, tmp_path):
+    """A mean of three equal numbers is not always that number: what is equal already is not averaged again."""
+    given = values("micro-bottleneck", "") | {"execution.layout": "local-sgd", "train.sync_every": 3}
+    whole = call(3, "train_on", values=given, to=3, save_at=3, checkpoints=str(tmp_path))
+    resumed = call(3, "train_on", values=given, to=3, start=whole[0]["checkpoint"])
+    assert [answer["averaged"] for answer in resumed] == [answer["averaged"] for answer in whole]
+
+
+def test_parameters_without_dimensions_are_averaged_for_checkpoints(pool):
+    assert pool(3).run(f"{JOBS}mean_gain") == [1.0, 1.0, 1.0]
 
 
 def test_rounded_gradients_are_another_algorithm_and_near(call):

@@ -1,19 +1,24 @@
 """The study of loading on a tiny set: what is measured, what is said, and when it refuses."""
 
 import csv
+import dataclasses
 import json
 import os
+import signal
 import subprocess
 import sys
+from contextlib import ExitStack
 from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 
-from data.packs import photos, spoil
+from data import layouts
+from data.packs import photos, scanned, spoil
 from fanlight.data import engines
 from fanlight.errors import ConfigError, RunError
 from fanlight.study.loading import loaders, naive, points, preparing, verdict
@@ -48,7 +53,7 @@ def test_every_way_is_a_row(made: dict[str, Any]) -> None:
     for what in (*preparing.WHAT, preparing.PACK):
         assert {(what, name, 1) for name in ("serial", "threads", "processes")} <= found
     assert {(what, way, 1) for what in naive.PIXELS for way in (naive.MAP, naive.IMAP, naive.APPLY)} <= found
-    assert {(what, naive.FOLDERS, 1) for what in naive.BY_FOLDER} <= found
+    assert {(what, naive.CLASSES, 1) for what in naive.BY_CLASS} <= found
     both = (loaders.OURS, loaders.THEIRS)
     assert {(what, who, n) for what in (loaders.FILES, loaders.PACK) for who in both for n in (0, 1)} <= found
     assert len(found) == len(rows)
@@ -71,7 +76,7 @@ def test_what_pickles_says_how_much(made: dict[str, Any]) -> None:
 def test_the_verdict_and_the_folder(made: dict[str, Any]) -> None:
     said = made["verdict"]
     assert ("take every figure as preliminary" in said) == (made["busy_before"] > loading.BUSY)
-    for words in ("Pack: one core does", "Flip: one core does", "Pools that pickle whole arrays", "One task per folder",
+    for words in ("Pack: one core does", "Flip: one core does", "Pools that pickle whole arrays", "One task per class",
                   "Batches: Fanlight's loader"):  # fmt: skip
         assert words in said
     assert made["loader"]["over_pack"].keys() == made["loader"]["over_files_as_written"].keys() == {"0", "1", "best"}
@@ -99,8 +104,9 @@ def test_the_command(fanlight, own_place: Path, monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "--of '': say what to study: loading"),
-        (["--of", "lodaing"], "--of 'lodaing': say what to study: loading"),
+        (["--of", "lodaing"], "--of 'lodaing': say what to study: layouts, loading"),
+        (["--of", "loading", "--ranks", "2"], "--ranks is of another study: use it with --of layouts"),
+        (["--workers", "2"], "--workers is of another study: use it with --of loading"),
         (["--of", "loading", "--workers", "two"], "--workers 'two': numbers from 1 on"),
         (["--of", "loading", "--workers", " "], "--workers is empty; name some"),
         (["--of", "loading", "--engines", ""], "--engines is empty; name some"),
@@ -132,6 +138,20 @@ def test_a_worker_of_the_naive_ways_imports_no_torch() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ | place
     )
     assert done.stdout.split() == ["False"]
+
+
+def test_workers_of_the_naive_ways_do_not_hear_ctrl_c() -> None:
+    """One that died of it while it held the tasks' lock would keep the study from its end."""
+    with ExitStack() as stack:
+        ((pool, _, _),) = naive.opened([2], stack)
+        pids = {
+            worker.pid
+            for worker in psutil.Process().children(recursive=True)
+            if "spawn_main" in " ".join(worker.cmdline())
+        }
+        for pid in pids:
+            os.kill(pid, signal.SIGINT)
+        assert len(pids) == 2 and set(pool.map(naive._imported, range(8), chunksize=1)) <= pids
 
 
 def test_other_pixels_are_an_error() -> None:
@@ -183,11 +203,11 @@ def test_when_an_engine_pays() -> None:
     assert verdict.break_even({"images_per_s": 200.0, "startup_s": 1.0}, serial) == 200
     assert verdict.break_even({"images_per_s": 100.0, "startup_s": 1.0}, serial) is None
     made = [
-        point("pack", "serial", 1, [100, 100]), point("pack", "processes", 2, [200, 200], start_s=1.0),
-        point("flip", "serial", 1, [50_000, 50_000]), point("flip", "processes", 2, [20_000, 20_000], start_s=1.0),
-        point("flip", naive.MAP, 2, [1_000, 1_000], pickled_bytes=220_000),
-        point("decode", "serial", 1, [100, 100]),
-        point("decode", naive.FOLDERS, 4, [150, 150], tasks=3, largest_task=0.6),
+        point("pack", "serial", 1, [100] * 3), point("pack", "processes", 2, [200] * 3, start_s=1.0),
+        point("flip", "serial", 1, [50_000] * 3), point("flip", "processes", 2, [20_000] * 3, start_s=1.0),
+        point("flip", naive.MAP, 2, [1_000] * 3, pickled_bytes=220_000),
+        point("decode", "serial", 1, [100] * 3),
+        point("decode", naive.CLASSES, 4, [150] * 3, tasks=3, largest_task=0.6),
     ]  # fmt: skip
     rows = points.rows(made)
     verdict.explain(rows, made, cores=4)
@@ -195,14 +215,58 @@ def test_when_an_engine_pays() -> None:
         "220.0 kB pickled per image, there and back: 2000 µs of a worker's time per image"
     )
     assert rows[3]["note"] == "20 µs of work per image; handing it over and back takes 80 µs more"
-    assert rows[6]["note"] == "3 folders are 3 tasks for 4 workers, and the largest has 60% of the work"
+    assert rows[6]["note"] == "3 classes are 3 tasks for 4 workers, and the largest has 60% of the work"
     assert not rows[0]["note"] and not rows[1]["note"]
     said = "\n".join(verdict.words(rows, cores=2))
     assert "fastest is processes with 2 workers, 2.00 times that." in said and "processes from 200 (1.0 s)" in said
     assert "Flip: one core does 50,000 images/s (20 µs each); no engine is faster in every round" in said
     assert "slower than one core in 1 of 1 rows" in said and "reaches 0.02 times one core" in said
-    assert "One task per folder, decode, 4 workers: 1.50 times one core (3 folders are 3 tasks" in said
+    assert "One task per class, decode, 4 workers: 1.50 times one core (3 classes are 3 tasks" in said
     assert "More workers than the 2 usable cores cannot be faster; 4 were asked for." in said
+
+
+@pytest.mark.parametrize(("rounds", "words"), [(1, "1 round cannot"), (2, "2 rounds cannot"), (3, "fastest is")])
+def test_one_round_cannot_tell(rounds: int, words: str) -> None:
+    made = [point("pack", "serial", 1, [100] * rounds), point("pack", "threads", 1, [205] * rounds, start_s=0.01)]
+    (said,) = verdict.words(points.rows(made), cores=2)
+    assert said.startswith(f"Pack: one core does 100 images/s (10,000 µs each); {words}")
+    assert ("pay from" in said) == (rounds == 3) and ("--rounds 3 or more can" in said) == (rounds < 3)
+
+
+def test_the_ratio_of_two_loaders_is_the_median_of_the_rounds() -> None:
+    made = [
+        point(loaders.PACK, loaders.OURS, 1, [10, 20, 30, 80]), point(loaders.FILES, loaders.THEIRS, 1, [10] * 4),
+        point(loaders.PACK, loaders.OURS, 2, [29, 29, 21, 21]),  # of a higher median, and a lower upper middle
+    ]  # fmt: skip
+    found = verdict.loader_ratios(made)["over_files_as_written"]
+    assert found["1"] == {"median": 2.5, "low": 1.0, "high": 8.0, "n": 4}
+    assert found["best"]["median"] == 2.5
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip", "zip in a folder"])
+def test_files_as_users_write_it_in_archives_too(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from PIL import Image
+
+    root = photos(tmp_path / "photos", sizes=[(30, 40)] * 8)
+    files = {path.relative_to(root).as_posix(): path.read_bytes() for path in sorted(root.rglob("*.*"))}
+    if kind == "zip":
+        manifest = scanned(layouts.zipped(tmp_path / "photos.zip", files))
+    else:
+        manifest = scanned(root)
+    if kind == "zip in a folder":
+        (tmp_path / "a").mkdir()
+        layouts.zipped(tmp_path / "a/b.zip", files)
+        manifest = manifest.with_columns(path=[f"b.zip/{path}" for path in manifest.column("path")])
+        manifest = dataclasses.replace(manifest, root=tmp_path / "a")
+    opened: list[object] = []
+    pillow = Image.open
+    monkeypatch.setattr(Image, "open", lambda file: opened.append(file) or pillow(file))
+    taken = loaders.Photos(manifest, image_px=16)
+    pictures = [taken[index] for index in range(len(taken))]
+    assert {tuple(image.shape) for image, _ in pictures} == {(3, 16, 16)} and {label for _, label in pictures} == {0, 1}
+    if kind == "folder":
+        assert opened == [str(manifest.path(row)) for row in manifest.rows()], "as users write it, and nothing else"
+    assert loaders._are_inside(manifest) == (kind != "folder")
 
 
 def test_an_engine_that_is_not_installed_is_left_out(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
@@ -218,7 +282,6 @@ def test_an_engine_that_is_not_installed_is_left_out(monkeypatch: pytest.MonkeyP
 
 
 def test_images_are_spread_over_the_set(tmp_path: Path) -> None:
-    from data.packs import scanned
     from fanlight.study.loading import sample
 
     manifest = scanned(photos(tmp_path / "data", sizes=[(30, 40)] * 12))

@@ -120,7 +120,7 @@ def test_says_what_the_run_did(run):
     for words in (
         "<b>.833</b>", "n = 24", "1 min 15 s", "<b>158</b>", "resnet18", "Test CPU", "1.9 GB", "ddp, 2 ranks",
         "20 of 24 test images are right", "would give .250", "the 95 % intervals overlap",
-        "Exact copies: 2.", "Images of one split with copies in another: 3.", "not an image", "first step",
+        "Exact copies: 2.", "Copies, films or groups that stand in several splits: 3.", "not an image", "first step",
         "1/40 of the training images", "torch<td>2.15.0", "fanlight train photos --epochs 3", "first epoch left out",
         "The weakest class is", "AVX-512", "Validation accuracy was highest at the last evaluation, epoch 3.",
     ):  # fmt: skip

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from fanlight import cli
 from fanlight.data import pack
 from fanlight.train import build, devices, prepare
 from train import colours as tiny
@@ -294,7 +295,7 @@ def test_ctrl_c_before_there_is_a_run(monkeypatch, fanlight, colours, own_place)
 
     monkeypatch.setattr(pack, "make", interrupted)
     answer = fanlight("train", colours, *tiny.QUICK, "--out", "run")
-    assert (answer.code, answer.err) == (130, "Interrupted\n")
+    assert (answer.code, answer.err) == (130, f"{cli.INTERRUPTED_WORDS}\n")
     assert not (own_place / "run").exists()
 
 
@@ -322,16 +323,25 @@ def test_a_full_disk_while_packing_is_a_warning_and_the_files_are_used(monkeypat
     assert "No space left on device" in tiny.resolved(own_place / "run")["reasons"]["execution.pack"]
     for insisted in (["--pack"], ["--pack-dir", "packs"]):
         answer = fanlight(*words, "--out", "other", *insisted)
-        assert answer.code == 3 and "No space left on device" in answer.err and "--no-pack" in answer.err
-        assert not (own_place / "other").exists()
-    assert not list((own_place / "packs").rglob("*.part"))
+        assert answer.code == 1 and "No space left on device" in answer.err and "--no-pack" in answer.err
+        assert not (own_place / "other").exists() and not (own_place / "packs").exists()
+    answer = fanlight("pack", colours, "--pack-dir", "packs")
+    assert answer.code == 1 and answer.err.endswith(
+        "free some room and give the same command again, or make it smaller with --image-size N, or name another disk with "
+        "--pack-dir\n"
+    ), "options of train are no way out of pack"
+    assert not (own_place / "packs").exists()
 
 
 def test_a_disk_without_room_for_the_pack_is_known_before(monkeypatch, fanlight, colours, own_place):
     monkeypatch.setattr(pack.machine, "disk_free", lambda _: 10_000)
     answer = fanlight("train", colours, *tiny.QUICK, "--out", "run", "--pack-dir", "packs")
-    assert answer.code == 3
-    assert re.search(r"the pack needs .* free; .*--set data.canvas_px=\d+ would fit", answer.err), answer.err
+    assert answer.code == 1
+    assert re.search(
+        r"the pack needs .* free, where images of a short side of \d+ px would fit; free some room, or make it "
+        r"smaller with --set data\.canvas_px=N, ",
+        answer.err,
+    ), answer.err
 
 
 def test_a_loss_that_is_not_finite(fanlight, colours, own_place):

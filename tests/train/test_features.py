@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.torch import load_file, save_file
 
-from fanlight.errors import ConfigError, DataError, Stopped
+from fanlight.errors import ConfigError, DiskError, Stopped
 from fanlight.models import zoo
 from fanlight.train import build, features, scoring, tune
 from fanlight.train.optim import Optimizer
@@ -166,7 +166,7 @@ def test_a_disk_that_takes_no_features_is_named(monkeypatch, frozen, colours, ow
 
     monkeypatch.setenv("FANLIGHT_CACHE", str(own_place / "cache"))
     monkeypatch.setattr(np.lib.format, "open_memmap", refuse)
-    with pytest.raises(DataError, match=r"features: Permission denied; make room, .* or use --no-cache-features"):
+    with pytest.raises(DiskError, match=r"features: Permission denied; make room, .* or use --no-cache-features"):
         tiny.train(colours, out=own_place / "run", **frozen)
     assert list((own_place / "cache" / "features").iterdir()) == []
 

@@ -149,6 +149,10 @@ def test_a_refused_start_leaves_nothing(own_place):
         return run.exists()
 
     assert not start(ConfigError("no such model"))
+    run = folder.create("d", "m", out=None)
+    with pytest.raises(ConfigError), folder.discarded_when_refused(run):
+        raise ConfigError("no such model")
+    assert not (own_place / "runs").exists()
     assert start(ConfigError("later"), made=["metrics.jsonl"])
     folder.shutil.rmtree(own_place / "run")
     assert start(DataError("a file went away"))

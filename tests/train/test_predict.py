@@ -242,7 +242,11 @@ def test_the_command_writes_csv_and_json(fanlight, finished, colours, own_place)
     [
         (["--top", 0], 2, "--top is 0; it must be 1 or more"),
         (["--out", "answers.txt"], 2, "--out answers.txt should end in .csv or .json"),
-        (["--out", "none/answers.csv"], 2, "cannot write --out none/answers.csv: No such file or directory"),
+        (
+            ["--out", "none/answers.csv"],
+            2,
+            "--out none/answers.csv cannot be written: No such file or directory; use another path",
+        ),
         (["--tta", 0], 2, "--tta 0: an image has 1 to 10 views; use --tta 1"),
         (["--unknown-below", 1], 2, "--unknown-below 1.0 should be a probability above 0 and below 1, such as 0.8"),
         (["--device", "cuda"], 2, "execution.device is 'cuda', and torch sees no GPU here; use --device cpu"),

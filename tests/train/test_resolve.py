@@ -42,7 +42,7 @@ def manifest(
     split = ["train" if row < train * count else "val" for row in range(count)]
     columns = {
         "path": texts, "label": names, "split": split, "group": texts, "weight": weights or [""] * count,
-        "copies": [""] * count, "captions": [""] * count,
+        "copies": [""] * count, "film": [""] * count, "captions": [""] * count,
         "width": np.full(count, px + 40),
         "height": np.full(count, px), "format": ["png"] * count, "bytes": np.ones(count), "mtime_ns": np.ones(count),
         "sha256": texts, "status": ["ok"] * count, "reason": [""] * count, "decoded": np.ones(count, bool),
@@ -131,6 +131,18 @@ def test_learning_rates():
     assert lr["tuned"] == pytest.approx(lr["sgd"] / 5)
     assert lr["head"] == lr["sgd"]
     assert lr["adamw tuned"] == pytest.approx(lr["adamw"] / 10, rel=0.01)  # three digits are kept
+
+
+@pytest.mark.parametrize("layout", ["local-sgd", "diloco"])
+def test_ranks_that_train_apart_take_a_rate_of_their_own(layout):
+    """Of AdamW, whose steps are as long as a rank's own gradients are free of noise; SGD's mean step is the batch's."""
+    apart = {"execution.layout": layout, "execution.ranks": 4, "train.batch_size": 32}
+    together = apart | {"execution.layout": "ddp"}
+    adamw = [choose(given | {"optim.name": "adamw"}) for given in (apart, together)]
+    assert adamw[0].config.optim.lr == pytest.approx(2 * adamw[1].config.optim.lr, rel=0.01)
+    assert "times √4, as each of 4 ranks" in adamw[0].reasons["optim.lr"]
+    assert choose(apart | dict([SGD])).config.optim.lr == choose(together | dict([SGD])).config.optim.lr
+    assert choose(apart | {"optim.lr": 0.1}).config.optim.lr == 0.1
 
 
 def test_layout_and_ranks_follow_from_each_other(monkeypatch):

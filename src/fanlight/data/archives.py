@@ -16,6 +16,7 @@ import zlib
 from collections.abc import Iterable
 
 from fanlight.console import bytes_text, warn
+from fanlight.data import inside
 from fanlight.data.inside import Part, Reader
 from fanlight.errors import DataError
 
@@ -25,7 +26,8 @@ DEEP_MOST = 64  # folders in folders
 BLOCK = 512  # of a tar
 ZIP_LOCAL = 30  # bytes of a local header before the name
 STORED, DEFLATED, BZIP2, LZMA = 0, 8, 12, 14
-_DRIVE = re.compile(r"[A-Za-z]:[\\/]")
+_OCTAL, _DECIMAL = re.compile(rb"[0-7]*"), re.compile(r"[0-9]{1,19}")
+_FILES, _FOLDERS = (b"0", b"\0", b"7"), (b"5", b"D", b"V")  # kinds of a tar's header; V is the name of the whole
 
 
 def is_zip(head: bytes) -> bool:
@@ -39,7 +41,7 @@ def is_tar(head: bytes) -> bool:
 
 def clean(name: str, *, told: str) -> str:
     """A member's name, relative and with single forward slashes. DataError for one that, extracted, would land elsewhere."""
-    if name.startswith(("/", "\\")) or _DRIVE.match(name) or ".." in name.replace("\\", "/").split("/"):
+    if inside.points_out(name):
         raise DataError(
             f"{told} holds {name!r}, which points out of it, so it was made to do harm; unpack what you trust of it, and "
             "give the folder"
@@ -84,15 +86,21 @@ class Zip:
             end = info.header_offset + ZIP_LOCAL + info.compress_size
         check_growth(told, before=part.size, after=sum(info.file_size for info in infos))
         doubled: list[str] = []
+        odd: list[str] = []
         for info in infos:
-            if info.create_system == 3 and stat.S_ISLNK(info.external_attr >> 16):
-                continue
-            place = (info.compress_type, info.header_offset, info.compress_size, info.file_size, info.CRC)
             name = clean(_zip_name(info), told=told)
+            if not name:  # `.`, which is the folder itself
+                continue
+            if info.create_system == 3 and stat.S_ISLNK(info.external_attr >> 16):
+                odd.append(name)
+                continue
             if name in self._members:
                 doubled.append(name)
-            self._members[name] = place
+            self._members[name] = (
+                info.compress_type, info.header_offset, info.compress_size, info.file_size, info.CRC,
+            )  # fmt: skip
         _warn_of_doubled(doubled, told=told)
+        _warn_of_odd(odd, told=told)
 
     def names(self) -> Iterable[str]:
         return self._members
@@ -156,28 +164,34 @@ def _expand(raw: bytes, method: int, *, size: int) -> bytes:
 
 
 class Tar:
-    """A plain tar: old, ustar, GNU or pax. Links, devices and sparse files are left out."""
+    """A plain tar: old, ustar, GNU or pax. Links, devices and sparse files are left out, and named in a warning."""
 
     def __init__(self, part: Part, *, told: str):
         self._part = part
         self._places: dict[str, tuple[int, int]] = {}
         at, name, extra = 0, "", dict[str, str]()
         doubled: list[str] = []
-        while at + BLOCK <= part.size:
+        odd: list[str] = []
+        while at + BLOCK <= part.size:  # `at` grows by a block at least, as no size is negative
             block = part.read(at, BLOCK)
             if not any(block):
                 break
             if not _checksum_is_right(block):
                 raise DataError(f"{told} is a damaged tar (no header at byte {at}); download or make it again")
-            kind, size = block[156:157], _number(block[124:136])
+            kind, size = block[156:157], _size(block[124:136])
+            if size is None:
+                raise DataError(f"{told} is a damaged tar (no size at byte {at + 124}); download or make it again")
             if kind in b"xLKg":  # about the next file, or (g) about all
                 text = part.read(at + BLOCK, min(size, 1 << 20))
                 name, extra = (_text(text) if kind == b"L" else name), (_pax(text) if kind == b"x" else extra)
             else:
-                size = int(extra["size"]) if extra.get("size", "").isdigit() else size
+                size = int(extra["size"]) if _DECIMAL.fullmatch(extra.get("size", "")) else size
                 is_sparse = kind == b"S" or any(key.startswith("GNU.sparse") for key in extra)
                 found = clean(extra.get("path") or name or _name(block), told=told)
-                if kind in (b"0", b"\0", b"7") and not is_sparse and found and not _name(block).endswith("/"):
+                is_folder = kind in _FOLDERS or _name(block).endswith("/") or not found
+                if not is_folder and (kind not in _FILES or is_sparse):
+                    odd.append(found)
+                elif not is_folder:
                     if found in self._places:
                         doubled.append(found)
                     self._places[found] = (at + BLOCK, size)
@@ -187,9 +201,14 @@ class Tar:
                     at += BLOCK
                     more = part.read(at, BLOCK).ljust(BLOCK, b"\0")[504]
             at += BLOCK + -(-size // BLOCK) * BLOCK
-        if at > part.size:
-            warn(f"{told} is cut off", why="Its last file is not whole", do="Download or make it again")
+        else:  # no block of zeros, which ends a tar
+            last = next(reversed(self._places), "")
+            what, why = "is", "Its last file is not whole"
+            if at <= part.size:
+                what, why = "may be", f"It has no end mark after {last!r}"
+            warn(f"{told} {what} cut off", why=why, do="Download or make it again")
         _warn_of_doubled(doubled, told=told)
+        _warn_of_odd(odd, told=told)
 
     def names(self) -> Iterable[str]:
         return self._places
@@ -216,6 +235,14 @@ def _warn_of_doubled(names: list[str], *, told: str) -> None:
         )  # fmt: skip
 
 
+def _warn_of_odd(names: list[str], *, told: str) -> None:
+    if names:
+        warn(
+            f"{told} holds {len(names)} links, devices or sparse files, which are left out, such as {names[0]!r}",
+            why="Nothing of an archive is followed to another place", do="Pack the files themselves if they are meant",
+        )  # fmt: skip
+
+
 def _checksum_is_right(block: bytes) -> bool:
     """The sum of a header's bytes, its own field taken as blanks."""
     try:
@@ -225,14 +252,12 @@ def _checksum_is_right(block: bytes) -> bool:
     return told == sum(block[:148]) + 256 + sum(block[156:])
 
 
-def _number(field: bytes) -> int:
-    """Octal text, or, from 8 GB on, a binary number."""
-    if field[0] & 0x80:
+def _size(field: bytes) -> int | None:
+    """Octal text, or, from 8 GB on, a binary number; None for what is neither. `int` would take a sign, too."""
+    if field[0] == 0x80:
         return int.from_bytes(field[4:], "big")
-    try:
-        return int(field.split(b"\0")[0].strip() or b"0", 8)
-    except ValueError:
-        return 0
+    text = field.split(b"\0")[0].strip()
+    return int(text or b"0", 8) if _OCTAL.fullmatch(text) else None
 
 
 def _text(raw: bytes) -> str:

@@ -22,6 +22,7 @@ from fanlight.errors import DataError
 CIFAR_PIXELS = 3072  # 3 colours of 32 × 32
 CIFAR_LABELS = {3073: 1, 3074: 2}  # bytes of a record -> of its labels: CIFAR-10; CIFAR-100, coarse before fine
 PICKLE_BYTES_MOST = 1 << 30
+NUMBER_MOST = 1 << 64  # of a name or a label: one of 6,000 digits cannot even be printed
 
 
 @dataclass(frozen=True)
@@ -131,29 +132,45 @@ def _idx_samples(part: Part, shape: tuple[int, ...], *, told: str) -> Samples | 
     return Samples(part, first, size, count, (channels, height, width), is_planar=False)
 
 
-def pickled(part: Part, *, told: str) -> tuple[Samples | None, dict[str, Any]]:
-    """The samples of a pickled CIFAR batch (None where it has no `data`) and everything that it holds, keys as text."""
+def held(part: Part, *, told: str) -> dict[str, Any]:
+    """What a pickle of CIFAR's holds, a dict with its keys as text. DataError for any other, and for one too large."""
     if part.size > PICKLE_BYTES_MOST:
         raise DataError(f"{told} is a pickle of more than {PICKLE_BYTES_MOST >> 30} GB, which is not read")
-    held = plain_pickle.load(part.read(), told=told)
-    if not isinstance(held, dict):
-        raise DataError(f"{told} is a pickle of a {type(held).__name__}, not of a dict as CIFAR has it")
-    held = {key.decode("latin-1") if isinstance(key, bytes) else str(key): value for key, value in held.items()}
-    data = held.get("data")
+    found = plain_pickle.load(part.read(), told=told)
+    if not isinstance(found, dict):
+        raise DataError(f"{told} is a pickle of a {type(found).__name__}, not of a dict as CIFAR has it")
+    return {text(key, told=told): value for key, value in found.items()}
+
+
+def text(value: Any, *, told: str) -> str:
+    """A name in a pickle: text, bytes or a number. DataError for what is none, as a list in lists without end would be."""
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    if isinstance(value, str | float) or (isinstance(value, int) and abs(value) < NUMBER_MOST):
+        return str(value)
+    raise DataError(
+        f"{told} has a {type(value).__name__} where a name belongs, as no CIFAR file has; download it again"
+    )
+
+
+def pickled(part: Part, *, told: str) -> tuple[Samples | None, dict[str, Any]]:
+    """The samples of a pickled CIFAR batch (None where it has no `data`) and everything that it holds, keys as text."""
+    found = held(part, told=told)
+    data = found.get("data")
     if not isinstance(data, Array):
-        return None, held
+        return None, found
     side = math.isqrt(data.shape[1] // 3) if len(data.shape) == 2 else 0
     if data.dtype != "<u1" or not side or 3 * side * side != data.shape[1]:
         raise DataError(f"{told}: its data is {data.shape} of {data.dtype}, not N × 3072 bytes as CIFAR has it")
     place, first = (data.data, 0) if data.start is None else (part, data.start)
     samples = Samples(place, first, data.shape[1], data.shape[0], (3, side, side), is_planar=True)
-    return samples, {**held, "data": None}
+    return samples, {**found, "data": None}
 
 
 def numbers(value: Any) -> list[int] | None:
     """A pickled list or array of whole numbers."""
     if isinstance(value, Array) and value.dtype[1] in "iu" and len(value.shape) == 1:
         return [int(number) for number in np.frombuffer(value.data, value.dtype)]
-    if isinstance(value, list) and all(isinstance(number, int) for number in value):
+    if isinstance(value, list) and all(isinstance(number, int) and abs(number) < NUMBER_MOST for number in value):
         return value
     return None

@@ -14,7 +14,7 @@ from fanlight.data import cache, copies, formats, grouping, scan
 from fanlight.data import manifest as manifests
 from fanlight.data.audit import Audit
 from fanlight.data.manifest import Manifest
-from fanlight.errors import ConfigError, FanlightError, shown
+from fanlight.errors import FanlightError, Stopped, shown, unwritable
 
 WIDE = 400  # letters of a line: a group may have a thousand files
 LABEL_LETTERS, PATH_LETTERS = 80, 200  # shown of one
@@ -34,26 +34,41 @@ def up_to_date(path: str, *, decode: bool, workers: int | None = None, group_by:
         except FanlightError:
             known = None  # of another version: a cache, so it is made again
     manifest = scan.scan(listing, known=known, workers=workers, decode=decode)
+    if known is None or not _same(known, manifest):
+        _keep(manifest, kept)
+    return manifest
+
+
+def _same(known: Manifest, manifest: Manifest) -> bool:
+    """Whether a kept manifest says the same; of copies it may know more."""
+    one, two = (each.table.drop_columns(["copies", "film"]) for each in (known, manifest))
+    return (known.root, known.source, one) == (manifest.root, manifest.source, two)
+
+
+def _keep(manifest: Manifest, kept: Path) -> None:
     try:
         kept.parent.mkdir(parents=True, exist_ok=True)
         manifest.save(kept)
     except OSError as error:
         why = error.strerror or str(error)
         warn(f"the manifest cannot be kept in {kept.parent}", why=why, do="Set FANLIGHT_CACHE to a writable folder")
-    return manifest
-
-
-def check(path: str, *, workers: int | None = None, out: Path | None = None, level: str = "quick") -> dict[str, Any]:
-    """Reads and decodes every file and looks for copies; prints what was found; the JSON object of `check --json`."""
-    manifest, found = examine(path, workers=workers, level=level)
-    return tell(path, manifest, found, out=out, level=level)
 
 
 def examine(
     path: str, *, workers: int | None = None, level: str = "quick", group_by: str | None = None
 ) -> tuple[Manifest, Audit | None]:
     """Every file read and decoded, and copies looked for as `level` of config.AUDITS says."""
-    return copies.find(up_to_date(path, decode=True, workers=workers, group_by=group_by), level, workers=workers)
+    manifest = up_to_date(path, decode=True, workers=workers, group_by=group_by)
+    try:
+        manifest, found = copies.find(manifest, level, workers=workers)
+    except KeyboardInterrupt:
+        if not cache.manifest_path(path).is_file():
+            raise
+        raise Stopped(
+            f"stopped; what was read of {len(manifest)} files is kept, and the same command goes on with the search for copies"
+        ) from None
+    _keep(manifest, cache.manifest_path(path))
+    return manifest, found
 
 
 def tell(path: str, manifest: Manifest, found: Audit | None, *, out: Path | None, level: str) -> dict[str, Any]:
@@ -64,18 +79,19 @@ def tell(path: str, manifest: Manifest, found: Audit | None, *, out: Path | None
         write(manifest, kept, option="--out")
     facts = manifests.audit(manifest)
     labels, splits = manifest.column("label")[manifest.ok], manifest.column("split")[manifest.ok]
-    bad = np.flatnonzero(~manifest.ok)
+    paths, reasons = manifest.column("path"), manifest.column("reason")
     quarantined = [
-        {"path": str(manifest.column("path")[row]), "reason": str(manifest.column("reason")[row])} for row in bad
+        {"path": str(paths[row]), "reason": str(reasons[row])} for row in np.flatnonzero(~manifest.ok).tolist()
     ]
+    counts = Counter(labels.tolist())
     document = {
         "images": int(manifest.ok.sum()),
-        "classes": {name: int((labels == name).sum()) for name in manifest.classes},
+        "classes": {name: counts[name] for name in manifest.classes},
         "splits": dict(Counter(name or "none given" for name in splits.tolist())),
         "quarantined": quarantined,
         "audit": level,
         **{key: facts[key] for key in ("exact_copies", "near_copies", "copy_groups", "label_conflicts", "leaks")},
-        "frame_runs": [manifest.column("path")[rows].tolist() for rows in found.runs()] if found else [],
+        "frame_runs": [paths[rows].tolist() for rows in found.runs()] if found else [],
         "unjudged": found.unjudged if found else 0,
         "manifest": str(kept) if kept.is_file() else None,
     }
@@ -86,11 +102,11 @@ def tell(path: str, manifest: Manifest, found: Audit | None, *, out: Path | None
 
 
 def write(manifest: Manifest, path: Path, *, option: str) -> None:
-    """Saves a manifest where a user wants it; ConfigError, with the `option` that said so, where it cannot be."""
+    """Saves a manifest where a user wants it; An error that names the `option` where it cannot be."""
     try:
         manifest.save(path)
     except OSError as error:
-        raise ConfigError(f"{option} {path} cannot be written: {error.strerror or error}; use another path") from None
+        raise unwritable(error, f"{option} {path}", otherwise="use another path") from None
 
 
 def _print(document: dict[str, Any], manifest: Manifest, *, imbalance: float) -> None:
@@ -116,7 +132,9 @@ def _print(document: dict[str, Any], manifest: Manifest, *, imbalance: float) ->
             say(f"Images with too little in them to be compared: {document['unjudged']}")
     _print_some("groups of copies", [" = ".join(paths) for paths in document["copy_groups"]], most=3)
     _print_some("copies under several labels", [" = ".join(item["paths"]) for item in document["label_conflicts"]])
-    _print_some("copies in several splits", [" = ".join(item["paths"]) for item in document["leaks"]])
+    for kind, what in (("copies", "copies"), ("film", "films"), ("group", "groups")):
+        leaks = [" = ".join(item["paths"]) for item in document["leaks"] if item["of"] == kind]
+        _print_some(f"{what} in several splits", leaks)
     say(f"Manifest: {document['manifest'] or 'not kept'}")
 
 

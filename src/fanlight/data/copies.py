@@ -9,9 +9,8 @@ from fanlight.console import say
 from fanlight.data import audit
 from fanlight.data.audit import store
 from fanlight.data.audit.result import Audit
+from fanlight.data.families import linked
 from fanlight.data.manifest import Manifest
-
-FILM = "film "  # what the group of a run of frames begins with
 
 
 def find(
@@ -21,7 +20,7 @@ def find(
     workers: int | None = None,
     pixels: audit.Pixels | None = None,
 ) -> tuple[Manifest, Audit | None]:
-    """The manifest with `copies` filled in, and frames of one film as a group where the data gives none; and the audit.
+    """The manifest with `copies` and `film` filled in, beside what it has of them; and the audit.
 
     None as the level: thorough where a thorough audit has seen all these files before, else quick. A quick one takes `pixels`
     where they are at hand; a thorough one is always that of the files, so that `check` and `train` find the same."""
@@ -31,25 +30,39 @@ def find(
     found = audit.find(
         manifest, thorough=thorough, workers=workers or machine.cores_usable(), pixels=None if thorough else pixels
     )
-    group = manifest.column("group").copy()
-    is_own = group == manifest.column("sha256")
-    in_run = is_own & (found.run >= 0)
-    names = np.array([*found.run_names, ""], object)
-    group[in_run] = FILM + names[found.run[in_run]]
-    return manifest.with_columns(copies=found.copies(), group=group), found
+    copies, film = _joined(manifest.column("copies"), found.copies()), _joined(manifest.column("film"), found.films())
+    return manifest.with_columns(copies=copies, film=film), found
 
 
-def tell(found: Audit | None) -> None:
-    """What an audit found, in a few lines."""
+def _joined(before_R: np.ndarray, found_R: np.ndarray) -> np.ndarray:
+    """str [R]: names of what either says is together: a kept manifest may know more than this audit, or less."""
+    if not (before_R != "").any():
+        return found_R
+    alone_R = np.array([f"row {row}" for row in range(len(found_R))], object)
+    label_R = linked(*(np.where(names == "", alone_R, names) for names in (before_R, found_R)))
+    names_R = np.where(before_R == "", found_R, before_R)
+    name = dict(zip(label_R[::-1].tolist(), names_R[::-1]))  # that of the first
+    return np.array([name[label] if names_R[row] else "" for row, label in enumerate(label_R.tolist())], object)
+
+
+def tell(manifest: Manifest, found: Audit | None) -> None:
+    """What an audit found in a manifest that is not split yet, in a few lines."""
     if found is None:
         return
     groups, runs = found.groups(), found.runs()
     kind = "flipped, turned by any angle, cropped" if found.thorough else "flipped, turned by 90°"
     if groups:
         rows = sum(map(len, groups))
-        say(f"Copies ({kind}, re-encoded): {rows} images in {len(groups)} groups, each kept in one split")
+        say(f"Copies ({kind}, re-encoded): {rows} images in {len(groups)} groups, {_kept(manifest, groups)}")
     if runs:
         frames = sum(map(len, runs))
-        say(
-            f"Frames of films: {frames} images in {len(runs)} runs of neighbours that look alike, each kept in one split"
-        )
+        what = f"{frames} images in {len(runs)} runs of neighbours that look alike"
+        say(f"Frames of films: {what}, {_kept(manifest, runs)}")
+
+
+def _kept(manifest: Manifest, groups: list[np.ndarray]) -> str:
+    """What becomes of groups: a given split stays as it is."""
+    split = manifest.column("split")
+    split = np.where(split == "", "train", split)
+    cut = sum(len(set(split[rows])) > 1 for rows in groups)
+    return f"{cut} of them in several given splits" if cut else "each kept in one split"

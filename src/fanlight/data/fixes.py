@@ -3,58 +3,65 @@ the reason; nothing is moved, renamed or relabelled."""
 
 from collections import Counter
 
-import numpy as np
-
-from fanlight.data.manifest import SPLITS, Manifest
+from fanlight.data.families import families
+from fanlight.data.manifest import SPLITS, Manifest, together
 from fanlight.errors import DataError
+
+RELATION = {"copies": "copy of", "film": "frame of one film with", "group": "of one group with"}
 
 
 def fix(manifest: Manifest) -> tuple[Manifest, list[str]]:
-    """The manifest without the copies that contradict or leak, and what was done, as sentences.
+    """The manifest without the copies that contradict, and without what leaks, and what was done, as sentences.
 
-    Of copies under several classes those of the class that has more than half of them stay, else none. Of copies in several
-    given splits those in test stay, else those in val. Copies that stay are one group from then on."""
-    pictures = _pictures(manifest)
-    conflicts = _conflicts(manifest, pictures)
-    found = manifest.quarantine(conflicts)
-    leaks = _leaks(found, pictures)
-    found = found.quarantine(leaks)
-    group, copies = found.column("group").copy(), found.column("copies")
-    is_own = group == found.column("sha256")  # the data gave none
-    group[is_own & (copies != "")] = copies[is_own & (copies != "")]
-    joined = int((group != found.column("group")).sum())
+    Of copies under several classes those of the class that has more than half of them stay, else none. Of copies, frames of a
+    film or a given group in several given splits those in test stay, else those in val. What stays and belongs together is
+    one group from then on."""
+    conflicts = _conflicts(manifest)
+    without = manifest.quarantine(conflicts)
+    leaks = _leaks(without)
+    found = without.quarantine(leaks)
     if not found.ok.any():
         raise DataError(
             f"--fix: all {int(manifest.ok.sum())} images would be left out, because copies of them are filed under several "
             "classes; look at them with --report, and decide by hand"
         )
+    if gone := sorted(_trained(without) - _trained(found)):
+        raise DataError(
+            f"--fix: no image of class {gone[0]} would be left in train, because all have copies, or others of their film or "
+            "group, in val or test; leave the splits out, and Fanlight makes them"
+        )
+    rows = found.rows()
+    names, family_R = families(found, rows)
+    group = found.column("group").copy()
+    group[rows] = names[family_R]
+    joined = int((group != found.column("group")).sum())
     said = []
     if conflicts:
         said.append(f"{len(conflicts)} images left out, because copies of them are filed under another class")
     if leaks:
-        said.append(f"{len(leaks)} images left out of train or val, because copies of them are in val or test")
+        said.append(
+            f"{len(leaks)} images left out of train or val, because copies of them, or others of their film or group, are in "
+            "val or test"
+        )
     if joined:
-        said.append(f"{joined} images put into the groups of their copies, so that any split keeps those together")
+        said.append(
+            f"{joined} images put into the groups of their copies or films, so that any split keeps those together"
+        )
     return found.with_columns(group=group), said or ["nothing had to be changed"]
 
 
-def _pictures(manifest: Manifest) -> list[np.ndarray]:
-    """Usable rows that show one picture, two or more of each."""
-    copies = manifest.column("copies")
-    keys = np.where(copies == "", manifest.column("sha256"), copies)
-    found: dict[str, list[int]] = {}
-    for row in manifest.rows().tolist():
-        found.setdefault(keys[row], []).append(row)
-    return [np.array(rows) for rows in found.values() if len(rows) > 1]
+def _trained(manifest: Manifest) -> set[str]:
+    """Classes that have an image in a given train."""
+    return set(manifest.column("label")[manifest.rows("train")].tolist())
 
 
-def _conflicts(manifest: Manifest, pictures: list[np.ndarray]) -> dict[int, str]:
+def _conflicts(manifest: Manifest) -> dict[int, str]:
     """Row -> why, of the copies whose class is not that of most."""
     labels, paths = manifest.column("label"), manifest.column("path")
     aside: dict[int, str] = {}
-    for rows in pictures:
+    for kind, rows in together(manifest):
         (name, count), *others = Counter(labels[rows].tolist()).most_common()
-        if not others:
+        if kind != "copies" or not others:
             continue
         kept = name if count * 2 > len(rows) else None
         for row in rows[labels[rows] != kept].tolist():
@@ -63,15 +70,17 @@ def _conflicts(manifest: Manifest, pictures: list[np.ndarray]) -> dict[int, str]
     return aside
 
 
-def _leaks(manifest: Manifest, pictures: list[np.ndarray]) -> dict[int, str]:
-    """Row -> why, of the usable copies outside the last split that has one; rows without a given split follow no rule."""
+def _leaks(manifest: Manifest) -> dict[int, str]:
+    """Row -> why, of the rows outside the last split that has one they belong together with; rows without a given split
+    follow no rule."""
     splits, paths = manifest.column("split"), manifest.column("path")
     aside: dict[int, str] = {}
-    for rows in pictures:
-        given = [row for row in rows.tolist() if manifest.ok[row] and splits[row] in SPLITS]
+    for kind, rows in together(manifest):
+        given = [row for row in rows.tolist() if row not in aside and splits[row] in SPLITS]
         if len({splits[row] for row in given}) < 2:
             continue
         kept = max((splits[row] for row in given), key=SPLITS.index)
         example = next(row for row in given if splits[row] == kept)
-        aside |= {row: f"copy of {paths[example]} in {kept}" for row in given if splits[row] != kept}
+        why = f"{RELATION[kind]} {paths[example]} in {kept}"
+        aside |= {row: why for row in given if splits[row] != kept}
     return aside

@@ -11,14 +11,14 @@ from dataclasses import replace
 
 from fanlight.console import say, warn
 from fanlight.data.formats import Listing
-from fanlight.errors import ConfigError, near
+from fanlight.errors import ConfigError, near, shown_all
 
 SECONDS_MOST = 10  # of a pattern over all paths; a million take one
 
 
 def regroup(listing: Listing, by: str) -> Listing:
     """The listing with `groups` by a column of that name, else by a regular expression that is searched in each path: its
-    first bracketed part, or all that it matches, names the group. Files without one stay on their own.
+    first bracketed part, or all that it matches, names the group. Files without one stay on their own. A plain word is a column.
 
     ConfigError for a pattern that is none, or that no path matches."""
     if not by:
@@ -46,7 +46,13 @@ def regroup(listing: Listing, by: str) -> Listing:
 
 def _matches(listing: Listing, by: str) -> list[str]:
     columns = listing.columns
-    there = f" The list's columns: {', '.join(columns)}.{near(by, columns)}" if columns else ""
+    there = f" The columns: {shown_all(columns)}.{near(by, columns)}" if columns else ""
+    if by.isidentifier():  # as a pattern it would match itself, and put whatever it is in into one group
+        lacks = "is no column of" if columns else "cannot be a column, because there are none in"
+        raise ConfigError(
+            f"data.group_by {by!r} {lacks} {listing.source}.{there} To search the paths, give a regular expression whose bracket "
+            r"names the group, such as '(patient\d+)'"
+        )
     try:
         pattern = re.compile(by)
     except re.error as error:

@@ -13,6 +13,7 @@ import errno
 import fnmatch
 import io
 import os
+import re
 import stat
 import threading
 from collections import OrderedDict
@@ -25,6 +26,7 @@ from fanlight.errors import DataError
 OPEN_FILES = 128  # kept open at once, of a process's usual 1,024: there may be thousands of shards
 MEMBER_BYTES_MOST = 1 << 30  # an image of more is a mistake or an attack
 HEAD_BYTES = 512  # enough to tell what a file is
+_DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 
 Key = tuple[int, int, int]  # size, mtime_ns and inode of the file that an index was made of
 
@@ -228,6 +230,11 @@ def files(pattern: str) -> list[str]:
     names = [name for name in archive.names() if not _is_hidden(name)]
     found = [name for name in names if name.startswith(f"{inner}/")] or fnmatch.filter(names, inner)
     return [f"{outer[0]}/{name}" for name in found]
+
+
+def points_out(name: str) -> bool:
+    """Whether a name, taken from a folder or an archive, may lead to somewhere else, on this system or on another."""
+    return bool(name.startswith(("/", "\\")) or _DRIVE.match(name) or ".." in name.replace("\\", "/").split("/"))
 
 
 def _is_hidden(name: str) -> bool:

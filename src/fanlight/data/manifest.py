@@ -9,7 +9,6 @@ import json
 import os
 import stat
 from collections import defaultdict
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +21,8 @@ from fanlight.data import inside
 from fanlight.errors import DataError, RunError
 
 SPLITS = ("train", "val", "test")
-VERSION = 3  # of the columns below; files of another version are refused
+TOGETHER = ("sha256", "copies", "film", "group")  # rows that share a value of one of these belong into one split
+VERSION = 4  # of the columns below; files of another version are refused
 SCHEMA = pa.schema(
     [
         ("path", pa.string()),  # relative to the root, with forward slashes
@@ -33,6 +33,10 @@ SCHEMA = pa.schema(
             "copies",
             pa.string(),
         ),  # names the rows that show one picture, as an audit found; empty where it found no other
+        (
+            "film",
+            pa.string(),
+        ),  # names the rows that are frames of one film, as an audit found; empty where it found none
         ("captions", pa.string()),  # JSON list of sentences; empty where the data gives none
         ("weight", pa.string()),  # as a list file says it, read when sampling asks; empty where the data gives none
         ("width", pa.int32()),  # pixels after EXIF orientation; 0 where unreadable
@@ -92,12 +96,12 @@ class Manifest:
 
     @cached_property
     def leaked(self) -> np.ndarray:
-        """bool [rows]: a usable row of val or test with a copy, by its bytes or as an audit found, or a row of its own group,
-        in train: a score over such rows says what was learned by heart."""
+        """bool [rows]: a usable row of val or test with a copy, by its bytes or as an audit found, a frame of its film, or a
+        row of its own group, in train: a score over such rows says what was learned by heart."""
         leaked = np.zeros(len(self), bool)
         others = np.flatnonzero(self.ok & np.isin(self.column("split"), ("val", "test")))
         train = self.rows("train")
-        for name in ("sha256", "copies", "group") if others.size and train.size else ():
+        for name in TOGETHER if others.size and train.size else ():
             column = self.column(name)
             known = set(column[train]) - {""}
             leaked[others] |= np.fromiter((value in known for value in column[others]), bool, others.size)
@@ -232,38 +236,61 @@ def file_state(path: Path | str) -> tuple[int, int]:
 
 
 def audit(manifest: Manifest) -> dict[str, Any]:
-    """What is suspicious about the usable rows: copies, copies with different labels or in different splits.
+    """What is suspicious about the usable rows: copies, copies with different labels, and what stands in several splits.
 
     `exact_copies` counts the images beyond the first of each group of equal bytes, `near_copies` those beyond the first of
-    each group that an audit found, and that equal bytes do not explain; `imbalance` is the largest class over the
-    smallest."""
+    each group that an audit found, and that equal bytes do not explain; `leaks` has the copies, films and given groups whose
+    rows are in several splits; `imbalance` is the largest class over the smallest."""
     paths, labels, splits = (manifest.column(name) for name in ("path", "label", "split"))
-    hashes, pictures = manifest.column("sha256"), manifest.column("copies")
-    exact = _alike(manifest, hashes)
-    copies = _alike(manifest, np.where(pictures == "", hashes, pictures))
+    exact = _alike(manifest, manifest.column("sha256"))
+    sets = together(manifest)
+    copies = [rows for kind, rows in sets if kind == "copies"]
     labels_R = manifest.labels[manifest.rows()]
     counts = np.bincount(labels_R[labels_R >= 0], minlength=1)  # -1: captions without classes
     exact_copies = sum(len(rows) - 1 for rows in exact)
+    conflicts = [(rows, _values(labels, rows)) for rows in copies]
+    leaks = [(kind, rows, _values(splits, rows)) for kind, rows in sets]
     return {
         "exact_copies": exact_copies,
         "near_copies": sum(len(rows) - 1 for rows in copies) - exact_copies,
-        "copy_groups": [[str(paths[row]) for row in rows] for rows in copies],
-        "label_conflicts": list(_differing(copies, paths, "labels", labels)),
-        "leaks": list(_differing(copies, paths, "splits", splits)),
+        "copy_groups": [paths[rows].tolist() for rows in copies],
+        "label_conflicts": [
+            {"paths": paths[rows].tolist(), "labels": found} for rows, found in conflicts if len(found) > 1
+        ],
+        "leaks": [
+            {"of": kind, "paths": paths[rows].tolist(), "splits": found}
+            for kind, rows, found in leaks
+            if len(found) > 1
+        ],
         "imbalance": float(counts.max() / max(counts.min(), 1)),
     }
 
 
-def _alike(manifest: Manifest, keys: np.ndarray) -> list[list[int]]:
-    """Usable rows with equal keys, two or more, in the order of their first."""
+def together(manifest: Manifest) -> list[tuple[str, np.ndarray]]:
+    """Usable rows, two or more, that belong into one split, and as what: `copies` of one picture, frames of a `film`, a given
+    `group`. Rows that are several of these at once are named as the first."""
+    hashes, copies, group = (manifest.column(name) for name in ("sha256", "copies", "group"))
+    keys = {
+        "copies": np.where(copies == "", hashes, copies),
+        "film": manifest.column("film"),
+        "group": np.where(group == hashes, "", group),  # the data gave none
+    }
+    found: dict[bytes, tuple[str, np.ndarray]] = {}
+    for kind, key in keys.items():
+        for rows in _alike(manifest, key):
+            found.setdefault(rows.tobytes(), (kind, rows))
+    return list(found.values())
+
+
+def _alike(manifest: Manifest, keys: np.ndarray) -> list[np.ndarray]:
+    """Usable rows with equal keys, two or more, in the order of their first; an empty key is none."""
     groups: dict[str, list[int]] = defaultdict(list)
     for row in manifest.rows().tolist():
         groups[keys[row]].append(row)
-    return [rows for rows in groups.values() if len(rows) > 1]
+    groups.pop("", None)
+    return [np.array(rows) for rows in groups.values() if len(rows) > 1]
 
 
-def _differing(copies: list[list[int]], paths: np.ndarray, name: str, values: np.ndarray) -> Iterator[dict[str, Any]]:
-    for rows in copies:
-        different = sorted({str(values[row]) for row in rows} - {""})
-        if len(different) > 1:
-            yield {"paths": [str(paths[row]) for row in rows], name: different}
+def _values(column: np.ndarray, rows: np.ndarray) -> list[str]:
+    """The different texts of these rows, sorted, without the empty one."""
+    return sorted(set(column[rows].tolist()) - {""})

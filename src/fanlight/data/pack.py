@@ -21,12 +21,13 @@ import pyarrow.parquet as pq
 
 from fanlight import machine
 from fanlight.console import Progress, bytes_text, say
-from fanlight.data import cache, canvas, engines
+from fanlight.data import cache, canvas, engines, leftovers
 from fanlight.data.engines import Engine, Job, Operation
 from fanlight.data.manifest import Manifest, arrow
-from fanlight.errors import DataError
+from fanlight.errors import DataError, DiskError, disk_is_full
 
 SHARD_BYTES = 512 << 20  # what an interruption can lose, and small enough that every file system takes it
+LOCK = ".lock"
 DISK_RESERVE = 0.05  # of the disk's free bytes stay free
 
 
@@ -169,17 +170,25 @@ def find(manifest: Manifest, *, canvas_px: int, parent: Path) -> Pack | None:
 
 def make(
     manifest: Manifest, *, canvas_px: int, parent: Path, workers: int = 1, engine: Engine | None = None,
-    shard_bytes: int = SHARD_BYTES,
+    shard_bytes: int = SHARD_BYTES, otherwise: str = "choose a folder on another disk",
 ) -> Pack:  # fmt: skip
     """The pack of `manifest` below `parent`: opened when it is there, else made, by `workers` threads or by `engine`,
     which stays open. The same bytes by any.
 
-    Raises DataError when the disk lacks room, before anything is decoded, with the canvas that would fit; when nothing
-    can be written; and when a file is not what the manifest says, with its name.
+    Raises DiskError when the disk lacks room, before anything is decoded, with the canvas that would fit, and when nothing
+    can be written: `otherwise` is what can be done instead, in the words of the command that packs. Raises DataError when a
+    file is not what the manifest says, with its name. Whole shards stay then, and are not made again.
     """
     if engine is None:
         with engines.of("threads", workers=workers) as threads:
-            return make(manifest, canvas_px=canvas_px, parent=parent, engine=threads, shard_bytes=shard_bytes)
+            return make(
+                manifest,
+                canvas_px=canvas_px,
+                parent=parent,
+                engine=threads,
+                shard_bytes=shard_bytes,
+                otherwise=otherwise,
+            )
     layout = plan(manifest, canvas_px=canvas_px, shard_bytes=shard_bytes)
     folder = parent / layout.key
     if (ready := load(folder)) is not None:
@@ -189,18 +198,15 @@ def make(
         with _locked(folder):
             if (ready := load(folder)) is not None:  # another process made it while this one waited
                 return ready
-            _check_room(layout, manifest, folder)
+            _check_room(layout, manifest, folder, otherwise=otherwise)
             count, size = len(layout.sha256), bytes_text(layout.bytes)
             say(f"Packing {count} images, short side {canvas_px} px, {size}, into {folder}")
             return _finish(layout, folder, _write_shards(layout, manifest, folder, engine))
     except BrokenPipeError:  # of the console's reader, not of the disk
         raise
     except OSError as error:
-        why = error.strerror or str(error)
-        raise DataError(
-            f"cannot make a pack in {parent}: {why}. Free some room (the same command continues it), "
-            "name another folder with --pack-dir, or use --no-pack"
-        ) from None
+        room = "free some room and give the same command again, or " if disk_is_full(error) else ""
+        raise DiskError(f"cannot make a pack in {parent}: {error.strerror or error}; {room}{otherwise}") from None
 
 
 def _write_shards(layout: Plan, manifest: Manifest, folder: Path, engine: Engine) -> dict[str, str]:
@@ -236,7 +242,6 @@ def _write_shard(
             else:
                 file.truncate(first + total)
         except OSError as error:
-            part.unlink(missing_ok=True)
             raise OSError(error.errno, f"{error.strerror} for the next {bytes_text(total)}") from None
         placed = [jobs[slot]._replace(place=first + int(layout.offsets[slot])) for slot in slots.tolist()]
         for reasons in engines.write(engine, Operation("canvas", layout.canvas_px), placed, out=part):
@@ -268,15 +273,15 @@ def _finish(layout: Plan, folder: Path, failed: dict[str, str]) -> Pack:
     return pack
 
 
-def _check_room(layout: Plan, manifest: Manifest, folder: Path) -> None:
+def _check_room(layout: Plan, manifest: Manifest, folder: Path, *, otherwise: str) -> None:
     done = sum(path.stat().st_size for path in folder.glob("pixels-*"))
     free = int(machine.disk_free(folder) * (1 - DISK_RESERVE))
     if layout.bytes > free + done:
         fits = bisect_right(range(1, layout.canvas_px), free, key=lambda px: plan(manifest, canvas_px=px).bytes)
-        raise DataError(
-            f"the pack needs {bytes_text(layout.bytes)} and {folder.parent} has {bytes_text(free + done)} free; "
-            + (f"--set data.canvas_px={fits} would fit, " if fits else "")
-            + "--pack-dir names another disk, --no-pack trains from the files"
+        raise DiskError(
+            f"the pack needs {bytes_text(layout.bytes)} and {folder.parent} has {bytes_text(free + done)} free"
+            + (f", where images of a short side of {fits} px would fit" if fits else "")
+            + f"; free some room, or {otherwise}"
         )
 
 
@@ -285,13 +290,40 @@ def _sync(path: Path) -> None:
         os.fsync(file.fileno())
 
 
+def _tidy(folder: Path) -> None:
+    """Leaves what a later try continues: whole shards. Without any the folder goes, too."""
+    for part in folder.glob("*.part"):
+        part.unlink()
+    if not list(folder.glob("pixels-*.npy")):
+        for path in (*folder.glob("failed-*.json"), folder / LOCK):
+            path.unlink()
+        folder.rmdir()
+
+
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """One process packs; others that want the same pack wait for it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w") as file:
-        with contextlib.suppress(ImportError):  # systems without it pack twice at worst: shards are renamed when whole
-            import fcntl
+    """One process packs; others that want the same pack wait for it. What ends before a shard is whole leaves nothing."""
+    new = leftovers.missing(folder)
+    try:
+        with contextlib.ExitStack() as held:
+            while True:
+                folder.mkdir(parents=True, exist_ok=True)
+                file = held.enter_context(open(folder / LOCK, "w"))
+                with contextlib.suppress(
+                    ImportError
+                ):  # without it: packed twice at worst, shards are renamed when whole
+                    import fcntl
 
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+                    fcntl.flock(file, fcntl.LOCK_EX)
+                with contextlib.suppress(FileNotFoundError):
+                    if os.path.samestat(os.fstat(file.fileno()), os.stat(folder / LOCK)):
+                        break  # else who held it before has failed, and removed it
+            try:
+                yield
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    _tidy(folder)
+                raise
+    except BaseException:
+        leftovers.remove(new)
+        raise

@@ -17,6 +17,8 @@ from typing import Any
 from fanlight.errors import DataError
 
 IN_PLACE_BYTES = 4096  # longer byte strings keep the place where they were found
+SIDE_MOST = 1 << 48  # of an array; beside a side of 0, any other would fit the bytes
+NAME_LETTERS = 200  # said of a name that is refused
 _MODULES = r"numpy\.(?:_?core)"
 _KNOWN = {
     "reconstruct": re.compile(_MODULES + r"\.multiarray _reconstruct"),
@@ -191,7 +193,8 @@ class _Machine:
         count = 1
         for size in sizes:
             count *= size
-        if min(sizes, default=0) < 0 or count * int(kind[-1]) != len(data) or (is_fortran and len(sizes) > 1):
+        is_odd = not all(0 <= size <= SIDE_MOST for size in sizes) or (is_fortran and len(sizes) > 1)
+        if is_odd or count * int(kind[-1]) != len(data):
             raise ValueError(f"an array of {sizes} {kind} in {len(data)} bytes")
         start = self._starts.get(id(data), (None, b""))[0]
         return Array(sizes, kind, data, start)
@@ -201,7 +204,7 @@ def _named(text: str) -> _Named:
     for what, pattern in _KNOWN.items():
         if pattern.fullmatch(text):
             return _Named(what)
-    raise _Refused(f"{text.replace(' ', '.')!r}")
+    raise _Refused(f"{text[:NAME_LETTERS].replace(' ', '.')!r}")
 
 
 def _dtype(value: Any) -> str:
@@ -209,7 +212,7 @@ def _dtype(value: Any) -> str:
     kind = _a(Dtype, value)
     found = _DTYPE.fullmatch(kind.text)
     if found is None or kind.order not in "<>|=":
-        raise _Refused(f"an array of {kind.text!r}")
+        raise _Refused(f"an array of {kind.text[:NAME_LETTERS]!r}")
     return f"{'>' if kind.order == '>' else '<'}{found[1]}{found[2]}"
 
 

@@ -4,14 +4,13 @@ Files whose size and time of change are as in an earlier manifest are not read a
 """
 
 import hashlib
-from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from fanlight import machine
 from fanlight.console import Progress, warn
+from fanlight.data import pending
 from fanlight.data.canvas import Unreadable, header, to_canvas
 from fanlight.data.formats import Listing
 from fanlight.data.manifest import Manifest, file_state, read_file, table_of
@@ -46,25 +45,10 @@ def scan(
         Progress("Checking images", total=len(listing.paths), unit="files") as progress,
         ThreadPoolExecutor(workers, thread_name_prefix="scan") as pool,
     ):
-        for found in _in_order(pool, examine_chunk, chunks, ahead=2 * workers):
+        for _, found in pending.in_order(chunks, lambda chunk: pool.submit(examine_chunk, chunk), ahead=2 * workers):
             facts += found
             progress.advance(len(found))
     return _manifest(listing, facts)
-
-
-def _in_order(pool: ThreadPoolExecutor, work: Any, chunks: list[list[str]], *, ahead: int) -> Iterator[Any]:
-    """Results in the order of the chunks, with at most `ahead` of them under way."""
-    pending: deque[Future[Any]] = deque()
-    try:
-        for chunk in chunks:
-            pending.append(pool.submit(work, chunk))
-            if len(pending) >= ahead:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
-    finally:
-        for future in pending:
-            future.cancel()
 
 
 def _earlier(known: Manifest | None, *, listing: Listing) -> dict[str, dict[str, Any]]:
@@ -112,7 +96,8 @@ def _manifest(listing: Listing, facts: list[dict[str, Any]]) -> Manifest:
         "label": listing.labels,
         "split": listing.splits,
         "group": groups,
-        "copies": [""] * len(listing.paths),
+        "copies": listing.copies or [""] * len(listing.paths),
+        "film": listing.films or [""] * len(listing.paths),
         "captions": listing.captions or [""] * len(listing.paths),
         "weight": listing.weights or [""] * len(listing.paths),
     }

@@ -2,7 +2,7 @@
 
 Groups never straddle: copies of one picture, or frames of one film, on both sides would be a false result. A group's side
 is a hash of (seed, group) alone, so that it stays when files are added; only where that leaves a class far from its share
-do others count. NumPy only.
+do others count. A group is of every class that it holds an image of. NumPy only.
 """
 
 import hashlib
@@ -12,12 +12,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from fanlight.console import warn
+from fanlight.data.families import families
 from fanlight.data.manifest import Manifest
 from fanlight.errors import ConfigError, DataError
 
 VAL_FRACTION_MAX = 0.9
 # Of a class's share of val, less one image: farther off, groups change sides, in 1 of 50 classes of 200 images.
 UNEVEN_MOST = 0.35
+TIE = 1.0  # share of val of a class: groups that leave it as far from that share, within this, are taken by their hash
 FAR = 0.5  # of val_fraction, between it and what validation gets: farther is said
 
 
@@ -27,7 +29,6 @@ class Families:
 
     family_R: np.ndarray  # family of each row of the pool
     size_GC: np.ndarray
-    label_G: np.ndarray  # majority label; of equals the first class
     uniform_G: np.ndarray  # in [0, 1), ascending: the hash
 
 
@@ -52,12 +53,13 @@ def assign(manifest: Manifest, *, val_fraction: float, seed: int, folds: int | N
     if folds is None and (manifest.ok & (split == "val")).any():
         return manifest.with_columns(split=split)
 
-    families = _families(manifest, pool, seed=seed)
+    found = _families(manifest, pool, seed=seed)
     if folds is None:
-        is_val_G = _carve(manifest, families, val_fraction=val_fraction)
+        is_val_G = _carve(manifest, found, val_fraction=val_fraction)
     else:
-        is_val_G = _deal(manifest, families, folds=folds) == fold
-    split[pool] = np.where(is_val_G[families.family_R], "val", "train")
+        is_val_G = _deal(manifest, found, folds=folds) == fold
+    _warn_of_gaps(manifest, found, is_val_G, val_fraction=val_fraction if folds is None else 1 / folds)
+    split[pool] = np.where(is_val_G[found.family_R], "val", "train")
     return manifest.with_columns(split=split)
 
 
@@ -109,117 +111,84 @@ def _hashes(names: np.ndarray, *, seed: int) -> np.ndarray:
 
 
 def _families(manifest: Manifest, pool: np.ndarray, *, seed: int) -> Families:
-    """Groups, joined where they hold copies of each other's files, by their bytes or as an audit found."""
-    group_R, hash_R, copies_R = (manifest.column(name)[pool] for name in ("group", "sha256", "copies"))
-    links = [_codes(texts) for texts in (group_R, hash_R, np.where(copies_R == "", hash_R, copies_R))]
-    family_R = links[0]
-    while True:  # the lowest number spreads over what is linked until it stays
-        before_R = family_R
-        for code_R in links:
-            lowest = np.full(code_R.max() + 1, pool.size)
-            np.minimum.at(lowest, code_R, family_R)
-            family_R = lowest[code_R]
-        if (family_R == before_R).all():
-            break
-    names, family_R = _named(family_R, group_R=group_R, path_R=manifest.column("path")[pool])
+    names, family_R = families(manifest, pool)
     hashes_G = _hashes(names, seed=seed)
     order = np.argsort(hashes_G, kind="stable")
     family_R = np.argsort(order)[family_R]
     size_GC = np.zeros((names.size, len(manifest.classes)), np.int64)
     np.add.at(size_GC, (family_R, manifest.labels[pool]), 1)
-    return Families(family_R, size_GC, label_G=size_GC.argmax(1), uniform_G=hashes_G[order] / 2.0**64)
+    return Families(family_R, size_GC, uniform_G=hashes_G[order] / 2.0**64)
 
 
-def _named(family_R: np.ndarray, *, group_R: np.ndarray, path_R: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The families' names, and each row's family from 0.
-
-    A family is named by the group of its first file in the order of paths: copies that are added later, with later names,
-    leave it what it was."""
-    used, family_R = np.unique(family_R, return_inverse=True)
-    names = np.empty(used.size, object)
-    names[family_R] = group_R
-    joined_R = group_R != names[family_R]  # another group of the same family
-    is_joined_F = np.zeros(used.size, bool)
-    is_joined_F[family_R[joined_R]] = True
-    for row in sorted(np.flatnonzero(is_joined_F[family_R]), key=path_R.__getitem__, reverse=True):
-        names[family_R[row]] = group_R[row]
-    return names, family_R
-
-
-def _codes(texts: np.ndarray) -> np.ndarray:
-    """A number per text, equal where the texts are; `np.unique` would compare texts n log n times."""
-    code: dict[str, int] = {}
-    return np.array([code.setdefault(name, len(code)) for name in texts], np.int64)
-
-
-def _carve(manifest: Manifest, families: Families, *, val_fraction: float) -> np.ndarray:
-    """bool [G]: goes to val. By the hash where that is near the class's share, else as near to it as groups allow."""
-    size_GC, is_val_G = families.size_GC, np.zeros(len(families.size_GC), bool)
-    total_G = size_GC.sum(1)
-    alone = []
-    for label, name in enumerate(manifest.classes):
-        count = size_GC[:, label].sum()
-        if count == 1:
-            raise DataError(
-                f"class {name} has a single image to train on, none is left to validate; add images or remove it"
-                " (or raise --limit, where that left one)"
-            )
-        own = np.flatnonzero(families.label_G == label)
-        if own.size < 2:
-            alone += [name] if count else []
-            continue
-        target, taken = val_fraction * count, int(size_GC[is_val_G, label].sum())
-        total_K = taken + np.cumsum([0, *size_GC[own, label]])  # in val, with the first k groups of the hash order
-        allowed = max(UNEVEN_MOST * target - 1, 0.5)
-        first = int(np.searchsorted(families.uniform_G[own], val_fraction))
-        while first and total_K[first] > target + allowed:
-            first -= 1
-        while first < own.size and total_K[first] < target - allowed:
-            first += 1
-        if abs(total_K[first] - target) <= max(allowed, 1):
-            is_val_G[own[:first]] = True
-        else:  # few or large groups: in hash order, each that brings the class nearer
-            for family in own.tolist():
-                size = int(size_GC[family, label])
-                if abs(taken + size - target) < abs(taken - target):
-                    is_val_G[family], taken = True, taken + size
-        smallest = own[total_G[own].argmin()]
-        if is_val_G[own].all():
-            is_val_G[smallest] = False
-        elif not is_val_G[own].any():
-            is_val_G[smallest] = True
-    for guest in np.flatnonzero(size_GC[~is_val_G].sum(0) == 0):  # a class whose images are all in others' groups
-        hosts = np.flatnonzero(size_GC[:, guest])
-        if hosts.size:
-            is_val_G[hosts[total_G[hosts].argmin()]] = False
-    if alone:
-        warn(
-            f"no validation images for {', '.join(alone)}",
-            why="All images of such a class belong to one group, which stays in train",
-            do="Add images of another group",
+def _carve(manifest: Manifest, found: Families, *, val_fraction: float) -> np.ndarray:
+    """bool [G]: goes to val. By the hash where that is near the classes' shares, else as near to them as groups allow."""
+    size_GC, is_val_G = found.size_GC, found.uniform_G < val_fraction
+    count_C, groups_C = size_GC.sum(0), np.count_nonzero(size_GC, axis=0)
+    if (single := np.flatnonzero(count_C == 1)).size:
+        raise DataError(
+            f"class {manifest.classes[single[0]]} has a single image to train on, none is left to validate; add images or "
+            "remove it (or raise --limit, where that left one)"
         )
-    share, largest = size_GC[is_val_G].sum() / size_GC.sum(), int(total_G.max())
-    if largest > 1 and abs(share - val_fraction) > FAR * val_fraction:
-        warn(
-            f"validation gets {share:.0%} of the images, not {val_fraction:.0%}",
-            why=f"Images that belong together stay together, and the largest group has {largest}",
-            do="More films, patients or slides make a finer split; --audit exact splits what an audit joined, and scores copies",
-        )
+    target_C = val_fraction * count_C
+    allowed_C = np.maximum(UNEVEN_MOST * target_C - 1, 0.5)
+    val_C = size_GC[is_val_G].sum(0)
+    by_hash_G = np.argsort(abs(found.uniform_G - val_fraction), kind="stable")  # who changes sides first
+    order_GC = [by_hash_G[size_GC[by_hash_G, label] > 0] for label in range(len(count_C))]
+
+    def cost(val_C: np.ndarray) -> float:
+        """How far the classes are from their shares, beyond what is allowed."""
+        return float((np.maximum(abs(val_C - target_C) - allowed_C, 0) / np.maximum(target_C, 1e-9)).sum())
+
+    def flip(family: int) -> np.ndarray:
+        return val_C - size_GC[family] if is_val_G[family] else val_C + size_GC[family]
+
+    def take(allowed: np.ndarray) -> None:
+        """Changes the side of that group which serves best; of those nearly as good, of the first."""
+        nonlocal val_C
+        costs = np.array([cost(flip(family)) for family in allowed.tolist()])
+        family = int(allowed[np.flatnonzero(costs <= costs.min() + TIE)[0]])
+        val_C = flip(family)
+        is_val_G[family] ^= True
+
+    moved = True
+    while moved:
+        moved = False
+        for label in np.flatnonzero(abs(val_C - target_C) > allowed_C).tolist():
+            for wanted in (val_C[label] < target_C[label], val_C[label] > target_C[label]):
+                for family in order_GC[label][is_val_G[order_GC[label]] != wanted].tolist():
+                    if abs(val_C[label] - target_C[label]) <= allowed_C[label]:
+                        break
+                    if cost(after_C := flip(family)) < cost(val_C) - 1e-9:
+                        val_C, is_val_G[family], moved = after_C, wanted, True
+    for label in np.flatnonzero(count_C).tolist():  # train has images of every class
+        if val_C[label] == count_C[label]:
+            take(order_GC[label])
+    for label in np.flatnonzero(
+        groups_C > 1
+    ).tolist():  # and val, where a group can go without leaving train without a class
+        if not val_C[label]:
+            own = order_GC[label]
+            own = own[((size_GC[own] + val_C < count_C) | (size_GC[own] == 0)).all(1)]
+            if own.size:
+                take(own)
     return is_val_G
 
 
-def _deal(manifest: Manifest, families: Families, *, folds: int) -> np.ndarray:
-    """int [G]: fold. Each class's groups, large ones first, go to the fold that has the fewest images of the class."""
-    size_GC, fold_G = families.size_GC, np.full(len(families.size_GC), -1)
+def _deal(manifest: Manifest, found: Families, *, folds: int) -> np.ndarray:
+    """int [G]: fold. The groups of each class, that of fewest groups first, large ones first, go to the fold that has the
+    fewest images of the class."""
+    size_GC, fold_G = found.size_GC, np.full(len(found.size_GC), -1)
+    groups_C = np.count_nonzero(size_GC, axis=0)
     total_F = np.zeros(folds, np.int64)
     count_FC = np.zeros((folds, size_GC.shape[1]), np.int64)
     for label, name in enumerate(manifest.classes):
-        own = np.flatnonzero(families.label_G == label)
-        if own.size < folds and size_GC[:, label].any():
+        if 0 < groups_C[label] < folds:
             raise ConfigError(
-                f"class {name} has {own.size} groups of images, fewer than folds={folds}; "
-                + (f"try folds={own.size}, or add images" if own.size > 1 else "add images or remove it")
+                f"class {name} has {groups_C[label]} groups of images, fewer than folds={folds}; "
+                + (f"try folds={groups_C[label]}, or add images" if groups_C[label] > 1 else "add images or remove it")
             )
+    for label in np.argsort(groups_C, kind="stable").tolist():
+        own = np.flatnonzero((size_GC[:, label] > 0) & (fold_G < 0))
         heap = [(int(count_FC[fold, label]), int(total_F[fold]), fold) for fold in range(folds)]
         heapq.heapify(heap)
         for family in own[np.argsort(-size_GC[own, label], kind="stable")].tolist():
@@ -229,6 +198,26 @@ def _deal(manifest: Manifest, families: Families, *, folds: int) -> np.ndarray:
         np.add.at(count_FC, fold_G[own], size_GC[own])
         np.add.at(total_F, fold_G[own], size_GC[own].sum(1))
     return fold_G
+
+
+def _warn_of_gaps(manifest: Manifest, found: Families, is_val_G: np.ndarray, *, val_fraction: float) -> None:
+    """Says which classes one side has nothing of, and a share of val that is far from what was asked for."""
+    size_GC = found.size_GC
+    count_C, val_C = size_GC.sum(0), size_GC[is_val_G].sum(0)
+    for side, images_C in (("validation", val_C), ("training", count_C - val_C)):
+        if (lacking := np.flatnonzero((images_C == 0) & (count_C > 0))).size:
+            warn(
+                f"no {side} images for {', '.join(manifest.classes[label] for label in lacking)}",
+                why="Groups stay whole, and no other side could be found for those of such a class",
+                do="Add images of another group",
+            )
+    share, largest = val_C.sum() / count_C.sum(), int(size_GC.sum(1).max())
+    if largest > 1 and abs(share - val_fraction) > FAR * val_fraction:
+        warn(
+            f"validation gets {share:.0%} of the images, not {val_fraction:.0%}",
+            why=f"Images that belong together stay together, and the largest group has {largest}",
+            do="More films, patients or slides make a finer split; --audit exact splits what an audit joined, and scores copies",
+        )
 
 
 def _quotas(size_S: np.ndarray, least_S: np.ndarray, *, count: int) -> np.ndarray:

@@ -20,9 +20,9 @@ from typing import IO, Any
 
 from fanlight import machine
 from fanlight.console import bytes_text, say
-from fanlight.data import archives, cache
+from fanlight.data import archives, cache, leftovers
 from fanlight.data.inside import HEAD_BYTES, Archive, Part, Reader
-from fanlight.errors import DataError
+from fanlight.errors import DataError, DiskError, disk_is_full
 
 AT_ONCE = 1 << 20  # bytes
 XZ_MEMORY = 1 << 29  # bytes that a decoder may ask for; the highest level asks for 65 MB
@@ -143,6 +143,7 @@ def _kept_by(digest: str, write: Callable[[IO[bytes]], Any], *, told: str) -> Pa
     target = cache.folder() / "archives" / f"{digest[:24]}-{stem}"
     if not target.exists():
         part = target.with_name(f".{target.name}.{os.getpid()}.part")
+        new = leftovers.missing(target.parent)
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             with _locked(target.with_name(f".{target.name}.lock")):
@@ -155,10 +156,13 @@ def _kept_by(digest: str, write: Callable[[IO[bytes]], Any], *, told: str) -> Pa
                         with contextlib.suppress(OSError):
                             part.unlink()
         except OSError as error:
-            raise DataError(
+            kind = DiskError if disk_is_full(error) else DataError
+            raise kind(
                 f"{told} cannot be unpacked into {target.parent}: {error.strerror or error}; make room, set FANLIGHT_CACHE to "
                 "another folder, or unpack it yourself"
             ) from None
+        finally:
+            leftovers.remove(new)  # which are empty where nothing was kept
     return Part.whole(str(target))
 
 
@@ -206,4 +210,8 @@ def _locked(path: Path) -> Iterator[None]:
             import fcntl
 
             fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        try:
+            yield
+        except BaseException:  # who waited for it writes the copy all the same, to a file of its own
+            path.unlink(missing_ok=True)
+            raise

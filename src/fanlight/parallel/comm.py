@@ -1,4 +1,4 @@
-"""A rank's view of the others. The only file besides norm, replicate, launch and train/state that talks to
+"""A rank's view of the others. The only file besides norm, replicate, launch, meeting and train/state that talks to
 torch.distributed. A serial run is a World of one, with no process group at all."""
 
 from __future__ import annotations

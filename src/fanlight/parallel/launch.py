@@ -26,7 +26,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from fanlight import errors, machine
-from fanlight.parallel import affinity, heartbeat, slurm, stall, zygote
+from fanlight.parallel import affinity, heartbeat, meeting, slurm, stall, zygote
 
 if TYPE_CHECKING:
     from fanlight.parallel.comm import World
@@ -272,6 +272,8 @@ def from_environment(device: str, *, threads: int | None = None) -> World:
     torch.set_num_threads(threads or own_threads or max(1, machine.cores_usable() // local_ranks))
     if ranks == 1:
         return comm.alone(device)
+    if rank and meeting.is_foreign(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])):
+        raise _taken()  # else it would wait for ten minutes; rank 0 learns it from its own bind
     try:
         world = comm.join(
             rank=rank, ranks=ranks, local_rank=local_rank, local_ranks=local_ranks, device=device, init_method="env://"
@@ -286,14 +288,18 @@ def _not_met(error: RuntimeError, *, rank: int) -> errors.FanlightError:
     """Why ranks could not join, in words."""
     address, port = os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]
     if "EADDRINUSE" in str(error):
-        return errors.ConfigError(
-            f"MASTER_PORT {port}: another program on {address} listens there; set MASTER_PORT to a free port, the same for "
-            "every rank (torchrun: --master-port)"
-        )
+        return _taken()
     why = (str(error).splitlines() or [type(error).__name__])[0]
     return errors.TrainingError(
         f"rank {rank} could not meet the others at {address}, port {port} (MASTER_ADDR, MASTER_PORT): {why}; see that every "
         "rank was started, with the same two, and that nothing between the machines blocks the port"
+    )
+
+
+def _taken() -> errors.ConfigError:
+    return errors.ConfigError(
+        f"MASTER_PORT {os.environ['MASTER_PORT']}: another program on {os.environ['MASTER_ADDR']} listens there; set "
+        "MASTER_PORT to a free port, the same for every rank (torchrun: --master-port)"
     )
 
 

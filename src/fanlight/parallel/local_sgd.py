@@ -39,15 +39,21 @@ class Meetings:
         self._has_outer = outer_lr != 1.0 or outer_momentum > 0
         self._start = {name: value.clone() for name, value in trained.items()} if self._has_outer else {}
         self._velocity = {name: torch.zeros_like(value) for name, value in self._start.items()}
+        self._are_equal = False  # the ranks' weights, since a meeting
 
     @property
     def kept(self) -> list[Tensor]:
         """What this rank keeps between two meetings for an outer optimizer."""
         return [*self._start.values(), *self._velocity.values()]
 
+    def is_due(self, step: int) -> bool:
+        """Whether ranks meet after optimizer step `step`, from 0."""
+        return (step + 1) % self._every == 0 or step + 1 == self._steps
+
     def after(self, step: int) -> None:
         """After optimizer step `step`, from 0: the ranks meet, where it is time."""
-        if (step + 1) % self._every == 0 or step + 1 == self._steps:
+        self._are_equal = False
+        if self.is_due(step):
             self.meet()
 
     @torch.no_grad()
@@ -63,10 +69,14 @@ class Meetings:
                 mean[name] = start
         for name, value in own.items():
             value.copy_(mean[name])
+        self._are_equal = True
 
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:
         """Inside, every rank holds the mean of all ranks' weights: what is evaluated and exported. Collective at its begin."""
+        if self._are_equal:
+            yield
+            return
         own = {**self._trained, **self._buffers}
         with torch.no_grad():
             mean = self._mean(own, sent_as="weights for evaluations")
@@ -82,12 +92,15 @@ class Meetings:
 
     @torch.no_grad()
     def checkpoint(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """What is saved of this rank's `tensors`: their means under their own keys, which any layout can continue with, and
-        each rank's own under `local-<rank>.<key>`, with which these ranks go on as if nothing had been. Collective."""
-        floating = {key: value for key, value in tensors.items() if value.is_floating_point() and value.ndim}
-        found = {**tensors, **self._mean(floating, sent_as="means for checkpoints")}
+        """What is saved of this rank's `tensors`: the model's means under their own keys, for those who want weights, and
+        all of each rank's own under `local-<rank>.<key>`, with which these ranks go on as if nothing had been. Collective."""
+        found = {key: value for key, value in tensors.items() if key.startswith("model.")}
+        if not self._are_equal:
+            floating = {key: value for key, value in found.items() if value.is_floating_point()}
+            found |= self._mean(floating, sent_as="means for checkpoints")
         found |= {f"local-{self._world.rank}.{key}": value for key, value in tensors.items()}
         found["local.ranks"] = torch.tensor(self._world.ranks)
+        found["local.equal"] = torch.tensor(self._are_equal)
         found |= {f"local.start.{name}": value for name, value in self._start.items()}
         return found | {f"local.velocity.{name}": value for name, value in self._velocity.items()}
 
@@ -95,6 +108,7 @@ class Meetings:
     def own(self, saved: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """This rank's tensors out of what `checkpoint` gave. KeyError where other ranks or another layout saved it; such runs
         are not continued, only tensors that all layouts share are read then."""
+        self._are_equal = bool(saved.get("local.equal", False))  # a mean of equals may round to another number
         prefix = f"local-{self._world.rank}."
         if "local.ranks" not in saved:
             for name, start in self._start.items():

@@ -31,11 +31,9 @@ def sizes(width_N: np.ndarray, height_N: np.ndarray) -> str | bytes:
     ax.set_ylabel("height", color=INK)
     return drawn(figure, raster=len(count) > 3000)
 
-    return NullLocator()
-
 
 def colours(share_KCB: np.ndarray, names: list[str]) -> str | bytes:
-    """Share of a class's pixels by value, one panel per class, one line per channel."""
+    """Share of a class's pixels by value, one panel per class (at least one), one line per channel."""
     shown = min(len(names), CLASSES_UP_TO)
     columns = min(shown, COLUMNS)
     rows = -(-shown // columns)

@@ -21,9 +21,12 @@ MOSAIC = 16  # images of a class that are shown
 CLASSES_SHOWN = 40  # of more classes, the first ones have pictures
 GROUPS_SHOWN = 30  # groups of copies as pictures, of each kind
 GROUP_SHOWN = 8  # images of a group that are shown
+ACROSS = 8  # tiles in a row
 TILE_PX = 96
+GREY = 200  # of a tile without a picture
 SAMPLED = 48  # images of a class whose colours are counted
 BINS = 32
+WHOLE = "all images"  # the one panel of data without classes
 
 
 def write(manifest: Manifest, path: Path, *, command: str, fixes: Sequence[str] = ()) -> Path:
@@ -31,25 +34,25 @@ def write(manifest: Manifest, path: Path, *, command: str, fixes: Sequence[str] 
     audit = manifests.audit(manifest)
     counts = _counts(manifest)
     bad = np.flatnonzero(~manifest.ok)
-    drawings = _figures(manifest, counts, audit)
+    paths, reasons, splits = (manifest.column(name) for name in ("path", "reason", "split"))
+    panels = _panels(manifest)
+    drawings = _figures(manifest, counts, audit, panels)
     page = pages.render(
         "data.html",
         manifest=manifest,
         command=command,
         images=int(manifest.ok.sum()),
         size=int(manifest.column("bytes")[manifest.ok].sum()),
-        splits={name: int((manifest.column("split")[manifest.ok] == name).sum()) for name in counts},
+        splits={name: int((splits[manifest.ok] == name).sum()) for name in counts},
         audit=audit,
         formats=Counter(manifest.column("format")[manifest.ok].tolist()).most_common(),
         verdict=verdict(manifest, audit),
         fixes=list(fixes),
         figures={name: pages.uri(drawing) for name, drawing in drawings.items()},
-        mosaics=_mosaics(manifest),
+        mosaics=_mosaics(manifest, panels),
         groups=_groups(manifest, audit),
         shown=GROUPS_SHOWN,
-        quarantined=[
-            {"path": manifest.column("path")[row], "reason": manifest.column("reason")[row]} for row in bad[:LISTED]
-        ],
+        quarantined=[{"path": paths[row], "reason": reasons[row]} for row in bad[:LISTED]],
         bad=len(bad),
         listed=LISTED,
     )
@@ -60,11 +63,13 @@ def verdict(manifest: Manifest, audit: dict[str, Any]) -> list[str]:
     """What is odd about the data, as sentences with the way out; one that says so where nothing is."""
     said = []
     count = len(manifest.rows())
-    if leaks := len(audit["leaks"]):
-        leaked = int(manifest.leaked.sum())
+    if audit["leaks"]:
+        kinds = Counter(leak["of"] for leak in audit["leaks"])
+        words = {"copies": "groups of copies", "film": "films", "group": "given groups"}
+        what = ", ".join(f"{kinds[kind]} {word}" for kind, word in words.items() if kinds[kind])
         said.append(
-            f"{leaks} groups of copies stand in several splits, {leaked} images of val and test among them: a score on those "
-            "says what was learned by heart. --fix takes the copies out of train."
+            f"{what} stand in several splits; {int(manifest.leaked.sum())} images of val and test have others of theirs in "
+            "train: a score on those says what was learned by heart. --fix takes them out of train."
         )
     if conflicts := len(audit["label_conflicts"]):
         said.append(
@@ -92,7 +97,9 @@ def verdict(manifest: Manifest, audit: dict[str, Any]) -> list[str]:
 
 
 def _totals(manifest: Manifest) -> dict[str, int]:
-    return dict(Counter(manifest.column("label")[manifest.ok].tolist()))
+    """class -> usable images; nothing where there are captions only."""
+    labels = manifest.column("label")[manifest.ok]
+    return dict(Counter(labels[labels != ""].tolist()))
 
 
 def _counts(manifest: Manifest) -> dict[str, dict[str, int]]:
@@ -104,38 +111,49 @@ def _counts(manifest: Manifest) -> dict[str, dict[str, int]]:
     return {name: found[name] for name in (*SPLITS, "not split") if name in found}
 
 
-def _figures(manifest: Manifest, counts: dict[str, dict[str, int]], audit: dict[str, Any]) -> dict[str, str | bytes]:
+Panels = list[tuple[str, np.ndarray]]  # name of a class, its usable rows
+
+
+def _panels(manifest: Manifest) -> Panels:
+    """What is shown apart: every class, or all images where there are captions only."""
+    if not manifest.classes:
+        return [(WHOLE, manifest.rows())]
+    return [(name, np.flatnonzero(manifest.labels == label)) for label, name in enumerate(manifest.classes)]
+
+
+def _figures(
+    manifest: Manifest, counts: dict[str, dict[str, int]], audit: dict[str, Any], panels: Panels
+) -> dict[str, str | bytes]:
     from fanlight.study import data_figures, figures
 
     rows = manifest.rows()
     made = {
-        "class_counts": figures.class_counts(counts),
         "sizes": data_figures.sizes(manifest.column("width")[rows], manifest.column("height")[rows]),
-        "colours": data_figures.colours(*_colours(manifest)),
+        "colours": data_figures.colours(_colours(manifest, panels), [name for name, _ in panels]),
     }
+    if manifest.classes:
+        made["class_counts"] = figures.class_counts(counts)
     if audit["copy_groups"]:
         made["groups"] = data_figures.groups(np.array([len(group) for group in audit["copy_groups"]]))
     return made
 
 
-def _chosen(manifest: Manifest, label: int, *, count: int) -> np.ndarray:
+def _chosen(rows: np.ndarray, *, count: int) -> np.ndarray:
     """Rows of a class, evenly through its files."""
-    rows = np.flatnonzero(manifest.labels == label)
     return rows[np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int)]
 
 
-def _colours(manifest: Manifest) -> tuple[np.ndarray, list[str]]:
+def _colours(manifest: Manifest, panels: Panels) -> np.ndarray:
     """Share of pixels by value [K, 3, B], from SAMPLED images of each class."""
-    names = list(manifest.classes)
-    share_KCB = np.zeros((len(names), 3, BINS))
-    for label in range(len(names)):
-        for pixels_HWC in _pictures(manifest, _chosen(manifest, label, count=SAMPLED)):
+    share_KCB = np.zeros((len(panels), 3, BINS))
+    for label, (_, rows) in enumerate(panels):
+        for pixels_HWC in _pictures(manifest, _chosen(rows, count=SAMPLED)):
             if pixels_HWC is not None:
                 for channel in range(3):
                     share_KCB[label, channel] += np.bincount(
                         pixels_HWC[..., channel].reshape(-1) // (256 // BINS), minlength=BINS
                     ) / (pixels_HWC.shape[0] * pixels_HWC.shape[1])
-    return share_KCB / np.maximum(share_KCB.sum(2, keepdims=True), 1e-9), names
+    return share_KCB / np.maximum(share_KCB.sum(2, keepdims=True), 1e-9)
 
 
 def _pictures(manifest: Manifest, rows: Sequence[int] | np.ndarray) -> list[np.ndarray | None]:
@@ -157,7 +175,7 @@ def _sheet(manifest: Manifest, rows: Sequence[int] | np.ndarray) -> str:
 
     tiles = []
     for pixels_HWC in _pictures(manifest, rows):
-        tile = np.full((TILE_PX, TILE_PX, 3), 200, np.uint8)
+        tile = np.full((TILE_PX, TILE_PX, 3), GREY, np.uint8)
         if pixels_HWC is not None:
             height, width = pixels_HWC.shape[:2]
             scale = TILE_PX / max(height, width)
@@ -165,22 +183,22 @@ def _sheet(manifest: Manifest, rows: Sequence[int] | np.ndarray) -> str:
             top, left = (TILE_PX - small.shape[0]) // 2, (TILE_PX - small.shape[1]) // 2
             tile[top : top + small.shape[0], left : left + small.shape[1]] = small
         tiles.append(np.pad(tile, ((0, 4), (0, 4), (0, 0)), constant_values=255))
-    across = 8
-    tiles += [np.full_like(tiles[0], 255)] * (-len(tiles) % min(across, len(tiles)))
-    lines = [np.concatenate(tiles[at : at + across], axis=1) for at in range(0, len(tiles), across)]
+    tiles += [np.full_like(tiles[0], 255)] * (-len(tiles) % min(ACROSS, len(tiles)))
+    lines = [np.concatenate(tiles[at : at + ACROSS], axis=1) for at in range(0, len(tiles), ACROSS)]
     return pages.jpeg(np.concatenate(lines))
 
 
-def _mosaics(manifest: Manifest) -> list[dict[str, Any]]:
+def _mosaics(manifest: Manifest, panels: Panels) -> list[dict[str, Any]]:
     return [
-        {"name": name, "picture": _sheet(manifest, _chosen(manifest, label, count=MOSAIC))}
-        for label, name in enumerate(manifest.classes[:CLASSES_SHOWN])
+        {"name": name, "picture": _sheet(manifest, _chosen(rows, count=MOSAIC))}
+        for name, rows in panels[:CLASSES_SHOWN]
     ]
 
 
 def _groups(manifest: Manifest, audit: dict[str, Any]) -> list[dict[str, Any]]:
     """The groups of copies that are shown: those with several labels, those in several splits, then the largest."""
     row_of = {path: row for row, path in enumerate(manifest.column("path").tolist())}
+    labels, splits = manifest.column("label"), manifest.column("split")
     conflicts, leaks = ([found["paths"] for found in audit[key]] for key in ("label_conflicts", "leaks"))
     largest = sorted(audit["copy_groups"], key=len, reverse=True)
     shown: list[dict[str, Any]] = []
@@ -189,9 +207,6 @@ def _groups(manifest: Manifest, audit: dict[str, Any]) -> list[dict[str, Any]]:
         for paths in [paths for paths in groups if paths[0] not in seen][:GROUPS_SHOWN]:
             seen.add(paths[0])
             rows = [row_of[path] for path in paths[:GROUP_SHOWN]]
-            said = [
-                {"path": path, "label": manifest.column("label")[row], "split": manifest.column("split")[row]}
-                for path, row in zip(paths, rows)
-            ]
+            said = [{"path": path, "label": labels[row], "split": splits[row]} for path, row in zip(paths, rows)]
             shown.append({"kind": kind, "count": len(paths), "rows": said, "picture": _sheet(manifest, rows)})
     return shown

@@ -71,7 +71,7 @@ def verdict(folder: RunFolder, scores: dict[str, dict[str, Any]]) -> list[str]:
     said += [_best_epoch(folder.metrics), _time(folder)]
     data = folder.summary.get("data") or {}
     if leaks := pages.count(data.get("leaks")):
-        said.append(f"Images of one split with copies in another: {leaks}. The score there is too high.")
+        said.append(f"Copies, films or groups that stand in several splits: {leaks}. The score there is too high.")
     if conflicts := pages.count(data.get("label_conflicts")):
         said.append(f"Images filed under more than one class: {conflicts}. No model can be right about all of them.")
     return [sentence for sentence in said if sentence]

@@ -28,7 +28,7 @@ from fanlight.config import Config
 from fanlight.data import cache, canvas
 from fanlight.data.loader import Cutting, Features, Samples, evaluation_batches
 from fanlight.data.manifest import Manifest
-from fanlight.errors import DataError
+from fanlight.errors import DiskError
 from fanlight.models import tail
 from fanlight.models.zoo import head
 from fanlight.parallel.comm import World
@@ -50,7 +50,7 @@ def samples(
 ) -> dict[str, Samples]:
     """The splits `images` with features in place of pixels: of the cache, or computed by `step`'s whole network.
 
-    Collective; DataError where the cache's disk does not take them."""
+    Collective; DiskError where the cache's disk does not take them."""
     rows = np.sort(np.concatenate([part.rows for part in images.values()]))
     about = _about(step.parts[0], rows, config=config, manifest=manifest, device=world.device.type)
     key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:24]
@@ -61,7 +61,7 @@ def samples(
         try:
             _make(final, step, every, mine, world, config=config, about=about)
         except OSError as error:
-            raise DataError(
+            raise DiskError(
                 f"cannot keep features in {final.parent}: {error.strerror}; make room, name another place in "
                 "$FANLIGHT_CACHE, or use --no-cache-features"
             ) from None

@@ -13,7 +13,7 @@ from typing import Any
 
 from fanlight import config as configuration
 from fanlight.config import Config
-from fanlight.data import builtin
+from fanlight.data import builtin, leftovers
 from fanlight.data import manifest as manifests
 from fanlight.data.manifest import Manifest
 from fanlight.errors import ConfigError, DataError, RunError, Stopped
@@ -202,7 +202,7 @@ def whole_or_gone(run: Path) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        shutil.rmtree(run, ignore_errors=True)
+        _discard(run)
         if isinstance(error, OSError):
             raise RunError(
                 f"cannot write the run folder {run}: {error.strerror or error}; name another with --out"
@@ -217,8 +217,14 @@ def discarded_when_refused(run: Path) -> Iterator[None]:
         yield
     except ConfigError:
         if not (run / "metrics.jsonl").exists() and not (run / "checkpoints").exists():
-            shutil.rmtree(run, ignore_errors=True)
+            _discard(run)
         raise
+
+
+def _discard(run: Path) -> None:
+    shutil.rmtree(run, ignore_errors=True)
+    if run.parent == RUNS:
+        leftovers.remove([RUNS])
 
 
 @contextlib.contextmanager

@@ -34,7 +34,12 @@ class Ledger:
 
     @property
     def is_due(self) -> bool:
-        return len(self._open) >= max(self.every, GPU_STEPS if self.world.device.type == "cuda" else 1)
+        return self.may_exchange and len(self._open) >= self.every
+
+    @property
+    def may_exchange(self) -> bool:
+        """Whether enough steps are open to wait for the device."""
+        return len(self._open) >= (GPU_STEPS if self.world.device.type == "cuda" else 1)
 
     def exchange(self, *, step: int, stop: bool, save: bool, over: bool = False) -> tuple[bool, bool, bool]:
         """Adds up over ranks; True where any rank wants to stop, rank 0 wants to save, or any rank's time is over. All

@@ -61,8 +61,7 @@ def run(t: Training, progress: Progress, journal: Journal, wish: Wish, *, deadli
     keeping."""
     began = time.perf_counter() - progress.train_s
     clock = clocks.StepClock(t.world.device, heartbeat=t.world.heartbeat)
-    apart = t.config.train.sync_every or 1 if t.layout.is_periodic else 1
-    ledger = Ledger(t.world, every=min(apart, APART_STEPS))
+    ledger = Ledger(t.world, every=APART_STEPS if t.layout.is_periodic else 1)
     ledger.epoch_sums[:] = progress.epoch_sums
     with journal.following(clock, progress, epochs=t.config.train.epochs or 0):
         _begin(t, progress)
@@ -111,7 +110,8 @@ def _train_phase(
             ledger.add(sums, denominator=batch.denominator, norm=norm)
             last = batch.position.step + 1 == t.steps_per_epoch
             stopping, saving, over = False, False, False
-            if last or ledger.is_due or journal.is_save_step(progress.step + 1):
+            meets = ledger.may_exchange and t.meets_after(progress.step)
+            if last or ledger.is_due or meets or journal.is_save_step(progress.step + 1):
                 heartbeat.enter("exchange")  # before weights move: that takes ranks unequally long, and none need wait
                 stopping, saving, over = ledger.exchange(
                     step=progress.step + 1, stop=wish.asked, save=journal.save_is_due(progress.step + 1),

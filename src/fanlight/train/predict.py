@@ -22,7 +22,7 @@ from torch import nn
 from fanlight import console, machine
 from fanlight.data import augment, canvas, inside
 from fanlight.data.manifest import read_file
-from fanlight.errors import ConfigError, DataError
+from fanlight.errors import ConfigError, DataError, unwritable
 from fanlight.tasks import calibration
 from fanlight.train import devices, export, folder
 from fanlight.train.evaluate import mean_of_views
@@ -185,7 +185,7 @@ def tell(
             text = json.dumps(answers, indent=1) if out.suffix == ".json" else _csv(answers, unknown_below is not None)
             out.write_text(text, encoding="utf-8", errors="surrogateescape")  # names as the disk has them
         except OSError as error:
-            raise ConfigError(f"cannot write --out {out}: {error.strerror}") from None
+            raise unwritable(error, f"--out {out}", otherwise="use another path") from None
         console.say(f"{len(answers)} predictions in {out}")
     return answers
 

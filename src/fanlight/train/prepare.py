@@ -16,10 +16,13 @@ from fanlight.config import Config, keys
 from fanlight.data import audit, checkup, copies, formats, pack, scan, source, split
 from fanlight.data import manifest as manifests
 from fanlight.data.manifest import SPLITS, Manifest
-from fanlight.errors import ConfigError, DataError
+from fanlight.errors import ConfigError, DataError, DiskError
 from fanlight.models import weights_file
 from fanlight.train import checks, folder, layouting, resolve
 
+OTHERWISE = (  # than a disk that lacks room for the pack
+    "make it smaller with --set data.canvas_px=N, name another disk with --pack-dir, or train from the files with --no-pack"
+)
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow", "opencv-python-headless", "safetensors", "pyarrow")
 
 
@@ -121,7 +124,7 @@ def _scan(
 def _make_pack(config: Config, manifest: Manifest) -> pack.Pack:
     return pack.make(
         manifest, canvas_px=config.data.canvas_px or 0, parent=pack.parent(config.execution.pack_dir),
-        workers=machine.cores_usable(),
+        workers=machine.cores_usable(), otherwise=OTHERWISE,
     )  # fmt: skip
 
 
@@ -173,7 +176,7 @@ def _audit(choices: resolve.Choices, manifest: Manifest, made: pack.Pack | None)
     if asked is None and found is not None:
         word, reason = ("thorough", "kept from fanlight check") if found.thorough else ("quick", "seen while packing")
         choices.take("data.audit", word, reason)
-    copies.tell(found)
+    copies.tell(manifest, found)
     return manifest
 
 
@@ -185,7 +188,7 @@ def _pack(choices: resolve.Choices, manifest: Manifest) -> tuple[Manifest, pack.
         return manifest, None
     try:
         made = _make_pack(config, manifest)
-    except DataError as error:
+    except (DataError, DiskError) as error:
         if config.execution.pack or config.execution.pack_dir:
             raise
         console.warn("training without a pack", why=str(error), do="It decodes every image at every epoch")
@@ -198,11 +201,14 @@ def _pack(choices: resolve.Choices, manifest: Manifest) -> tuple[Manifest, pack.
 
 def open_decoded(manifest: Manifest) -> Manifest:
     """The manifest with every file decoded once, so that no unreadable one is met while training."""
-    given = {f"{name}s": manifest.column(name).tolist() for name in ("path", "label", "split", "group", "weight")}
+    given = {
+        f"{name}s": manifest.column(name).tolist() for name in ("path", "label", "split", "group", "film", "weight")
+    }
     listing = formats.Listing(
-        root=manifest.root, source=manifest.source, captions=manifest.column("captions").tolist(), **given
-    )
-    return scan.scan(listing, known=manifest, decode=True).with_columns(copies=manifest.column("copies"))
+        root=manifest.root, source=manifest.source, captions=manifest.column("captions").tolist(),
+        copies=manifest.column("copies").tolist(), **given,
+    )  # fmt: skip
+    return scan.scan(listing, known=manifest, decode=True)
 
 
 def _report_quarantine(manifest: Manifest) -> None:

@@ -262,8 +262,13 @@ def _optimizer(choices: Choices) -> None:
     if config.model.freeze_epochs:
         why = f"what {config.optim.name} takes for a whole network with weights, of what it takes for a new last layer"
         choices.take("optim.unfrozen_lr_scale", UNFROZEN[config.optim.name], why)
-    kind = "fine-tuning" if tuned else "from scratch"
-    choices.take("optim.lr", float(f"{lr:.3g}"), f"{config.optim.name}, {kind}, by the square root of batch {batch}")
+    why = f"{config.optim.name}, {'fine-tuning' if tuned else 'from scratch'}, by the square root of batch {batch}"
+    ranks = config.execution.ranks or 1
+    if config.execution.layout in layouts.PERIODIC and config.optim.name == "adamw" and ranks > 1:
+        # Adam divides by the root of a rank's own squared gradients, whose noise is √R of the batch's: so it moves 1/√R as far.
+        lr *= math.sqrt(ranks)
+        why += f", times √{ranks}, as each of {ranks} ranks divides by gradients of its own rows"
+    choices.take("optim.lr", float(f"{lr:.3g}"), why)
 
 
 def check_phases(config: Config) -> None:

@@ -117,6 +117,10 @@ class Training:
         if self.meetings is not None:
             self.meetings.after(step)
 
+    def meets_after(self, step: int) -> bool:
+        """Whether ranks that train apart meet after optimizer step `step`: what is saved then costs no further mean."""
+        return self.meetings is not None and self.meetings.is_due(step)
+
     def averaged(self) -> contextlib.AbstractContextManager[None]:
         """Inside, the model is what is evaluated and exported: the averaged weights where there are any. Collective."""
         if self.meetings is not None:

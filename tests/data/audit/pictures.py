@@ -57,3 +57,9 @@ def strangers(count: int, *, start: int = 1000) -> dict[str, bytes]:
         f"{'ab'[number % 2]}/s{number * 37 % 101}n{number}.jpg": jpeg(picture(start + number))
         for number in range(count)
     }
+
+
+def film(start: int, count: int) -> list[np.ndarray]:
+    """A window that moves over one large picture."""
+    wide = picture(start, width=400, height=160)
+    return [wide[10 + step : 110 + step, 6 * step : 6 * step + 140] for step in range(count)]

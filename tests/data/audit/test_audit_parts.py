@@ -1,4 +1,4 @@
-"""The audit's parts: buckets, groups, thresholds, keypoints, frames, sheets."""
+"""The audit's parts: buckets, groups, thresholds, keypoints, frames."""
 
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
@@ -10,11 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.audit.pictures import folder_of, jpeg, picture, strangers
+from data.audit.pictures import film, folder_of, jpeg, picture, strangers
+from data.audit.pictures import turned as audit_turned
 from fanlight.data import audit
-from fanlight.data.audit import buckets, components, frames, keypoints, near, result, turned
+from fanlight.data import manifest as manifests
+from fanlight.data.audit import buckets, components, frames, keypoints, near, result, rotated, turned
 from fanlight.data.audit.signature import Signatures, empty, signature
-from fanlight.errors import DataError, RunError
+from fanlight.errors import RunError
 
 
 def signatures(images: list[np.ndarray], *, thorough: bool = True) -> Signatures:
@@ -137,12 +139,6 @@ def test_the_limit_follows_how_alike_strangers_are() -> None:
     assert near.limit(usual, everyone[:2]) == near.CEILING
 
 
-def film(start: int, count: int) -> list[np.ndarray]:
-    """A window that moves over one large picture."""
-    wide = picture(start, width=400, height=160)
-    return [wide[10 + step : 110 + step, 6 * step : 6 * step + 140] for step in range(count)]
-
-
 def small_colours(images: list[np.ndarray]) -> np.ndarray:
     return np.array([cv2.resize(image, (8, 8), interpolation=cv2.INTER_AREA) for image in images])
 
@@ -181,27 +177,12 @@ def test_frames_are_runs_and_not_copies(tmp_path: Path, monkeypatch: pytest.Monk
     found = audit.find(manifest, thorough=True, workers=2)
     assert [len(rows) for rows in found.runs()] == [12, 12] and found.counts()["frame"] == 22
     assert not found.counts()["turned"], "frames of one run are not copies, however they are turned"
-    assert audit.leaks(found, manifest.column("split")) == []
-    moved = manifest.column("split").copy()
+    known = manifest.with_columns(film=found.films(), copies=found.copies())
+    assert manifests.audit(known)["leaks"] == []
+    moved = known.column("split").copy()
     moved[found.runs()[0][0]] = "val"
-    leak = audit.leaks(found, moved)
-    assert [(one.of, len(one.rows), one.values) for one in leak] == [("frames", 12, ("train", "val"))]
-
-
-def test_a_sheet_shows_each_picture_in_its_place(tmp_path: Path) -> None:
-    colours = {"a/1.png": (0, 0, 255), "a/2.png": (0, 255, 0), "b/3.png": (255, 0, 0)}
-    files = {
-        name: cv2.imencode(".png", np.full((20, 40, 3), colour, np.uint8))[1].tobytes()
-        for name, colour in colours.items()
-    }
-    manifest = folder_of(tmp_path, files)
-    (tmp_path / "a/2.png").unlink()
-    page = cv2.imdecode(np.frombuffer(audit.sheet(manifest, [0, 1, 2], columns=2), np.uint8), cv2.IMREAD_COLOR)
-    assert page.shape == (2 * 132 + 4, 2 * 132 + 4, 3)
-    middles = [page[68, 68], page[68, 200], page[200, 68]]
-    assert np.abs(np.array(middles, int) - [(0, 0, 255), (255, 255, 255), (255, 0, 0)]).max() < 12
-    with pytest.raises(DataError, match="needs at least one image"):
-        audit.sheet(manifest, [])
+    leak = manifests.audit(known.with_columns(split=moved))["leaks"]
+    assert [(one["of"], len(one["paths"]), one["splits"]) for one in leak] == [("film", 12, ["train", "val"])]
 
 
 def test_an_audit_that_is_none_says_so(tmp_path: Path) -> None:
@@ -210,3 +191,81 @@ def test_an_audit_that_is_none_says_so(tmp_path: Path) -> None:
     (tmp_path / "rows.parquet").write_bytes(b"no")
     with pytest.raises(RunError, match="is not an audit of Fanlight"):
         result.load(tmp_path)
+
+
+def stretched(image: np.ndarray, degrees: float) -> np.ndarray:
+    """Turned, cut to the largest whole rectangle, and stretched to the old size, as Augmentor does."""
+    height, width = image.shape[:2]
+    across, down = rotated._whole(width, height, degrees, keeps_shape=False)
+    matrix = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), degrees, 1)
+    matrix[:, 2] += (across - width) / 2, (down - height) / 2
+    matrix = np.diag([width / across, height / down]) @ matrix
+    return cv2.warpAffine(image, matrix, (width, height), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT)
+
+
+def kept(image: np.ndarray, degrees: float) -> np.ndarray:
+    """Turned and cut to its own shape."""
+    across, _ = rotated._whole(image.shape[1], image.shape[0], degrees, keeps_shape=True)
+    return audit_turned(image, degrees, zoom=image.shape[1] / across)
+
+
+def soft(number: int) -> np.ndarray:
+    """A sky: smooth colours, and nothing that a keypoint could sit on."""
+    random = np.random.default_rng(number)
+    noise = random.uniform(0, 255, (7, 9, 3)).astype(np.float32)
+    return cv2.resize(noise, (144, 112), interpolation=cv2.INTER_CUBIC).clip(0, 255).astype(np.uint8)
+
+
+def on_each_other(images: list[np.ndarray], *, known: tuple[int, ...] = ()) -> dict[tuple[int, int], float]:
+    pictures = signatures(images)
+    members = np.arange(len(images))
+    with ThreadPoolExecutor(2) as pool:
+        found = rotated.find(pictures, members, known=np.array(known, np.int64), memory_bytes=1 << 30, pool=pool)
+    return {(int(a), int(b)): float(like) for (a, b), like in zip(found.both, found.like)}
+
+
+@given(st.integers(20, 400), st.integers(20, 400), st.floats(-89, 89), st.booleans())
+def test_what_is_cut_from_a_turned_picture_is_whole(width: int, height: int, degrees: float, keeps: bool) -> None:
+    across, down = rotated._whole(width, height, degrees, keeps_shape=keeps)
+    sine, cosine = abs(np.sin(np.deg2rad(degrees))), abs(np.cos(np.deg2rad(degrees)))
+    assert across * cosine + down * sine <= width * (1 + 1e-9) and across * sine + down * cosine <= height * (1 + 1e-9)
+    assert not keeps or across / down == pytest.approx(width / height)
+    own = rotated._whole(width, height, degrees, keeps_shape=True)
+    assert across * down >= own[0] * own[1] * (1 - 1e-9), "the other cut is the largest"
+
+
+@pytest.mark.parametrize("degrees", [-44.0, -20.5, -6.0, 13.0, 28.0, 41.0])
+@pytest.mark.parametrize("of", [soft, picture])
+def test_a_picture_turned_and_cut_is_found_without_keypoints(of, degrees: float) -> None:
+    images = [of(number) for number in range(8)]
+    copies = [kept(images[0], degrees), stretched(images[1], degrees)[:, ::-1], np.rot90(kept(images[2], degrees))]
+    copies += [kept(images[3], degrees + 90 if degrees < 0 else degrees - 90), kept(images[4], degrees)[::-1]]
+    found = on_each_other(images + copies)
+    for number in range(5):
+        assert found.get((number, 8 + number), 0) > 0.85, number
+    assert all(like < 0.85 for (a, b), like in found.items() if b != a + 8)
+
+
+def test_a_square_picture_is_found_at_any_angle() -> None:
+    images = [picture(number, width=120, height=120) for number in range(6)]
+    copies = [kept(image, 30.0 * number + 11) for number, image in enumerate(images)]
+    found = on_each_other(images + copies)
+    assert {pair for pair, like in found.items() if like > 0.85} == {(number, number + 6) for number in range(6)}
+    assert not on_each_other(images + copies, known=tuple(number * 12 + number + 6 for number in range(6)))
+
+
+def test_pictures_of_the_same_shapes_in_other_colours_are_no_copies() -> None:
+    image = picture(3)
+    other = image[..., ::-1].copy()
+    other[..., 1] = 255 - other[..., 1] // 2
+    assert (0, 1) in on_each_other([image, kept(image, 20)])
+    assert on_each_other([image, kept(other, 20)]).get((0, 1), 0) == 0
+
+
+def test_more_of_one_picture_than_a_bucket_takes() -> None:
+    image = picture(4)
+    images = [kept(image, 4.0 * number) for number in range(12)]
+    joined = components.connected(
+        np.array([pair for pair, like in on_each_other(images).items() if like > 0.85]).reshape(-1, 2), count=12
+    )
+    assert (joined[1:] == joined[1]).all(), "each reaches the others over the nearest"

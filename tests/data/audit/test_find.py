@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from data.audit.pictures import HEIGHT, WIDTH, folder_of, jpeg, picture, png, strangers, turned
-from fanlight.data import audit, cache
+from fanlight.data import audit, cache, copies
+from fanlight.data import manifest as manifests
 from fanlight.data.audit import signature as signatures
 from fanlight.data.manifest import Manifest
 
@@ -148,19 +149,15 @@ def test_labels_and_splits_of_copies(tmp_path: Path) -> None:
     files |= {"train/a/y.jpg": jpeg(picture(2)), "train/b/y.jpg": jpeg(picture(2), 60)}
     files |= {"train/a/z.jpg": jpeg(picture(3)), "val/a/z.jpg": jpeg(picture(3)[:, ::-1])}
     manifest = folder_of(tmp_path / "data", files)
-    found = audit.find(manifest, thorough=False, workers=1)
-    paths = manifest.column("path")
-
-    def shown(findings: list[audit.Finding]) -> list[tuple[list[str], tuple[str, ...]]]:
-        return sorted(([str(paths[row]) for row in one.rows], one.values) for one in findings)
-
-    assert shown(audit.conflicts(found, manifest.column("label"))) == [
-        (["train/a/x.jpg", "val/b/x.jpg"], ("a", "b")), (["train/a/y.jpg", "train/b/y.jpg"], ("a", "b")),
-    ]  # fmt: skip
-    assert shown(audit.leaks(found, manifest.column("split"))) == [
-        (["train/a/x.jpg", "val/b/x.jpg"], ("train", "val")), (["train/a/z.jpg", "val/a/z.jpg"], ("train", "val")),
-    ]  # fmt: skip
-    assert audit.leaks(found, np.full(len(manifest), "")) == []
+    found = manifests.audit(copies.find(manifest, "quick", workers=1)[0])
+    assert found["label_conflicts"] == [
+        {"paths": ["train/a/x.jpg", "val/b/x.jpg"], "labels": ["a", "b"]},
+        {"paths": ["train/a/y.jpg", "train/b/y.jpg"], "labels": ["a", "b"]},
+    ]
+    assert found["leaks"] == [
+        {"of": "copies", "paths": ["train/a/x.jpg", "val/b/x.jpg"], "splits": ["train", "val"]},
+        {"of": "copies", "paths": ["train/a/z.jpg", "val/a/z.jpg"], "splits": ["train", "val"]},
+    ]
 
 
 def same(one: audit.Audit, two: audit.Audit) -> bool:

@@ -3,8 +3,7 @@
 `find` decodes every picture once, small, and compares in near-linear time; `Audit` is what it found. Without torch.
 """
 
-from fanlight.data.audit.result import KINDS, Audit, Finding, conflicts, leaks
+from fanlight.data.audit.result import KINDS, Audit
 from fanlight.data.audit.search import Pixels, find
-from fanlight.data.audit.sheet import sheet
 
-__all__ = ["KINDS", "Audit", "Finding", "Pixels", "conflicts", "find", "leaks", "sheet"]
+__all__ = ["KINDS", "Audit", "Pixels", "find"]

@@ -9,16 +9,19 @@ from dataclasses import dataclass
 import numpy as np
 
 from fanlight.data import canvas
-from fanlight.data.audit import near, turned, words
+from fanlight.data.audit import near, rotated, turned, words
 from fanlight.data.audit.result import KINDS
 from fanlight.data.audit.signature import Signatures
 from fanlight.data.manifest import Manifest
 from fanlight.errors import DataError
 
 SAME_PIXELS = 0.005  # distance of spectra within which pictures of one size are decoded whole and compared
-AGREE_LEAST, PIXELS_LEAST = 6, 0.5  # matches and pixels of a copy; strangers reach 3 matches, one in 400 more
-FEW_AGREE, FEW_PIXELS = 4, 0.75  # or fewer matches, with pixels that agree better
-STRONG_AGREE, STRONG_PIXELS = 10, 0.6  # a pair that counts as two, see `components`
+AGREE_LEAST, PIXELS_LEAST = 6, 0.8  # keypoints and pixels: of 765 copies .5 % are lower, of one room's stills most are
+FEW_AGREE, FEW_PIXELS = 4, 0.9  # or fewer keypoints, with pixels that agree better; strangers reach 3, one in 400 more
+# Of the distance of near copies, as views blur; and pixels: of 800 copies .5 % are lower.
+TURNED_MORE, TURNED_PIXELS = 1.5, 0.68
+TURNED_SPREAD = 16.0  # effective frequencies from which that holds: one low sun is like another
+STRONG_AGREE, STRONG_PIXELS = 10, 0.85  # a pair that counts as two, see `components`
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,9 +54,18 @@ def copies(
     evidence = np.where(equal, 1, 1 - distance)
     is_strong = distance <= within / 2
     if thorough:
+        count = len(pictures)
+        known = both[:, 0] * count + both[:, 1]
+        found = rotated.find(pictures, members, known=known, memory_bytes=memory_bytes // 2, pool=pool)
+        soft = np.minimum(1, pictures.spread / TURNED_SPREAD)[found.both].min(1)
+        good = (1 - found.like <= TURNED_MORE * within * soft) & (found.pixels >= TURNED_PIXELS)
+        both = np.concatenate([both, found.both[good]])
+        kind = np.concatenate([kind, np.full(int(good.sum()), KINDS.index("turned"))])
+        evidence = np.concatenate([evidence, found.pixels[good]])
+        is_strong = np.concatenate([is_strong, (1 - found.like <= within * soft)[good]])
+        capped += found.capped
         others, more = words.candidates(pictures, members, memory_bytes=memory_bytes // 2)
         capped += more
-        count = len(pictures)
         others = others[~np.isin(others[:, 0] * count + others[:, 1], both[:, 0] * count + both[:, 1])]
         agree, pixels = turned.compare(pictures, others, pool=pool)
         good = (agree >= AGREE_LEAST) & (pixels >= PIXELS_LEAST)

@@ -12,7 +12,7 @@ import threading
 import cv2
 import numpy as np
 
-MOST = 60  # strongest keypoints of a picture
+MOST = 40  # strongest keypoints of a picture
 CONTRAST_LEAST = 0.01  # of OpenCV's; its default .04 finds nothing in skies
 CODE = 48
 SCALE = 200.0  # int8 per unit: root descriptors have length 1, and no number is beyond ±.6

@@ -42,7 +42,12 @@ def agreement(
     seen = cv2.erode(cv2.warpAffine(_whole, whole[:2], size), _edge, borderValue=255) == 255
     if seen.sum() < max(SEEN_LEAST, COVERED_LEAST * min(abs(area), 1 / abs(area)) * THUMB_PX**2):
         return 0.0
-    one, two = _details(laid)[seen], _details(thumb_b)[seen]
+    return likeness(laid, thumb_b, seen=seen)
+
+
+def likeness(thumb_a: np.ndarray, thumb_b: np.ndarray, *, seen: np.ndarray) -> float:
+    """Correlation of the details where `seen`, bool [S, S]."""
+    one, two = _details(thumb_a)[seen], _details(thumb_b)[seen]
     one, two = one - one.mean(), two - two.mean()
     return float(one @ two / np.sqrt(max(float((one @ one) * (two @ two)), 1e-6)))
 

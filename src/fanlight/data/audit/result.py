@@ -17,7 +17,7 @@ from fanlight.data.manifest import arrow
 from fanlight.errors import RunError
 
 KINDS = ("bytes", "pixels", "near", "turned", "frame")
-VERSION = 2  # of what is found and how; audits of another version are made again
+VERSION = 3  # of what is found and how; audits of another version are made again
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,35 +57,10 @@ class Audit:
         names = np.array([*self.names, ""], object)
         return names[self.component]
 
-
-@dataclass(frozen=True)
-class Finding:
-    """Copies, or frames of one film, that differ in what should be equal."""
-
-    name: str
-    of: str  # copies or frames
-    rows: tuple[int, ...]
-    values: tuple[str, ...]  # the different ones, sorted
-
-
-def conflicts(audit: Audit, labels: np.ndarray) -> list[Finding]:
-    """Groups of copies under several labels (str [R], empty ones do not count)."""
-    return _differing("copies", audit.groups(), audit.names, labels)
-
-
-def leaks(audit: Audit, splits: np.ndarray) -> list[Finding]:
-    """Groups of copies and runs of frames that stand in several splits (str [R], empty ones do not count)."""
-    copies = _differing("copies", audit.groups(), audit.names, splits)
-    return copies + _differing("frames", audit.runs(), audit.run_names, splits)
-
-
-def _differing(of: str, groups: list[np.ndarray], names: tuple[str, ...], values: np.ndarray) -> list[Finding]:
-    found = []
-    for name, rows in zip(names, groups):
-        different = sorted({str(values[row]) for row in rows} - {""})
-        if len(different) > 1:
-            found.append(Finding(name, of, tuple(rows.tolist()), tuple(different)))
-    return found
+    def films(self) -> np.ndarray:
+        """str [R]: the run's name, empty where a picture is in none; for the manifest's column."""
+        names = np.array([*self.run_names, ""], object)
+        return names[self.run]
 
 
 def _members(group_R: np.ndarray, count: int) -> list[np.ndarray]:

@@ -5,16 +5,15 @@ R rows of the manifest, D different contents ("pictures") of its usable rows, P 
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 
 from fanlight import machine
 from fanlight.console import Progress, warn
-from fanlight.data import canvas
+from fanlight.data import canvas, pending
 from fanlight.data.audit import components, frames, judge, result, store
 from fanlight.data.audit.result import KINDS, Audit
 from fanlight.data.audit.signature import Signature, Signatures, empty, of_canvas, signature
@@ -87,7 +86,7 @@ def _pictures(
 
     chunks = [missing[start : start + CHUNK] for start in range(0, len(missing), CHUNK)]
     with Progress("Looking for copies", total=len(missing), unit="images") as progress:
-        for places, made in zip(chunks, _in_order(pool, of, chunks, ahead=4 * workers)):
+        for places, made in pending.in_order(chunks, lambda chunk: pool.submit(of, chunk), ahead=4 * workers):
             for place, one in zip(places.tolist(), made):
                 end = end if one is None else pictures.fill(place, one, start=end)
             progress.advance(len(places))
@@ -181,24 +180,3 @@ def _named(
     found = np.full(count, -1)
     found[rows] = number[back]
     return found, tuple(str(hashes[rows[first[group]]]) for group in large)
-
-
-def _in_order(
-    pool: ThreadPoolExecutor,
-    work: Callable[[np.ndarray], list[Signature | None]],
-    chunks: list[np.ndarray],
-    *,
-    ahead: int,
-) -> Iterator[list[Signature | None]]:
-    """Results in the order of the chunks, with at most `ahead` of them under way."""
-    pending: deque[Future[list[Signature | None]]] = deque()
-    try:
-        for chunk in chunks:
-            pending.append(pool.submit(work, chunk))
-            if len(pending) >= ahead:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
-    finally:
-        for future in pending:
-            future.cancel()

@@ -6,6 +6,7 @@ be called from many threads.
 
 from __future__ import annotations
 
+import functools
 import tempfile
 from dataclasses import dataclass
 from typing import Any
@@ -16,21 +17,14 @@ import numpy as np
 from fanlight.data import canvas
 from fanlight.data.audit import keypoints
 
-VERSION = "1"  # of what is kept; signatures of another version are made again
+VERSION = "2"  # of what is kept; signatures of another version are made again
 CANVAS_PX = 72  # short side: large JPEGs decode at a fraction, and SIFT costs a third less than at 96 px
 FREQUENCIES = 16
 THUMB_PX = 32
 COLOUR_PX = 8
-WHITENING = (
-    0.75  # exponent of the frequency: pictures have amplitudes ~ 1/f, so plain correlation sees only large shapes
-)
+WHITENING = 0.75  # exponent of the frequency: amplitudes are ~ 1/f, so plain correlation sees only large shapes
 LEVELS_LEAST = 2.0  # root mean square of the grey levels about their mean: below, JPEG noise is what is compared
 SPREAD_LEAST = 2.0  # effective number of frequencies: fewer is a plain gradient, which says nothing
-
-_grid = np.arange(THUMB_PX)
-_COSINES = np.cos(np.pi * (_grid + 0.5) * np.arange(FREQUENCIES)[:, None] / THUMB_PX).astype(np.float32)
-_COSINES /= np.linalg.norm(_COSINES, axis=1, keepdims=True)
-_WEIGHTS = (np.hypot(*np.mgrid[:FREQUENCIES, :FREQUENCIES]) ** WHITENING).astype(np.float32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,11 +53,8 @@ def of_canvas(pixels_HWC: np.ndarray, *, thorough: bool) -> Signature:
         pixels_HWC = cv2.resize(pixels_HWC, size, interpolation=cv2.INTER_AREA)
     grey_HW = cv2.cvtColor(pixels_HWC, cv2.COLOR_RGB2GRAY)
     thumb = cv2.resize(grey_HW, (THUMB_PX, THUMB_PX), interpolation=cv2.INTER_AREA)
-    spectrum = _COSINES @ thumb.astype(np.float32) @ _COSINES.T
-    spectrum[0, 0] = 0
     levels = np.float32(thumb.std())
-    spectrum = (spectrum * _WEIGHTS).ravel()
-    spectrum /= max(float(np.linalg.norm(spectrum)), 1e-6)
+    spectrum = spectra(thumb[None], frequencies=FREQUENCIES)[0]
     shares = spectrum**2
     spread = np.float32(1 / max(float(shares @ shares), 1e-6)) if levels > 0 else np.float32(0)
     points, codes = keypoints.describe(grey_HW) if thorough else keypoints.NONE
@@ -77,6 +68,22 @@ def of_canvas(pixels_HWC: np.ndarray, *, thorough: bool) -> Signature:
         points,
         codes,
     )
+
+
+def spectra(squares_NSS: np.ndarray, *, frequencies: int) -> np.ndarray:
+    """float32 [N, F·F], whitened cosine transforms of grey squares, each of length 1; 0 of a plain one."""
+    cosines_FS, weights_FF = _transform(squares_NSS.shape[-1], frequencies)
+    found = (cosines_FS @ squares_NSS.astype(np.float32) @ cosines_FS.T * weights_FF).reshape(len(squares_NSS), -1)
+    return found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-6)
+
+
+@functools.lru_cache
+def _transform(px: int, frequencies: int) -> tuple[np.ndarray, np.ndarray]:
+    """Cosines, float32 [F, S], orthonormal rows, and the weights of the frequencies, float32 [F, F]; 0 of the mean."""
+    number = np.arange(frequencies)
+    cosines = np.cos(np.pi * (np.arange(px) + 0.5) * number[:, None] / px)
+    cosines /= np.linalg.norm(cosines, axis=1, keepdims=True)
+    return cosines.astype(np.float32), (np.hypot(number[:, None], number) ** WHITENING).astype(np.float32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,13 +130,14 @@ def empty(sha256: np.ndarray, *, thorough: bool, memory_bytes: int) -> Signature
     arrays, left = {}, memory_bytes
     for name, (tail, kind) in SHAPES.items():
         rows = len(sha256) if name in WHOLE else len(sha256) * keypoints.MOST * thorough
-        arrays[name] = _room((rows, *tail), kind, memory_bytes=left)
+        arrays[name] = room((rows, *tail), kind, memory_bytes=left)
         left -= arrays[name].nbytes
     places = {name: np.zeros(len(sha256), np.int64) for name in ("starts", "counts")}
     return Signatures(sha256=sha256, known=np.zeros(len(sha256), bool), **arrays, **places)
 
 
-def _room(shape: tuple[int, ...], kind: Any, *, memory_bytes: int) -> np.ndarray:
+def room(shape: tuple[int, ...], kind: Any, *, memory_bytes: int) -> np.ndarray:
+    """Zeros; in an unnamed file where they take more than `memory_bytes`."""
     count = int(np.prod(shape)) * np.dtype(kind).itemsize
     if count <= memory_bytes or not count:
         return np.zeros(shape, kind)

@@ -16,13 +16,9 @@ from fanlight.data.audit.keypoints import MIRROR
 from fanlight.data.audit.signature import Signatures
 
 BATCH = 64
-PROPOSING = 12
+PROPOSING = 8
 MATCH_LEAST = 0.6  # cosine of two codes
-LOOSE_PX, FIRST_PX, TIGHT_PX = (
-    7.0,
-    4.0,
-    3.0,
-)  # of the canvas: one keypoint's angle is good to some degrees, a fit to a pixel
+LOOSE_PX, FIRST_PX, TIGHT_PX = 7.0, 4.0, 3.0  # of the canvas: one keypoint's angle is good to degrees, a fit to a pixel
 LOOSE_OCTAVES, LOOSE_RADIANS = 0.6, 0.5
 LOOKED_AT = 4  # matches that agree: pixels are compared from here on; strangers reach 3, one in 400 more
 
@@ -87,11 +83,7 @@ def _geometry(
     taken = np.take_along_axis(agree, winner[:, None, None], 1)[:, 0]
 
     terms = np.stack([at_a, at_a.conj(), np.ones_like(at_a)], 2)
-    for stiffness, reach in (
-        (60.0, FIRST_PX),
-        (20.0, TIGHT_PX),
-        (20.0, TIGHT_PX),
-    ):  # stiff against shear while few agree
+    for stiffness, reach in ((60.0, FIRST_PX), (20.0, TIGHT_PX), (20.0, TIGHT_PX)):  # stiff while few agree
         held = terms.conj() * taken[..., None]
         normal = held.transpose(0, 2, 1) @ terms + np.diag([1e-3, stiffness, 1e-3]).astype(np.float32)
         maps = np.linalg.solve(normal, held.transpose(0, 2, 1) @ at_b[..., None])[..., 0]

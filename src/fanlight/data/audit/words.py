@@ -14,7 +14,7 @@ from fanlight.data.audit import buckets
 from fanlight.data.audit.keypoints import MIRROR
 from fanlight.data.audit.signature import Signatures
 
-CANDIDATES = 12  # most pairs that one picture proposes: those with most words in common
+CANDIDATES = 6  # most pairs that one picture proposes: those with most words in common
 SHARED_LEAST = 2
 WINDOW = 12  # of a large bucket, see `buckets.pairs`
 ORDERS = (np.arange(0, 44), np.r_[1:44:3, 0:44:3, 2:44:3])  # orders in which signs are taken, most certain first

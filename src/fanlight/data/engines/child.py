@@ -46,7 +46,7 @@ def _answer(line: bytes, begins: Any) -> dict[str, Any]:
         kind = next(kind for kind in type(error).__mro__ if kind.__module__ == errors.__name__)
         return {"error": kind.__name__, "message": str(error)}
     except OSError as error:  # of the output: its disk, its place
-        return {"error": "DataError", "message": f"cannot write {out}: {error.strerror or error}"}
+        return {"error": "DiskError", "message": f"cannot write {out}: {error.strerror or error}"}
     return {"failed": outcome.failed}
 
 

@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import Future
-from typing import Any, Literal, Protocol
+from typing import Literal
 
+from fanlight.data import pending
 from fanlight.data.engines.work import Outcome, Task
 
-
-class Promise(Protocol):
-    """As concurrent.futures and dask have it."""
-
-    def result(self) -> Outcome: ...
-
-    def cancel(self) -> Any: ...
+Promise = pending.Promise[Outcome]
 
 
 class Engine:

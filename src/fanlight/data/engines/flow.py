@@ -5,15 +5,15 @@ At most a few tasks per worker are under way, so that memory does not grow with 
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from fanlight.data import pending
 from fanlight.data.engines import chunks, work
-from fanlight.data.engines.engine import Engine, Promise
+from fanlight.data.engines.engine import Engine
 from fanlight.data.engines.operations import Operation
 from fanlight.data.engines.region import Region
 from fanlight.data.engines.work import Job, Task
@@ -41,7 +41,7 @@ def results(engine: Engine, operation: Operation, jobs: Sequence[Job]) -> Iterat
     ahead = 1 if engine.name == "serial" else AHEAD * engine.workers
     if engine.place != "beside":
         tasks = (Task(operation, list(jobs[part])) for part in parts)
-        for part, (_, outcome) in zip(parts, _in_order(engine, tasks, ahead=ahead)):
+        for part, (_, outcome) in zip(parts, pending.in_order(tasks, engine.submit, ahead=ahead)):
             for place, number in enumerate(range(part.start, part.stop)):
                 yield Result(number, outcome.arrays[place], outcome.failed.get(place, ""))
         return
@@ -51,7 +51,7 @@ def results(engine: Engine, operation: Operation, jobs: Sequence[Job]) -> Iterat
         tasks = (
             _placed(operation, jobs[part], sizes[part], region, (n % ahead) * room) for n, part in enumerate(parts)
         )
-        for part, (task, outcome) in zip(parts, _in_order(engine, tasks, ahead=ahead)):
+        for part, (task, outcome) in zip(parts, pending.in_order(tasks, engine.submit, ahead=ahead)):
             for place, job in enumerate(task.jobs):
                 number = part.start + place
                 if place in outcome.failed:
@@ -74,7 +74,7 @@ def write(engine: Engine, operation: Operation, jobs: Sequence[Job], *, out: Pat
     ahead = 1 if engine.name == "serial" else AHEAD * engine.workers
     tasks = (Task(operation, list(jobs[part]), target) for part in parts)
     with open(out, "r+b", buffering=0) as file:
-        for part, (task, outcome) in zip(parts, _in_order(engine, tasks, ahead=ahead)):
+        for part, (task, outcome) in zip(parts, pending.in_order(tasks, engine.submit, ahead=ahead)):
             for job, pixels in zip(task.jobs, outcome.arrays):  # of workers that cannot write here
                 if pixels is not None:
                     work.write_at(file, pixels, job.place)
@@ -96,20 +96,3 @@ def _placed(operation: Operation, jobs: Sequence[Job], sizes: list[int], region:
         placed.append(job._replace(place=start))
         start += _aligned(size)
     return Task(operation, placed, region.path)
-
-
-def _in_order(engine: Engine, tasks: Iterator[Task], *, ahead: int) -> Iterator[tuple[Task, work.Outcome]]:
-    """Each task with its outcome. The next one is submitted when the results of the oldest have been taken."""
-    pending: deque[tuple[Task, Promise]] = deque()
-    try:
-        for task in tasks:
-            pending.append((task, engine.submit(task)))
-            if len(pending) >= ahead:
-                first, promise = pending.popleft()
-                yield first, promise.result()
-        while pending:
-            first, promise = pending.popleft()
-            yield first, promise.result()
-    finally:
-        for _, promise in pending:
-            promise.cancel()

@@ -13,7 +13,7 @@ from pathlib import Path
 from fanlight import console
 from fanlight.data import builtin, inside
 from fanlight.data.formats import arrays, captions, folders, hub, kept, lists, shards, tree
-from fanlight.data.formats.listing import WAYS, Listing
+from fanlight.data.formats.listing import WAYS, Listing, Misfit
 from fanlight.data.formats.tree import Disk, Tree
 from fanlight.errors import DataError, near, shown_all
 
@@ -110,7 +110,18 @@ def of_tree(found: Tree) -> Listing:
     part = ""
     for _ in range(DEEP_MOST):
         for layout in LAYOUTS:
-            if (listing := layout(found, part)) is not None:
+            try:
+                listing = layout(found, part)
+            except DataError as error:
+                is_misfit = isinstance(error, Misfit) or layout in (arrays.cifar, arrays.idx)
+                if not (is_misfit and folders.are_classes(found, part)):
+                    raise
+                console.warn(
+                    str(error).rpartition(";")[0] or str(error), why="The class folders beside it are read, and it is not",
+                    do="If the folders are not the data, take them away",
+                )  # fmt: skip
+                continue
+            if listing is not None:
                 return listing
         inner, files = found.children(part)
         if len(files) == 1 and not inner and (packed := tree.opened(found.root / part / files[0])) is not None:

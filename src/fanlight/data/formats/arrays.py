@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
 
 from fanlight import console
 from fanlight.data import arrays, inside, plain_pickle, unpacked
@@ -32,7 +31,6 @@ def cifar(tree: Tree, part: str) -> Listing | None:
     pickles = [name for name in batches if not name.endswith(".bin")]
     if not (binary or ({"meta", "batches.meta"} & set(files) and pickles) or any("batch" in name for name in pickles)):
         return None
-    _warn_of_missing(binary or pickles, tree.root / part)
     names = _class_names(tree, part, files)
     rows: list[Row] = []
     kinds = set()
@@ -45,6 +43,7 @@ def cifar(tree: Tree, part: str) -> Listing | None:
             if names and label >= len(names):
                 raise DataError(f"{tree.root / path}: sample {number} has label {label} of {len(names)} classes")
             rows.append(Row(f"{path}/{samples.name(number)}", names[label] if names else str(label), split))
+    _warn_of_missing(binary or pickles, tree.root / part)
     version = "binary" if binary else "Python"
     return listing_of(rows, root=tree.root, source=f"CIFAR-{'/'.join(sorted(kinds))}, {version} version")
 
@@ -86,14 +85,14 @@ def _class_names(tree: Tree, part: str, files: list[str]) -> list[str]:
         if name not in files:
             continue
         path = join(part, name)
-        data = tree.read(path)
         if name.endswith(".txt"):
-            return [line.strip() for line in data.decode("utf-8", "replace").splitlines() if line.strip()]
-        held: Any = plain_pickle.load(data, told=str(tree.root / path))
-        held = {_text(key): value for key, value in held.items()} if isinstance(held, dict) else {}
+            text = tree.read(path).decode("utf-8", "replace")
+            return [line.strip() for line in text.splitlines() if line.strip()]
+        told = str(tree.root / path)
+        held = arrays.held(_part(tree, path), told=told)
         found = held.get("fine_label_names") or held.get("label_names")
         if isinstance(found, list):
-            return [_text(each) for each in found]
+            return [arrays.text(each, told=told) for each in found]
     return []
 
 
@@ -180,7 +179,3 @@ def _whole(tree: Tree, path: str) -> bytes:
     return (
         unpacked.whole(part, told=str(tree.root / path)) if unpacked.is_compressed(part.read(0, 8)) else part
     ).read()
-
-
-def _text(value: Any) -> str:
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)

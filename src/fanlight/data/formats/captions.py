@@ -6,14 +6,16 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from fanlight import console
-from fanlight.data.formats.listing import Listing, Row, listing_of, split_in
-from fanlight.data.formats.tree import Disk, Tree, below, join, refuse_outside
-from fanlight.errors import DataError, shown
+from fanlight.data.formats import places
+from fanlight.data.formats.listing import Listing, Misfit, Row, listing_of, split_in
+from fanlight.data.formats.tree import Disk, Tree, below, is_text, join, refuse_outside, say_unlisted
+from fanlight.errors import DataError, shown, shown_all
 
 _COCO = re.compile(r"captions?_?(.*)\.json", re.IGNORECASE)
 _TOKEN = re.compile(r"([^\t]+)#\d+\t(.*)")  # 1000268201_693b08cb0e.jpg#0	A child in a pink dress …
@@ -54,7 +56,7 @@ def _document(tree: Tree, path: str, *, is_sure: bool) -> dict[str, Any] | None:
     except OSError as error:
         raise DataError(f"cannot read {told}: {error.strerror or error}") from None
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{told} is damaged ({error}); download it again") from None
+        raise Misfit(f"{told} is damaged ({error}); download it again") from None
     keys = ("images", "annotations")
     if not isinstance(found, dict):
         wrong = f"holds {_kind(found)}, not an object with the keys images and annotations"
@@ -82,22 +84,49 @@ def _kind(value: Any) -> str:
     return names.get(type(value), "a number that is not whole")
 
 
-def _coco_entries(document: dict[str, Any], *, told: str, root: Path) -> tuple[dict[Any, str], dict[Any, list[str]]]:
-    """(id -> file name, id -> sentences). DataError that names the entry; what names no image, or says nothing, is counted."""
-    names: dict[Any, str] = {}
-    sentences: dict[Any, list[str]] = {}
-    unknown: list[str] = []
-    silent: list[str] = []
+def _coco_images(document: dict[str, Any], *, told: str, root: Path) -> dict[Any, list[str]]:
+    """id -> file names, of which there should be one. DataError that names the entry; ids that are there twice are counted."""
+    found: dict[Any, list[str]] = {}
+    repeated: list[str] = []
     for number, each in enumerate(document["images"], 1):
         place = f"{told}: entry {number} of images"
         name = _field(each, "file_name", (str,), place=place)
         refuse_outside(name, told=place, root=root)
-        names[_field(each, "id", (int, str), place=place)] = name
+        if not is_text(name):
+            raise DataError(
+                f"{place}: its file_name is {shown(name)!r}, which holds half of a letter; no file is called so"
+            )
+        same = found.setdefault(_field(each, "id", (int, str), place=place), [])
+        if name in same:
+            repeated.append(f"entry {number}, of image {shown(str(each['id']))}")
+        else:
+            same.append(name)
+    total = len(document["images"])
+    if repeated:
+        console.warn(
+            f"{told}: {len(repeated)} of {total} entries of images are there before, first {repeated[0]}",
+            why="Each image is used once, with all its captions", do="Remove the repeated entries",
+        )  # fmt: skip
+    if several := {image: names for image, names in found.items() if len(names) > 1}:
+        image, names = next(iter(several.items()))
+        console.warn(
+            f"{told}: {sum(map(len, several.values()))} of {total} images share their id with another and are not used, first "
+            f"{shown_all(names)} of id {shown(str(image))}",
+            why="Which of them a caption means cannot be known", do="Give each image an id of its own",
+        )  # fmt: skip
+    return found
+
+
+def _coco_captions(document: dict[str, Any], images: Collection[Any], *, told: str) -> dict[Any, list[str]]:
+    """id -> sentences. DataError that names the entry; what names none of the `images`, or says nothing, is counted."""
+    sentences: dict[Any, list[str]] = {}
+    unknown: list[str] = []
+    silent: list[str] = []
     for number, each in enumerate(document["annotations"], 1):
         place = f"{told}: entry {number} of annotations"
         image = _field(each, "image_id", (int, str), place=place)
         text = _field(each, "caption", (object,), place=place)
-        if image not in names:
+        if image not in images:
             unknown.append(f"entry {number}, of image {shown(str(image))}")
         elif not isinstance(text, str):
             silent.append(f"entry {number}, whose caption is {_kind(text)}")
@@ -109,7 +138,7 @@ def _coco_entries(document: dict[str, Any], *, told: str, root: Path) -> tuple[d
                 f"{told}: {len(wrong)} of {len(document['annotations'])} annotations are not used, first {wrong[0]}",
                 why=why, do="Download it again",
             )  # fmt: skip
-    return names, sentences
+    return sentences
 
 
 def _field(entry: Any, key: str, kinds: tuple[type, ...], *, place: str) -> Any:
@@ -124,8 +153,10 @@ def _field(entry: Any, key: str, kinds: tuple[type, ...], *, place: str) -> Any:
 
 def _coco_rows(tree: Tree, part: str, document: dict[str, Any], *, path: str, wanted: str) -> list[Row]:
     told = path.rpartition("/")[2]
-    names, sentences = _coco_entries(document, told=str(tree.root / path), root=tree.root)
-    folder = _folder_of(tree, part, list(names.values()), wanted=wanted)
+    images = _coco_images(document, told=str(tree.root / path), root=tree.root)
+    sentences = _coco_captions(document, images, told=str(tree.root / path))
+    listed = [name for names in images.values() for name in names]
+    folder = _folder_of(tree, part, listed, wanted=wanted, told=path)
     if folder is None:
         console.warn(
             f"{told} is not used", why=f"None of its images is in {wanted or 'a folder'} beside it",
@@ -133,19 +164,27 @@ def _coco_rows(tree: Tree, part: str, document: dict[str, Any], *, path: str, wa
         )  # fmt: skip
         return []
     there = below(tree, folder).files("") if folder else ()
-    unlisted = sorted({path.rpartition("/")[2] for path in there} - set(names.values()))
+    unlisted = sorted({path.rpartition("/")[2] for path in there} - set(listed))
     if unlisted:
         console.say(
             f"{tree.root / folder}: {len(unlisted)} images are not in {told} and not used, such as {unlisted[0]}"
         )
-    captioned = {number: name for number, name in names.items() if sentences.get(number)}
-    if len(captioned) < len(names):
-        console.say(f"{told}: {len(names) - len(captioned)} images have no caption and are not used")
+    said: dict[str, list[str]] = {}
+    ids: dict[str, list[str]] = {}
+    for image, found in images.items():
+        if len(found) == 1:
+            said.setdefault(found[0], []).extend(sentences.get(image, []))
+            ids.setdefault(found[0], []).append(str(image))
+    if several := {name: each for name, each in ids.items() if len(each) > 1}:
+        name, each = next(iter(several.items()))
+        console.say(
+            f"{told}: {len(several)} images have several ids, such as {shown(name)} of {shown_all(each)}; each is used once, "
+            "with the captions of all"
+        )
+    if silent := [name for name, texts in said.items() if not texts]:
+        console.say(f"{told}: {len(silent)} images have no caption and are not used, such as {shown(silent[0])}")
     split = split_in(wanted)
-    return [
-        Row(join(folder, name), split=split, captions=json.dumps(sentences[number]))
-        for number, name in captioned.items()
-    ]
+    return [Row(join(folder, name), split=split, captions=json.dumps(texts)) for name, texts in said.items() if texts]
 
 
 def flickr(tree: Tree, part: str) -> Listing | None:
@@ -164,42 +203,84 @@ def flickr(tree: Tree, part: str) -> Listing | None:
     return None
 
 
-def listed(tree: Tree, part: str, path: str, found: dict[str, list[str]]) -> Listing | None:
-    """The listing of a file of sentences; None where its images are nowhere."""
-    folder = _folder_of(tree, part, list(found), wanted="")
+def listed(tree: Tree, part: str, path: str, said: Sentences) -> Listing | None:
+    """The listing of a file of sentences; None where its images are nowhere. What of it is not used is counted."""
+    found = said.of
+    folder = _folder_of(tree, part, list(found), wanted="", told=path)
     if folder is None:
         return None
     if not isinstance(tree, Disk):
         for number, name in enumerate(found, 1):
             refuse_outside(name, told=f"{tree.root / path}, image {number}", root=tree.root)
+    for wrong, what in ((said.unread, "have no mark between image and caption"), (said.silent, "have no caption")):
+        if wrong:
+            console.warn(
+                f"{tree.root / path}: {len(wrong)} of its rows are not used, first {shown(wrong[0])!r}", why=f"They {what}",
+                do="Mend them, if their images or captions are to be used",
+            )  # fmt: skip
     rows = [Row(join(folder, name), captions=json.dumps(texts)) for name, texts in found.items() if texts]
-    return listing_of(rows, root=tree.root, source=f"captions in {path.rpartition('/')[2]}")
+    if not rows:
+        raise DataError(f"{tree.root / path}: none of its {len(found)} images has a caption")
+    say_unlisted(tree, [row.path for row in rows], told=str(tree.root / path))
+    listing = listing_of(rows, root=tree.root, source=f"captions in {path.rpartition('/')[2]}")
+    image_of = {join(folder, name): name for name in found}
+    others = [said.others[image_of[path]] for path in listing.paths]
+    names = dict.fromkeys(name for each in others for name in each)
+    return replace(listing, columns={name: [each.get(name, "") for each in others] for name in names})
 
 
-def sentences(data: bytes) -> dict[str, list[str]] | None:
-    """Image -> its sentences, of a file in one of Flickr's ways; None where it is another file."""
+@dataclass(frozen=True)
+class Sentences:
+    """What a file of captions says, and which of its rows say nothing."""
+
+    of: dict[str, list[str]] = field(default_factory=dict)  # image -> its captions; none where all are empty
+    unread: list[str] = field(default_factory=list)  # rows without a mark between image and caption
+    silent: list[str] = field(default_factory=list)  # images of rows without a caption
+    others: dict[str, dict[str, str]] = field(default_factory=dict)  # image -> other columns, as its first row has them
+
+    @property
+    def columns(self) -> set[str]:
+        return {name for each in self.others.values() for name in each}
+
+    def add(self, image: str, text: str, others: dict[str, str] | None = None) -> None:
+        self.of.setdefault(image, [])
+        self.others.setdefault(image, others or {})
+        if text:
+            self.of[image].append(text)
+        else:
+            self.silent.append(image)
+
+
+def sentences(data: bytes) -> Sentences | None:
+    """Of a file in one of Flickr's ways; None where it is another file."""
     try:
         text = data.decode("utf-8-sig")
     except ValueError:
         return None
     head = text.partition("\n")[0]
-    found: dict[str, list[str]] = {}
+    found = Sentences()
     if _TOKEN.fullmatch(head.strip()):
-        for line in text.splitlines():
-            if matched := _TOKEN.fullmatch(line.strip()):
-                found.setdefault(matched[1], []).append(matched[2].strip())
+        for line in filter(str.strip, text.splitlines()):
+            if matched := _TOKEN.fullmatch(line.strip(" ")):
+                found.add(matched[1], matched[2].strip())
+            else:
+                found.unread.append(line)
         return found
     if not _HEADER.fullmatch(head) or len(head) > 100:
         return None
     mark = next(mark for mark in "|\t," if mark in head)
-    columns = head.count(mark)
+    names = [name.strip().lower() for name in head.split(mark)[:-1]]
+    columns = len(names)
     try:
         for row in list(csv.reader(io.StringIO(text, newline=""), delimiter=mark))[1:]:
             if len(row) > columns and row[0].strip():  # commas in a sentence that is not quoted make more fields
-                found.setdefault(row[0].strip(), []).append(mark.join(row[columns:]).strip())
+                others = dict(zip(names[1:], map(str.strip, row[1:columns])))
+                found.add(row[0].strip(), mark.join(row[columns:]).strip(), others)
+            elif any(map(str.strip, row)):
+                found.unread.append(mark.join(row))
     except csv.Error:
         return None
-    return found or None
+    return found if found.of else None
 
 
 def listed_sentences(text: str) -> list[str]:
@@ -229,19 +310,28 @@ def _with_lists(tree: Tree, listing: Listing, texts: Iterable[str]) -> Listing:
     return listing_of(used, root=listing.root, source=listing.source)
 
 
-def _folder_of(tree: Tree, part: str, names: list[str], *, wanted: str) -> str | None:
-    """Where most of the images are: the folder (or zip) of that name, images/, another folder, or beside the list."""
+def _folder_of(tree: Tree, part: str, names: list[str], *, wanted: str, told: str) -> str | None:
+    """Where most of the images are: the folder (or zip) of that name, images/, another folder, or beside the list. Folders of
+    another split than that, or than `told`, the file that names the images, are none. DataError where two have the same."""
     folders, files = tree.children(part)
     zips = [f"{name}/{PurePosixPath(name).stem}" for name in files if name.lower() == f"{wanted}.zip".lower()]
     nested = [f"{name}/{inner}" for name in folders for inner in tree.children(join(part, name))[0]]
-    places = [join(part, name) for name in (*folders, *zips, *nested)] + [part]
-    others = [place for place in places if split_in(place.rpartition("/")[2]) not in ("", split_in(wanted))]
-    places = [place for place in places if not wanted or place not in others]  # val's images are never in train2017
-    places.sort(key=lambda place: place.rpartition("/")[2].lower() != wanted.lower())  # stable
+    split = split_in(wanted or told.rpartition("/")[2])
+    among = [join(part, name) for name in (*folders, *zips, *nested)] + [part]
+    among = [each for each in among if not (wanted or split) or split_in(each.rpartition("/")[2]) in ("", split)]
     sample = names[:: max(1, len(names) // SAMPLE)]
-    counts = {place: sum(_is_there(tree, join(place, name)) for name in sample) for place in places}
-    best = max(counts, key=lambda place: counts[place], default=None)
-    return best if best is not None and counts[best] else None
+    found = {each: {name for name in sample if _is_there(tree, join(each, name))} for each in among}
+
+    def rank(place: str) -> tuple[bool, int, bool]:
+        name = place.rpartition("/")[2]
+        return (bool(split) and split_in(name) != split, -len(found[place]), name.lower() != wanted.lower())
+
+    ranked = sorted(filter(found.get, among), key=rank)
+    if ranked and not (wanted and ranked[0].rpartition("/")[2].lower() == wanted.lower()):
+        places.refuse_tie(
+            {each: found[each] for each in ranked if rank(each)[0] == rank(ranked[0])[0]}, told=str(tree.root / told)
+        )
+    return ranked[0] if ranked else None
 
 
 def _is_there(tree: Tree, path: str) -> bool:

@@ -1,15 +1,33 @@
 """Class folders: the name of a folder is the class of the images in it, with or without folders of splits around."""
 
+import itertools
 import re
 from typing import NoReturn
 
 from fanlight import console
-from fanlight.data.formats.listing import SPLIT_OF, SPLITS, WAYS, Listing, Row, listing_of, split_in
+from fanlight.data.formats.listing import IMAGE_ENDINGS, SPLIT_OF, SPLITS, WAYS, Listing, Row, listing_of, split_in
 from fanlight.data.formats.tree import Tree, is_utf8, join, look_through
-from fanlight.errors import DataError
+from fanlight.errors import DataError, shown_all
 
 Tops = dict[str, list[str]]  # top folder -> its files at any depth; both relative to the root
+PROBED = 20  # files of a folder whose names show whether it holds images
+INNER_MOST = 10  # folders in a folder that are classes of a kind; more are patients, days, scenes
 _REST = re.compile(r"[\W_]*(test|val|valid)?[\W_]*\d*")  # of a file's name after the class: A_test.jpg
+
+
+def are_classes(tree: Tree, part: str) -> bool:
+    """Whether two folders here, or in a folder of a split, hold images, as their names say: what else is here is then a
+    misfit. Folders of splits alone, and what lies beside annotations, are of another layout."""
+    names = tree.children(part)[0]
+    if "annotations" in names:
+        return False
+    holding = [name for name in names if not split_in(name) and _has_image(tree, join(part, name))]
+    return len(holding) > 1 or any(are_classes(tree, join(part, name)) for name in names if name.lower() in SPLIT_OF)
+
+
+def _has_image(tree: Tree, folder: str) -> bool:
+    probed = itertools.islice(tree.files(folder), PROBED)
+    return any(path.lower().endswith(IMAGE_ENDINGS) for path in probed)
 
 
 def class_folders(tree: Tree) -> Listing:
@@ -23,6 +41,7 @@ def class_folders(tree: Tree) -> Listing:
     has_splits = len(split_folders) == len(folders) or "train" in split_of.values()
     if not folders:
         _refuse_flat(tree, start, files)
+    _refuse_class_named_as_split(tree, start, folders, split_folders)
     if has_splits and (others := [name for name in folders if name not in split_folders]):
         console.say(f"{here}: not used, because they are beside the folders of the splits: {', '.join(others)}")
     elif not has_splits and files:
@@ -49,6 +68,20 @@ def class_folders(tree: Tree) -> Listing:
     return listing_of(rows, root=here, source=source)
 
 
+def _refuse_class_named_as_split(tree: Tree, start: str, folders: list[str], split_folders: list[str]) -> None:
+    """`train` beside `bus` and `plane`, all of them folders of files: nobody knows whether it is a class."""
+    others = [name for name in folders if name not in split_folders]
+    if len(split_folders) == 1 and others:
+        name = split_folders[0]
+        inner, files = tree.children(join(start, name))
+        if SPLIT_OF.get(name.lower()) == "train" and files and not inner:
+            raise DataError(
+                f"{tree.root / start}: the folder {name} is taken for the split, and holds {len(files)} files, such as "
+                f"{files[0]}, but no folder per class. If {name} is a class as {shown_all(others)} may be, give it another name, "
+                f"such as {name}_class; else put class folders into it"
+            )
+
+
 def _worded(folders: list[str]) -> dict[str, str]:
     """seg_train, seg_test and the like: folders whose names are equal but for the word of a split."""
     split_of = {name: split_in(name) for name in folders if split_in(name)}
@@ -58,9 +91,20 @@ def _worded(folders: list[str]) -> dict[str, str]:
 
 
 def _rows(tree: Tree, start: str, found: list[tuple[str, Tops]]) -> list[Row]:
-    leaves_are_classes = any(tops for _, tops in found) and all(_has_distinct_leaves(tops) for _, tops in found if tops)
+    leaves = [_distinct_leaves(tops) for _, tops in found if tops]
+    leaves_are_classes = bool(leaves) and all(leaves) and all(map(_are_kinds, leaves))
     if leaves_are_classes:
-        console.say(f"{tree.root / start}: the inner folders are the classes, because no two have the same name")
+        console.say(
+            f"{tree.root / start}: the inner folders are the classes, because they are few and share a word with their outer "
+            "one; where they are not, give a list file with the columns path and label"
+        )
+    elif leaves and all(leaves):
+        outer, inner = next(iter(leaves[0].items()))
+        console.say(
+            f"{tree.root / start}: the outer folders, such as {outer}, are the classes, and not the inner ones, such as "
+            f"{inner[0]}; where these are, give a list file with the columns path and label; where they are patients or the "
+            "like, --group-by '([^/]+)/[^/]+$' keeps each in one split"
+        )
     return [
         Row(path, path.split("/")[-2] if leaves_are_classes else top.rpartition("/")[2], split)
         for split, tops in found
@@ -124,12 +168,13 @@ def _tops(tree: Tree, part: str) -> Tops:
     return {top: paths for top, paths in tops.items() if paths}
 
 
-def _has_distinct_leaves(tops: Tops) -> bool:
-    """LC25000 (lung_image_sets/lung_aca/…): top folders of folders of files, no folder's name twice."""
-    leaves = {top: {path[len(top) + 1 :].rpartition("/")[0] for path in paths} for top, paths in tops.items()}
+def _distinct_leaves(tops: Tops) -> dict[str, list[str]]:
+    """Outer folder -> the folders of files in it, where each holds nothing else and no folder's name is there twice; else
+    none."""
+    leaves = {top: sorted({path[len(top) + 1 :].rpartition("/")[0] for path in paths}) for top, paths in tops.items()}
     names = [name for inner in leaves.values() for name in inner]
     if not names or "" in names or any("/" in name for name in names):
-        return False
+        return {}
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         console.warn(
@@ -137,8 +182,24 @@ def _has_distinct_leaves(tops: Tops) -> bool:
             why="The outer folders are taken as the classes",
             do="If they are splits, name them train, val and test",
         )
-        return False
+        return {}
+    return {top.rpartition("/")[2]: inner for top, inner in leaves.items()}
+
+
+def _are_kinds(leaves: dict[str, list[str]]) -> bool:
+    """LC25000 (lung_image_sets/lung_aca/…): whether the inner folders are few, each has a word that its outer one alone has,
+    and more than a number tells them apart. Patients below cancer/ and normal/ are no classes."""
+    words = {outer: _words(outer) for outer in leaves}
+    for outer, inner in leaves.items():
+        own = words[outer] - set().union(*(words[other] for other in leaves if other != outer))
+        unnumbered = {re.sub(r"\d+", "", name) for name in inner}
+        if len(inner) > INNER_MOST or len(unnumbered) < len(inner) or not all(own & _words(name) for name in inner):
+            return False
     return True
+
+
+def _words(name: str) -> set[str]:
+    return set(re.findall(r"[^\W\d_]+", name.lower()))
 
 
 def _refuse_flat(tree: Tree, part: str, files: list[str]) -> NoReturn:

@@ -10,7 +10,7 @@ from pathlib import Path
 from fanlight import console
 from fanlight.data import inside, unpacked
 from fanlight.data.formats import lists, tables
-from fanlight.data.formats.listing import SPLIT_OF, Listing, split_in
+from fanlight.data.formats.listing import SPLIT_OF, Listing, Misfit, split_in
 from fanlight.data.formats.tree import Disk, Tree, below, is_data, join
 from fanlight.data.inside import Part, Reader
 from fanlight.errors import DataError
@@ -69,9 +69,9 @@ def _has_images(path: Path) -> bool:
         raise _damaged(path, error) from None
 
 
-def _damaged(path: Path, error: Exception) -> DataError:
+def _damaged(path: Path, error: Exception) -> Misfit:
     why = " ".join(str(error).split()).rstrip(".")
-    return DataError(f"{path} is a damaged Parquet table ({why}); download it again")
+    return Misfit(f"{path} is a damaged Parquet table ({why}); download it again")
 
 
 def tables_with_images(tree: Tree, part: str) -> Listing | None:
@@ -100,7 +100,7 @@ def _rows(root: Path, name: str) -> Listing:
     part = inside.part(str(root / name))
     try:
         with io.BufferedReader(Reader(part)) as file:  # type: ignore[type-var]
-            table = tables.parquet(file)
+            table = tables.parquet(file, told=str(root / name))
     except ValueError as error:
         raise _damaged(root / name, error) from None
     archive = inside.opened(str(root / name))
@@ -124,8 +124,14 @@ def _joined(listings: list[Listing], *, root: Path, source: str) -> Listing:
             f"{root}: some tables have captions and no labels", why="They are left out", do="Give each table a label"
         )
         listings = [each for each in listings if not each.captions]
+
+    def said(name: str) -> list[str]:
+        return column(lambda each: each.columns.get(name, []))
+
+    names = dict.fromkeys(name for each in listings for name in each.columns)
     return Listing(
         root=root, source=source, paths=column(lambda each: each.paths), labels=column(lambda each: each.labels),
         splits=column(lambda each: each.splits), groups=column(lambda each: each.groups),
         weights=column(lambda each: each.weights), captions=column(lambda each: each.captions),
+        columns={name: said(name) for name in names},
     )  # fmt: skip

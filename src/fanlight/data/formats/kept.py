@@ -1,4 +1,4 @@
-"""A manifest that Fanlight wrote, of a run or by `check --out` or `--fix`, as data: the same files, splits and groups."""
+"""A manifest that Fanlight wrote, of a run or by `check --out` or `--fix`, as data: the same files, splits, groups and copies."""
 
 from __future__ import annotations
 
@@ -38,11 +38,14 @@ def manifest_file(place: Path) -> Listing | None:
         console.say(f"{place}: {aside} files that it puts aside are not used")
     of = {
         name: manifest.column(name)[rows]
-        for name in ("path", "label", "split", "group", "weight", "captions", "sha256")
+        for name in ("path", "label", "split", "group", "copies", "film", "weight", "captions", "sha256")
     }
     groups = np.where(of["group"] == of["sha256"], "", of["group"])
+    columns = {name: manifest.column(name)[rows].tolist() for name in manifests.SCHEMA.names if name != "captions"}
     return Listing(
         root=manifest.root, source=f"manifest {place.name}", paths=of["path"].tolist(), labels=of["label"].tolist(),
         splits=of["split"].tolist(), groups=groups.tolist(), weights=of["weight"].tolist() if any(of["weight"]) else [],
         captions=of["captions"].tolist() if any(of["captions"]) else [],
+        columns={name: list(map(str, values)) for name, values in columns.items()} | {"group": groups.tolist()},
+        copies=of["copies"].tolist(), films=of["film"].tolist(),
     )  # fmt: skip

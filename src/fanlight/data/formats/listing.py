@@ -3,14 +3,23 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from fanlight.errors import DataError
+
 SPLITS = {
     "train": ("train", "training", "trn"),
     "val": ("val", "valid", "validation", "dev"),
     "test": ("test", "testing", "tst", "eval", "evaluation"),
 }
 SPLIT_OF = {word: split for split, words in SPLITS.items() for word in words}
+IMAGE_ENDINGS = (
+    ".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pfm", ".avif", ".jp2",
+)  # fmt: skip  # of files that are images by their names, where no bytes are read
 CLASS_LETTERS_MOST = 200  # more is a mistake, not the name of a class
 WAYS = "Fanlight reads a folder with one folder of images per class, or a CSV file with the columns path and label"
+
+
+class Misfit(DataError):
+    """A file that is called as a format's are, and is damaged or none of it; beside class folders it is a stray."""
 
 
 @dataclass(frozen=True)
@@ -25,9 +34,13 @@ class Listing:
     groups: list[str]  # empty where the data gives none
     weights: list[str] = field(default_factory=list)  # as a list file says them; no element where it has no such column
     captions: list[str] = field(default_factory=list)  # JSON lists of sentences; no element where the data gives none
+    copies: list[str] = field(
+        default_factory=list
+    )  # as an earlier audit found; no element where the data is no manifest
+    films: list[str] = field(default_factory=list)
     columns: dict[str, list[str]] = field(
         default_factory=dict
-    )  # of a list file, by name in lower case: all it says of the files
+    )  # by name in lower case: all that a list, a table or a manifest says of the files; empty for other sources
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,10 @@ from typing import NoReturn
 
 from fanlight import console
 from fanlight.data import unpacked
-from fanlight.data.formats import captions, tables
+from fanlight.data.formats import captions, places, tables
 from fanlight.data.formats.listing import CLASS_LETTERS_MOST, SPLIT_OF, WAYS, Listing
 from fanlight.data.formats.tables import Table
-from fanlight.data.formats.tree import Disk, Tree, below, join, refuse_outside
+from fanlight.data.formats.tree import Disk, Tree, below, is_text, join, refuse_outside, say_unlisted
 from fanlight.errors import DataError, near, shown, shown_all
 
 COLUMNS = {
@@ -29,9 +29,6 @@ COLUMNS = {
     "weight": ("weight", "sample_weight"),
     "captions": ("caption", "captions", "text", "sentence", "sentences", "comment"),
 }
-SUFFIXES = ("", ".jpg", ".jpeg", ".png")
-SAMPLE = 200  # values that show where a column's files are
-FOLDERS_MOST = 50  # beside a list, looked into for its files
 CLASSES_MOST, LABEL_LETTERS_MOST = 1000, 100
 NAME_LETTERS = 200  # of a path in a message
 _ARCHIVE_NAME = re.compile(r"\.(zip|tar|tgz|tbz2?|txz|tar\.(gz|bz2|xz))$", re.IGNORECASE)
@@ -63,6 +60,8 @@ def list_file(tree: Tree, name: str, *, chosen: dict[str, str] | None = None) ->
         raise DataError(f"cannot read {told}: {error.strerror or error}") from None
     _refuse_no_list(data, told=str(told))
     sentences = None if chosen else captions.sentences(data)
+    if sentences is not None and any(set(COLUMNS[what]) & sentences.columns for what in ("label", "split", "group")):
+        sentences = None  # a column of sentences beside these is one of a list
     if sentences is not None and (found := captions.listed(tree, "", name, sentences)) is not None:
         return found
     return of_table(tables.read(data, told=str(told)), tree=tree, told=str(told), name=name, chosen=chosen or {})
@@ -95,7 +94,7 @@ def beside(tree: Tree, part: str) -> Listing | None:
         table = tables.read(inner.read(likely[0]), told=str(told))
     except (OSError, DataError):
         return None
-    if not any(_places(inner, values)[1] for values in table.values()):
+    if not any(places.are_files(inner, values) for values in table.values()):
         return None
     return of_table(table, tree=inner, told=str(told), name=likely[0], chosen={})
 
@@ -112,25 +111,31 @@ def of_table(
     columns = {what: table[named[what]] if what in named else [] for what in COLUMNS}
     columns["path"] = columns["path"] if paths is None else paths
     has_captions = "captions" in named and "label" not in named
-    has_captions = has_captions and (paths is not None or _places(tree, columns["path"])[1])
+    has_captions = has_captions and (paths is not None or places.are_files(tree, columns["path"]))
     if not has_captions and "label" not in named:
         columns["label"] = _label_by_content(table, named, told=told, name=name)
     count = len(columns["path"])
     if not count:
         raise DataError(f"{told} lists no files. {WAYS}")
+    _refuse_unwritable({**table, "path": columns["path"], "label": columns["label"]}, told=told)
     if has_captions:
-        columns = _grouped(columns)
+        columns, table = _grouped(columns, table)
         count = len(columns["path"])
     _check_rows(columns, told=told)
     if paths is None and (is_closed or not isinstance(tree, Disk)):
         for number, path in enumerate(columns["path"], 1):
             refuse_outside(path, told=f"{told}, entry {number}", root=tree.root)
-    located = paths or _located(tree, [path.replace("\\", "/") for path in columns["path"]], told=told)
+    splits = [SPLIT_OF.get(word.lower(), "") for word in columns["split"]] or [""] * count
+    names = [path.replace("\\", "/") for path in columns["path"]]
+    located = paths or places.located(tree, names, splits=splits, told=told)
+    _refuse_twice(located, columns["path"], told=told)
+    if paths is None:
+        say_unlisted(tree, located, told=told, is_whole=is_closed)
     return Listing(
         root=tree.root, source=f"list file {name}", paths=located, labels=columns["label"] or [""] * count,
-        splits=[SPLIT_OF.get(word.lower(), "") for word in columns["split"]] or [""] * count,
+        splits=splits,
         groups=columns["group"] or [""] * count, weights=columns["weight"],
-        captions=columns["captions"] if has_captions else [], columns={} if has_captions else table,
+        captions=columns["captions"] if has_captions else [], columns=table,
     )  # fmt: skip
 
 
@@ -149,7 +154,7 @@ def _by_name(table: Table, *, told: str, chosen: dict[str, str]) -> dict[str, st
 
 
 def _path_by_content(table: Table, named: dict[str, str], *, tree: Tree, told: str, name: str) -> str:
-    found = [column for column in table if column not in named.values() and _places(tree, table[column])[1]]
+    found = [column for column in table if column not in named.values() and places.are_files(tree, table[column])]
     if len(found) > 1:
         raise DataError(
             f"{told} has no column 'path', and {shown_all(found)} name files; rename one to path, or say which: "
@@ -174,6 +179,12 @@ def _label_by_content(table: Table, named: dict[str, str], *, told: str, name: s
         rows = list(zip(*(table[column] for column in binary)))
         ones = [[column for column, value in zip(binary, row) if _number(value) == 1.0] for row in rows]
         if all(len(each) == 1 for each in ones):
+            if others := [column for column in left if column not in binary and _is_label(table[column])]:
+                raise DataError(
+                    f"{told} has no column 'label', and {shown_all(others)} could be it as well as {shown_all(binary)}, of which "
+                    f"each row has a single 1; say which: {name}?label={shown(others[0])}, or take {shown_all(others)} out of "
+                    "the list"
+                )
             console.say(
                 f"{told}: the columns {shown_all(binary)} are the classes, because each row has a single 1 in them"
             )
@@ -216,19 +227,34 @@ def _number(text: str) -> float | None:
         return None
 
 
-def _grouped(columns: dict[str, list[str]]) -> dict[str, list[str]]:
-    """One row per image, with all of its captions; the other columns as its first row says them."""
-    sentences: dict[str, list[str]] = {}
-    first: dict[str, int] = {}
-    for row, (path, text) in enumerate(zip(columns["path"], columns["captions"])):
-        first.setdefault(path, row)
-        sentences.setdefault(path, []).extend(captions.listed_sentences(text))
-    kept = {name: [values[row] for row in first.values()] for name, values in columns.items() if values}
-    return {**columns, **kept, "label": [], "captions": [json.dumps(sentences[path]) for path in first]}
+def _grouped(columns: dict[str, list[str]], table: Table) -> tuple[dict[str, list[str]], Table]:
+    """One row per image, with all of its captions; the other columns, and the whole table, as its first row says them."""
+    sentences: dict[tuple[str, str], list[str]] = {}
+    first: dict[tuple[str, str], int] = {}
+    splits = columns["split"] or [""] * len(columns["path"])
+    for row, (*image, text) in enumerate(zip(columns["path"], splits, columns["captions"])):
+        key = (image[0], image[1])
+        first.setdefault(key, row)
+        sentences.setdefault(key, []).extend(captions.listed_sentences(text))
+    kept, whole = (
+        {name: [values[row] for row in first.values()] for name, values in of.items() if values}
+        for of in (columns, table)
+    )
+    return {**columns, **kept, "label": [], "captions": [json.dumps(sentences[key]) for key in first]}, whole
+
+
+def _refuse_unwritable(columns: dict[str, list[str]], *, told: str) -> None:
+    """JSON can escape half of a letter (\\ud800), which no table can keep."""
+    for column, values in columns.items():
+        for number, value in enumerate(values, 1):
+            if not is_text(value):
+                raise DataError(
+                    f"{told}, entry {number}: {shown(column)} is {shown(value)!r}, which holds half of a letter and cannot be "
+                    "kept in a table; write it anew"
+                )
 
 
 def _check_rows(columns: dict[str, list[str]], *, told: str) -> None:
-    first: dict[str, int] = {}
     labels = columns["label"] or [" "] * len(columns["path"])
     for number, (name, label) in enumerate(zip(columns["path"], labels), 1):
         if not name or not label:
@@ -240,47 +266,17 @@ def _check_rows(columns: dict[str, list[str]], *, told: str) -> None:
                 f"{told}, entry {number}: the label {shown(label)!r} has {len(label)} letters; at most {CLASS_LETTERS_MOST} are "
                 "a class's name"
             )
-        if name in first:
-            raise DataError(
-                f"{told} lists {shown(name, letters=NAME_LETTERS)} twice, as entries {first[name]} and {number}; keep one of them"
-            )
-        first[name] = number
     for number, word in enumerate(columns["split"], 1):
         if word and word.lower() not in SPLIT_OF:
             raise DataError(f"{told}, entry {number}: split {shown(word)!r} is unknown; use train, val or test")
 
 
-def _located(tree: Tree, names: list[str], *, told: str) -> list[str]:
-    """Where the files are: as they are named, or in a folder beside the list, or with an extension added. A name that is
-    found nowhere stays, and is quarantined by it."""
-    places, found = _places(tree, names)
-    if not found or places[0] == ("", ""):
-        places = [("", ""), *places]
-    if found and places[0] != ("", ""):
-        folder, suffix = places[0]
-        console.say(
-            f"{told}: its files are {folder or '.'}/…{suffix}, such as {folder}{'/' if folder else ''}{names[0]}{suffix}"
-        )
-    if set(places) == {("", "")}:
-        return names
-    return [
-        next((path for folder, suffix in places if tree.has_file(path := join(folder, name + suffix))), name)
-        for name in names
-    ]
-
-
-def _places(tree: Tree, names: list[str]) -> tuple[list[tuple[str, str]], bool]:
-    """(folder, suffix) at which files of these names are, the most frequent first; whether half of a sample are found."""
-    sample = [name.replace("\\", "/") for name in dict.fromkeys(names[:: max(1, len(names) // SAMPLE)]) if name]
-    sample = [name for name in sample if len(name) < 1024]
-    if sample and all(tree.has_file(name) for name in sample):
-        return [("", "")], True
-    beside = tree.children("")[0][:FOLDERS_MOST]
-    beside += [f"{folder}/{folder}" for folder in beside if folder in tree.children(folder)[0]]
-    counts = {
-        (folder, suffix): sum(tree.has_file(join(folder, name + suffix)) for name in sample)
-        for folder in ("", *beside)
-        for suffix in SUFFIXES
-    }
-    places = sorted((place for place, count in counts.items() if count), key=lambda place: -counts[place])
-    return places, 2 * sum(counts.values()) > len(sample)
+def _refuse_twice(located: list[str], names: list[str], *, told: str) -> None:
+    """Of the files that are meant: two splits may have files of one name, in a folder each."""
+    first: dict[str, int] = {}
+    for number, (path, name) in enumerate(zip(located, names), 1):
+        if path in first:
+            raise DataError(
+                f"{told} lists {shown(name, letters=NAME_LETTERS)} twice, as entries {first[path]} and {number}; keep one of them"
+            )
+        first[path] = number

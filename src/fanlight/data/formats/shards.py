@@ -9,7 +9,7 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,9 @@ from typing import Any
 from fanlight import console
 from fanlight.data import inside
 from fanlight.data.formats.listing import CLASS_LETTERS_MOST, SPLIT_OF, Listing, Row, listing_of, split_in
-from fanlight.data.formats.tree import Disk, Tree, is_data, is_utf8, join
+from fanlight.data.formats.tree import Disk, Tree, is_data, is_text, is_utf8, join
 from fanlight.data.manifest import read_file
-from fanlight.errors import DataError
+from fanlight.errors import DataError, shown, shown_all
 
 IMAGES = ("jpg", "jpeg", "png", "webp", "ppm", "pgm", "pbm", "bmp", "gif", "tif", "tiff", "img")
 LABELS = ("cls", "json", "txt")
@@ -81,26 +81,24 @@ def of_files(root: Path, files: list[tuple[str, str]]) -> Listing | None:
     """The samples of several shards (name, split). A shard that cannot be read is left out with a warning."""
     samples: list[_Sample] = []
     members: list[str] = []
+    lost: list[str] = []
     for name, split in files:
         try:
             archive = inside.opened(str(root / name))
+            why = "" if archive else "It is empty, or no tar, as its first bytes show"
         except (OSError, DataError) as error:
-            console.warn(
-                f"shard {name} is not used", why=str(getattr(error, "strerror", None) or error).rstrip("."),
-                do="Download it again",
-            )  # fmt: skip
-            continue
+            archive, why = None, str(getattr(error, "strerror", None) or error).rstrip(".")
         if archive is None:
-            console.warn(
-                f"shard {name} is not used",
-                why="It is empty, or no tar, as its first bytes show",
-                do="Download it again",
-            )
-        names = [each for each in (archive.names() if archive else ()) if is_data(each.rpartition("/")[2])]
+            console.warn(f"shard {name} is not used", why=why, do="Download it again")
+            lost.append(name)
+            continue
+        names = [each for each in archive.names() if is_data(each.rpartition("/")[2])]
         here = [f"{name}/{each}" for each in names]
         members += here
         samples += _grouped(here, split=split)
-    return _listing(root, samples, members=members, shards=len(files)) if _are_samples(samples, len(members)) else None
+    if not _are_samples(samples, len(members)):
+        return None
+    return _listing(root, samples, members=members, shards=len(files) - len(lost), lost=lost)
 
 
 def _grouped(paths: Iterable[str], *, split: str) -> Iterator[_Sample]:
@@ -138,7 +136,10 @@ def _are_samples(samples: list[_Sample], members: int) -> bool:
     )
 
 
-def _listing(root: Path, samples: list[_Sample], *, members: list[str], shards: int) -> Listing:
+def _listing(
+    root: Path, samples: list[_Sample], *, members: list[str], shards: int, lost: Sequence[str] = ()
+) -> Listing:
+    """`shards` were read; those `lost` could not be, and are named wherever the source is."""
     _say_unused(root, samples, members)
     rows = [(sample, *_said(root, sample)) for sample in samples if is_utf8(sample.path)]
     if not any(label for _, label, _, _ in rows) and _texts_are_labels([texts for _, _, texts, _ in rows]):
@@ -162,7 +163,8 @@ def _listing(root: Path, samples: list[_Sample], *, members: list[str], shards: 
         console.say(
             f"{root}: {len(silent)} images without a {what} are not used, such as {first.path} ({why or f'no {what}'})"
         )
-    return listing_of(used, root=root, source=f"WebDataset, {shards} shard{'s' if shards != 1 else ''}")
+    source = f"WebDataset, {shards} shard{'s' if shards != 1 else ''}"
+    return listing_of(used, root=root, source=source + (f" without {shown_all(lost)}" if lost else ""))
 
 
 def _say_unused(root: Path, samples: list[_Sample], members: list[str]) -> None:
@@ -199,6 +201,8 @@ def _said(root: Path, sample: _Sample) -> tuple[str, list[str], str]:
                 why = why or f"{name} {wrong or 'has no label of text or a whole number, and no caption'}"
     if len(label) > CLASS_LETTERS_MOST:
         label, why = "", f"its label has {len(label)} letters, and at most {CLASS_LETTERS_MOST} are a class's name"
+    if not is_text(label):
+        label, why = "", f"its label {shown(label)!r} holds half of a letter and cannot be kept in a table"
     return label, texts if "txt" not in sample.said else list(dict.fromkeys(texts)), why
 
 

@@ -18,7 +18,7 @@ def read(data: bytes, *, told: str) -> Table:
     `told`."""
     try:
         if data.startswith(b"PAR1"):
-            return parquet(io.BytesIO(data))
+            return parquet(io.BytesIO(data), told=told)
         text = data.decode("utf-8-sig")
         if text.lstrip()[:1] in ("{", "["):
             return _json(text, told=told)
@@ -28,8 +28,7 @@ def read(data: bytes, *, told: str) -> Table:
     except (ValueError, RecursionError, csv.Error) as error:  # also UnicodeDecodeError
         raise DataError(f"{told} is not a list file ({error}). {WAYS}") from None
     head = [name.strip().lower() for name in rows.pop(0)] if rows else []
-    if twice := [name for name in head if name and head.count(name) > 1]:
-        raise DataError(f"{told} has several columns {shown(twice[0])!r}; keep one of them")
+    _refuse_twice(head, told=told)
     for number, row in enumerate(rows, 1):
         if len(row) != len(head):
             raise DataError(
@@ -38,7 +37,7 @@ def read(data: bytes, *, told: str) -> Table:
     return {name: [row[column].strip() for row in rows] for column, name in enumerate(head)}
 
 
-def parquet(file: Any) -> Table:
+def parquet(file: Any, *, told: str) -> Table:
     """Plain columns of a Parquet table; whole numbers that the Hugging Face hub knows names of become those. ValueError
     where it is damaged."""
     import pyarrow as pa
@@ -51,6 +50,7 @@ def parquet(file: Any) -> Table:
         columns = table.read(columns=plain).to_pydict()
     except (pa.ArrowException, OSError) as error:
         raise ValueError(" ".join(str(error).split())) from None
+    _refuse_twice([str(name).strip().lower() for name in columns], told=told)
     found = {}
     for name, values in columns.items():
         of_class = names.get(name, [])
@@ -73,14 +73,32 @@ def class_names(schema: Any) -> dict[str, list[str]]:
 def _json(text: str, *, told: str) -> Table:
     """One object per line, or a list of objects."""
     if text.lstrip().startswith("["):
-        rows = json.loads(text)
+        rows = json.loads(text, object_pairs_hook=_object)
     else:
-        rows = [json.loads(line) for line in text.splitlines() if line.strip()]
+        rows = [json.loads(line, object_pairs_hook=_object) for line in text.splitlines() if line.strip()]
     for number, row in enumerate(rows, 1):
         if not isinstance(row, dict):
             raise DataError(f"{told}, entry {number}: {str(row)[:40]!r} is no JSON object with names and values")
     names = dict.fromkeys(name for row in rows for name in row)
+    _refuse_twice([name.strip().lower() for name in names], told=told)
     return {name.strip().lower(): [_text(row.get(name)) for row in rows] for name in names}
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """ValueError where a key is there twice, of which JSON would take the last."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(
+            f"the key {shown(next(name for name in names if names.count(name) > 1))!r} is twice in one object"
+        )
+    return found
+
+
+def _refuse_twice(names: list[str], *, told: str) -> None:
+    """`Label` and `label` are one column."""
+    if twice := [name for name in names if name and names.count(name) > 1]:
+        raise DataError(f"{told} has several columns {shown(twice[0])!r}; keep one of them")
 
 
 def _text(value: Any) -> str:

@@ -6,18 +6,17 @@ Paths are relative to the root, with forward slashes; the root itself is the emp
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
 from fanlight import console
 from fanlight.data import inside
+from fanlight.data.formats.listing import IMAGE_ENDINGS
 from fanlight.data.inside import Archive
 from fanlight.data.manifest import read_file
 from fanlight.errors import DataError, shown
 
-_DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 NOT_DATA = ("thumbs.db", "desktop.ini", "__macosx")
 
 
@@ -180,7 +179,7 @@ def join(folder: str, name: str) -> str:
 
 def refuse_outside(name: str, *, told: str, root: Path) -> None:
     """DataError for a name that leads out of `root`: a downloaded list must not read other files of this machine."""
-    if name.startswith(("/", "\\")) or _DRIVE.match(name) or ".." in name.replace("\\", "/").split("/"):
+    if inside.points_out(name):
         raise DataError(
             f"{told}: {shown(name, letters=200)!r} points out of {root}; name files in it, or remove the row"
         )
@@ -200,8 +199,26 @@ def is_utf8(path: str) -> bool:
     return False
 
 
-def is_text(path: str) -> bool:
-    return path.isascii() or not any("\udc80" <= letter <= "\udcff" for letter in path)
+def is_text(text: str) -> bool:
+    """Whether it has no half of a letter: what a name that is not UTF-8 has, or an escape in JSON may."""
+    return text.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
+def say_unlisted(tree: Tree, listed: list[str], *, told: str, is_whole: bool = False) -> None:
+    """Counts the images, as their names say, that lie beside listed ones, or anywhere in the tree, and are in no row."""
+    known = set(listed)
+    folders = {path.rpartition("/")[0] for path in listed if not inside.points_out(path)}
+    there = sorted(tree.files("")) if is_whole else [path for each in sorted(folders) for path in _files_in(tree, each)]
+    unlisted = [path for path in there if path.lower().endswith(IMAGE_ENDINGS) and path not in known]
+    if unlisted:
+        console.say(f"{told}: {len(unlisted)} images beside those that it names are not used, such as {unlisted[0]}")
+
+
+def _files_in(tree: Tree, folder: str) -> list[str]:
+    try:
+        return [join(folder, name) for name in tree.children(folder)[1]]
+    except (DataError, ValueError):  # the list names files in a folder that is not there, or cannot be
+        return []
 
 
 def names_beside(folder: Path) -> list[str]:

@@ -8,31 +8,36 @@ counted: they were made in another's time.
 
 from __future__ import annotations
 
+import io
 import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from fanlight.config import Augment
-from fanlight.data import augment, loader, order, source
-from fanlight.data.manifest import Manifest
+from fanlight.data import augment, inside, loader, order, source
+from fanlight.data.manifest import Manifest, read_file
 from fanlight.study.loading import preparing
 from fanlight.study.loading.points import Point
 from fanlight.study.loading.sample import Sample
 from fanlight.train.step import Normalise
 from fanlight.types import Position
 
+if TYPE_CHECKING:
+    from PIL import Image
+
 FILES, PACK = "batches from files", "batches from the pack"
 OURS, THEIRS = "Fanlight's loader", "DataLoader"
 BATCH = 32
 SHARE, RATIO = (0.25, 1.0), (0.75, 4 / 3)  # of random crops
+IN_PLACE = "the files lie in an archive, which DataLoader's users would unpack first; here it reads them in place"
 EPOCHS = 100_000  # more than any study sees
 COMPARED = 3  # batches
 REST = 1.5  # of the time in which what is made ahead was made last
@@ -81,10 +86,18 @@ class Photos(Dataset):
         return len(self._paths)
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
-        from PIL import Image
-
-        with Image.open(self._paths[index]) as image:
+        with _opened(self._paths[index]) as image:
             return self._transform(image.convert("RGB")), self._labels[index]
+
+
+def _opened(path: str) -> Image.Image:
+    """A file as torch's users open it. One in an archive is read in place, since Pillow cannot."""
+    from PIL import Image
+
+    try:
+        return Image.open(path)
+    except NotADirectoryError:  # the path goes through a file
+        return Image.open(io.BytesIO(read_file(path)))
 
 
 class Packed(Dataset):
@@ -153,8 +166,16 @@ def points(sample: Sample, workers: Sequence[int], stack: ExitStack) -> list[Poi
     preparing.compare("batches", same)
     for what, engine, count, stream, _, start_s in opened:
         turn = partial(stream.take, max(1, whole // batch))
-        found.append(Point(what, engine, count, turn, start_s, before=stream.drain, after=stream.rest))
+        point = Point(what, engine, count, turn, start_s, before=stream.drain, after=stream.rest)
+        point.note = IN_PLACE if (what, engine) == (FILES, THEIRS) and _are_inside(manifest) else ""
+        found.append(point)
     return found
+
+
+def _are_inside(manifest: Manifest) -> bool:
+    """Whether any of the files is a member of another one."""
+    folders = {str(manifest.path(row).parent) for row in manifest.rows().tolist()}
+    return any(inside.outermost(folder) is not None for folder in folders)
 
 
 def _samples(manifest: Manifest, where: source.Source) -> loader.Samples:

@@ -1,5 +1,5 @@
 """The ways that preparation is usually made parallel, as rows of their own, so that their cost is seen: a Pool to which
-whole arrays are pickled and which pickles whole arrays back (`map`, `imap`, `apply_async`), and one task per folder.
+whole arrays are pickled and which pickles whole arrays back (`map`, `imap`, `apply_async`), and one task per class.
 
 The operations are the engines' own. Workers are started from nothing, as the engine `processes` starts its own.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -23,9 +24,9 @@ from fanlight.study.loading import preparing
 from fanlight.study.loading.points import Point
 from fanlight.study.loading.sample import Sample
 
-MAP, IMAP, APPLY, FOLDERS = "Pool.map", "Pool.imap", "Pool.apply_async", "Pool, a task per folder"
+MAP, IMAP, APPLY, CLASSES = "Pool.map", "Pool.imap", "Pool.apply_async", "Pool, a task per class"
 PIXELS = tuple(what for what in preparing.WHAT if what != "decode")  # arrays are there to be pickled
-BY_FOLDER = ("decode", "histogram")
+BY_CLASS = ("decode", "histogram")
 Apply = Callable[[np.ndarray], np.ndarray]
 
 
@@ -35,7 +36,7 @@ def opened(workers: Sequence[int], stack: ExitStack) -> list[tuple[Pool, int, fl
     for count in workers:
         begin = time.perf_counter()
         with _environment():
-            pool = stack.enter_context(multiprocessing.get_context("spawn").Pool(count))
+            pool = stack.enter_context(multiprocessing.get_context("spawn").Pool(count, _deaf))
         pool.map(_imported, range(4 * count), chunksize=1)
         found.append((pool, count, time.perf_counter() - begin))
     return found
@@ -65,21 +66,21 @@ def points(sample: Sample, pools: Sequence[tuple[Pool, int, float]]) -> list[Poi
                 point = Point(what, name, count, partial(_count, way), start_s)
                 point.pickled_bytes = (given + back) // len(arrays)
                 found.append(point)
-    return found + _by_folder(sample, pools)
+    return found + _by_class(sample, pools)
 
 
-def _by_folder(sample: Sample, pools: Sequence[tuple[Pool, int, float]]) -> list[Point]:
+def _by_class(sample: Sample, pools: Sequence[tuple[Pool, int, float]]) -> list[Point]:
     found = []
-    for what in BY_FOLDER:
+    for what in BY_CLASS:
         operation, jobs = preparing.operation(what, sample)
-        folders: dict[str, list[Job]] = {}
+        classes: dict[str, list[Job]] = {}
         for job, label in zip(jobs, sample.labels):
-            folders.setdefault(label, []).append(job)
-        tasks = list(folders.values())
+            classes.setdefault(label, []).append(job)
+        tasks = list(classes.values())
         costs = [sum(operation.cost_ns(j.height, j.width, file_bytes=j.file_bytes) for j in task) for task in tasks]
         for pool, count, start_s in pools:
-            work_of = partial(_folders, pool, operation, tasks)
-            point = Point(what, FOLDERS, count, work_of, start_s)
+            work_of = partial(_by_tasks, pool, operation, tasks)
+            point = Point(what, CLASSES, count, work_of, start_s)
             point.tasks, point.largest_task = len(tasks), max(costs) / sum(costs)
             found.append(point)
     return found
@@ -91,12 +92,12 @@ def _applied(pool: Pool, apply: Apply, arrays: list[np.ndarray]) -> Iterator[np.
         yield each.get()
 
 
-def _folders(pool: Pool, operation: Operation, tasks: list[list[Job]]) -> int:
-    return sum(pool.map(partial(_folder, operation), tasks, chunksize=1))
+def _by_tasks(pool: Pool, operation: Operation, tasks: list[list[Job]]) -> int:
+    return sum(pool.map(partial(_one_class, operation), tasks, chunksize=1))
 
 
-def _folder(operation: Operation, jobs: list[Job]) -> int:
-    """One folder's images, one by one; nothing but their number is returned, which is in this way's favour."""
+def _one_class(operation: Operation, jobs: list[Job]) -> int:
+    """One class's images, one by one; nothing but their number is returned, which is in this way's favour."""
     for job in jobs:
         work.run(work.Task(operation, [job]))
     return len(jobs)
@@ -108,6 +109,11 @@ def _digest(way: Callable[[], Any]) -> str:
 
 def _count(way: Callable[[], Any]) -> int:
     return sum(1 for _ in way())
+
+
+def _deaf() -> None:
+    """A terminal's Ctrl-C reaches workers, too: one that died of it with the tasks' lock would keep the pool from its end."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _imported(_: int) -> int:

@@ -30,6 +30,7 @@ class Point:
     pickled_bytes: int = 0  # per image, through pipes, there and back
     tasks: int = 0  # that the work is cut into, where that is fewer than images
     largest_task: float = 0.0  # its share of the work
+    note: str = ""  # what a reader of its rates has to know
     rates: list[float] = field(default_factory=list)  # images per second, one per round
 
 
@@ -69,7 +70,7 @@ def rows(points: Sequence[Point]) -> list[dict[str, Any]]:
             "images_per_s": statistics.median(point.rates), "interval": [min(point.rates), max(point.rates)],
             "speedup": speedup, "speedup_interval": [min(ratios), max(ratios)],
             "efficiency": speedup / max(point.workers, 1), "startup_s": point.start_s, "n": len(point.rates),
-            "pickled_bytes": point.pickled_bytes, "note": "",
+            "pickled_bytes": point.pickled_bytes, "note": point.note,
         })  # fmt: skip
     return found
 

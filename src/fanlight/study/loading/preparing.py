@@ -18,6 +18,7 @@ from fanlight.data import engines
 from fanlight.data import pack as packs
 from fanlight.data.engines import Engine, Job, Operation
 from fanlight.errors import RunError
+from fanlight.study.loading import sample as samples
 from fanlight.study.loading.points import Point
 from fanlight.study.loading.sample import Sample
 
@@ -94,7 +95,9 @@ def _exhaust(work: Callable[[], Iterable[engines.Result]]) -> int:
 
 def _pack(sample: Sample, engine: Engine, folder: Path) -> int:
     with console.quiet():
-        packs.make(sample.manifest, canvas_px=sample.canvas_px, parent=folder, engine=engine)
+        packs.make(
+            sample.manifest, canvas_px=sample.canvas_px, parent=folder, engine=engine, otherwise=samples.OTHERWISE
+        )
     return len(sample)
 
 

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from fanlight import __version__, console, machine
 from fanlight.config import Config
-from fanlight.data import checkup, engines
+from fanlight.data import checkup, engines, leftovers
 from fanlight.data.manifest import Manifest
-from fanlight.errors import ConfigError, near
+from fanlight.errors import ConfigError, near, unwritable
 from fanlight.study.loading import loaders, naive, points, preparing, verdict
 from fanlight.study.loading import sample as samples
 
@@ -39,36 +39,41 @@ def study(
     cores = machine.cores_usable()
     counts, chosen = _counts(workers, cores), _engines(names)
     config, manifest = _decided(data, image_px)
-    folder = _folder(out, data)
-    busy = _busy()
-    try:
-        taken = samples.take(
-            manifest, image_px=config.data.image_px or 0, canvas_px=config.data.canvas_px or 0, limit=limit,
-            folder=folder / "scratch" / "sample",
-        )  # fmt: skip
-        console.say(f"Measured on {len(taken)} of {len(manifest.rows())} images, {rounds} rounds; a few minutes")
-        measured = _measured(taken, chosen, counts, rounds=rounds, block_s=block_s, folder=folder / "scratch")
-    finally:
-        shutil.rmtree(folder / "scratch", ignore_errors=True)
-    rows = points.rows(measured)
-    verdict.explain(rows, measured, cores=cores)
-    said = verdict.words(rows, cores=cores)
-    if busy > BUSY:
-        said.insert(
-            0, f"Other programs used {busy:.0%} of the cores when this began: take every figure as preliminary."
-        )
-    document = {
-        "study": str(folder), "version": VERSION, "of": "loading", "data": str(data), "fanlight": __version__,
-        "images": len(taken), "images_there": len(manifest.rows()), "image_px": taken.image_px,
-        "canvas_px": taken.canvas_px, "rounds": rounds, "block_s": block_s, "rows": rows,
-        "loader": verdict.loader_ratios(measured), "verdict": "\n".join(said), "machine": machine.describe(),
-        "busy_before": busy,
-        "versions": _versions(), "command": command, "started": started, "wall_s": time.perf_counter() - begin,
-    }  # fmt: skip
-    from fanlight.study.loading import page
+    with _new_folder(out, data) as folder:
+        busy = _busy()
+        try:
+            taken = samples.take(
+                manifest, image_px=config.data.image_px or 0, canvas_px=config.data.canvas_px or 0, limit=limit,
+                folder=folder / "scratch" / "sample",
+            )  # fmt: skip
+            console.say(f"Measured on {len(taken)} of {len(manifest.rows())} images, {rounds} rounds; a few minutes")
+            measured = _measured(taken, chosen, counts, rounds=rounds, block_s=block_s, folder=folder / "scratch")
+        finally:
+            shutil.rmtree(folder / "scratch", ignore_errors=True)
+        rows = points.rows(measured)
+        verdict.explain(rows, measured, cores=cores)
+        said = verdict.words(rows, cores=cores)
+        if busy > BUSY:
+            said.insert(
+                0, f"Other programs used {busy:.0%} of the cores when this began: take every figure as preliminary."
+            )
+        document = {
+            "study": str(folder), "version": VERSION, "of": "loading", "data": str(data), "fanlight": __version__,
+            "images": len(taken), "images_there": len(manifest.rows()), "image_px": taken.image_px,
+            "canvas_px": taken.canvas_px, "rounds": rounds, "block_s": block_s, "rows": rows,
+            "loader": verdict.loader_ratios(measured), "verdict": "\n".join(said), "machine": machine.describe(),
+            "busy_before": busy,
+            "versions": _versions(), "command": command, "started": started, "wall_s": time.perf_counter() - begin,
+        }  # fmt: skip
+        from fanlight.study.loading import page
 
-    page.write(document, folder)
+        try:
+            page.write(document, folder)
+        except OSError as error:
+            _print(document)  # what was measured is said even where it cannot be kept
+            raise unwritable(error, f"--out {error.filename or folder}", otherwise="name another folder") from None
     _print(document)
+    console.say(f"Study: {folder}/report.html")
     return document
 
 
@@ -135,17 +140,26 @@ def _decided(data: str, image_px: int | None) -> tuple[Config, Manifest]:
     return choices.config, manifest
 
 
-def _folder(out: Path | None, data: str) -> Path:
+@contextmanager
+def _new_folder(out: Path | None, data: str) -> Iterator[Path]:
+    """The study's folder, made; where it does not come to its end, nothing of it stays."""
     if out is None:
         stem = f"runs/{Path(data).resolve().name}-loading"
         out = next(path for n in range(1, 10_000) if not (path := Path(f"{stem}-{n}")).exists())
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"--out {out} is there already; name a new folder")
+    new = leftovers.missing(out)
     try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"--out {out} cannot be made: {error.strerror or error}; name another folder") from None
-    return out
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise unwritable(error, f"--out {out}", otherwise="name another folder") from None
+        yield out
+    except BaseException:
+        for path in out.iterdir() if out.is_dir() else ():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        leftovers.remove(new)
+        raise
 
 
 def _busy() -> float:
@@ -187,4 +201,3 @@ def _print(document: dict[str, Any]) -> None:
         console.say(line.rstrip())
     console.say()
     console.say(document["verdict"])
-    console.say(f"Study: {document['study']}/report.html")

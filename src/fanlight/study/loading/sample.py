@@ -18,6 +18,7 @@ from fanlight.errors import DataError
 
 PASS_S = 1.0  # one core's decoding
 CANVAS_BYTES = 96 << 20  # of all of them together: the naive variants hold every one of them twice
+OTHERWISE = "measure on fewer with --limit N, or name a folder on another disk with --out"
 PROBE = 24  # images whose decoding is timed to choose the number
 
 
@@ -31,7 +32,7 @@ class Sample:
     canvas_px: int
     files: list[Job]  # by distinct content
     pixels: list[Job]  # the same images in the pack
-    labels: list[str]  # the folder that each is from
+    labels: list[str]  # the class of each; empty where there are captions only
 
     def __len__(self) -> int:
         return len(self.files)
@@ -45,7 +46,9 @@ def take(manifest: Manifest, *, image_px: int, canvas_px: int, limit: int | None
     count = min(len(rows), limit) if limit else _fitting(manifest, rows, canvas_px=canvas_px)
     chosen = np.sort(rows)[np.linspace(0, len(rows) - 1, count).round().astype(int)]  # over all classes
     with engines.of("threads") as threads:
-        made = packs.make(manifest.take(chosen), canvas_px=canvas_px, parent=folder, engine=threads)
+        made = packs.make(
+            manifest.take(chosen), canvas_px=canvas_px, parent=folder, engine=threads, otherwise=OTHERWISE
+        )
     part = made.mark_failed(manifest.take(chosen))
     rows = part.rows()
     if not len(rows):

@@ -4,14 +4,16 @@ rests on something measured in the same study; where nothing measured explains a
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 from typing import Any
 
 from fanlight.console import bytes_text, seconds_text
 from fanlight.data import engines
-from fanlight.study.loading import loaders, preparing
+from fanlight.study.loading import loaders, naive, preparing
 from fanlight.study.loading.points import SERIAL, Point
 
+ROUNDS_LEAST = 3  # of one or two, the least and the greatest say nothing about the next
 GOOD = 0.7  # of a core's rate per worker; less needs a reason
 Row = dict[str, Any]
 
@@ -30,7 +32,7 @@ def words(rows: Sequence[Row], *, cores: int) -> list[str]:
         of_it = [row for row in rows if row["what"] == what]
         if of_it:
             said.append(_of_engines(what, of_it))
-    said += [sentence for sentence in (_pickled(rows), _folders(rows)) if sentence]
+    said += [sentence for sentence in (_pickled(rows), _classes(rows)) if sentence]
     said += _of_loaders(rows)
     most = max(row["workers"] for row in rows)
     if most > cores:
@@ -58,12 +60,12 @@ def loader_ratios(points: Sequence[Point]) -> dict[str, Any]:
 
 
 def _ratios(one: Point, other: Point) -> dict[str, float]:
-    ratios = sorted(a / b for a, b in zip(one.rates, other.rates))
-    return {"median": ratios[len(ratios) // 2], "low": ratios[0], "high": ratios[-1], "n": len(ratios)}
+    ratios = [a / b for a, b in zip(one.rates, other.rates)]
+    return {"median": statistics.median(ratios), "low": min(ratios), "high": max(ratios), "n": len(ratios)}
 
 
 def _best(points: Any) -> Point:
-    return max(points, key=lambda point: sorted(point.rates)[len(point.rates) // 2])
+    return max(points, key=lambda point: statistics.median(point.rates))
 
 
 def _serial(rows: Sequence[Row], what: str) -> Row:
@@ -79,7 +81,7 @@ def _reason(row: Row, point: Point, *, serial: Row, cores: int) -> str:
         )
     if point.tasks and (point.tasks < 4 * row["workers"] or point.largest_task > 1 / row["workers"]):
         share = f"the largest has {point.largest_task:.0%} of the work"
-        return f"{point.tasks} folders are {point.tasks} tasks for {row['workers']} workers, and {share}"
+        return f"{point.tasks} classes are {point.tasks} tasks for {row['workers']} workers, and {share}"
     if row["workers"] > cores:
         return f"{row['workers']} workers on {cores} usable cores"
     if row["what"] != preparing.PACK and compute_us < 100:
@@ -95,6 +97,8 @@ def _of_engines(what: str, rows: Sequence[Row]) -> str:
     others = [row for row in rows if row["engine"] in engines.NAMES and row is not serial]
     each_us = 1e6 / serial["images_per_s"]
     head = f"{what.capitalize()}: one core does {serial['images_per_s']:,.0f} images/s ({each_us:,.0f} µs each)"
+    if (rounds := serial["n"]) < ROUNDS_LEAST:
+        return f"{head}; {rounds} round{'s' * (rounds != 1)} cannot tell which engine pays, --rounds {ROUNDS_LEAST} or more can."
     paying = [row for row in others if row["speedup_interval"][0] > 1]
     if not paying:
         return f"{head}; no engine is faster in every round, so none pays here."
@@ -121,15 +125,15 @@ def _pickled(rows: Sequence[Row]) -> str:
     )
 
 
-def _folders(rows: Sequence[Row]) -> str:
-    noted = [row for row in rows if "folder" in row["engine"]]
+def _classes(rows: Sequence[Row]) -> str:
+    noted = [row for row in rows if row["engine"] == naive.CLASSES]
     if not noted:
         return ""
     row = max(noted, key=lambda row: (row["what"] == "decode", row["workers"]))
     same = [r for r in rows if (r["what"], r["engine"], r["workers"]) == (row["what"], "processes", row["workers"])]
     beside = f"; equal-cost tasks in as many processes reach {same[0]['speedup']:.2f}" if same else ""
     why = f" ({row['note']})" if row["note"] else ""
-    return f"One task per folder, {row['what']}, {row['workers']} workers: {row['speedup']:.2f} times one core{why}{beside}."
+    return f"One task per class, {row['what']}, {row['workers']} workers: {row['speedup']:.2f} times one core{why}{beside}."
 
 
 def _of_loaders(rows: Sequence[Row]) -> list[str]:

@@ -1,0 +1,73 @@
+"""The report of a study as Markdown, for a repository or a mail: what the page says, with its figures beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fanlight.console import seconds_text
+
+Doc = Mapping[str, Any]
+MARKS = {each: f"\\{each}" for each in "\\`*_[]|#!"} | {"<": "&lt;", ">": "&gt;", "&": "&amp;", "\n": " ", "\r": " "}
+
+
+def text(
+    *, study: Doc, rows: Sequence[Doc], headline: Sequence[str], by_point: Sequence[str], flags: Doc, differs: Doc,
+    captions: Doc, has: Doc, wide: str, rounds: int, **_: Any,
+) -> str:  # fmt: skip
+    """The whole document; names are escaped."""
+    machine = study["machine"]
+    lines = [f"# Which parallelization pays on {plain(study['data'])}", ""]
+    lines += [
+        plain(
+            f"{machine['cpu']}, {machine['cores_usable']} usable cores; {study['images']} images; {study['started']}"
+        ),
+        "",
+    ]
+    lines += [f"- {plain(line)}" for line in headline] + [""]
+    lines += [f"- {plain(line)}" for line in by_point] + [""]
+    head = ["point", "images/s", "95 %", "speedup, one core", "over all cores", "efficiency"]
+    head += ["device gain"] * has["device_gain"] + ["epoch", "accuracy", "gap", "n", "flags"]
+    lines += _row(head) + _row(["---", *["--:"] * (len(head) - 2), "---"])
+    for row in rows:
+        if row["images_per_s"] is not None:
+            lines += _row([plain(cell) for cell in _cells(row, has)])
+    if has["absent"]:
+        lines += ["", *_row(["point", "status", "why"]), *_row(["---"] * 3)]
+        for row in rows:
+            if row["images_per_s"] is None:
+                lines += _row([plain(row["name"]), plain(row["status"]), plain(row["reason"])])
+    lines += ["", *(f"- **{flag}**: {plain(words)}" for flag, words in flags.items()), ""]
+    for name, words in captions.items():
+        lines += [f"![{plain(words)}](figures/{name}.svg)", "", plain(words), ""]
+    lines += ["## What is equal, and what differs", ""]
+    lines += [f"- {plain(key)}: {plain(value)}" for key, value in study["equal"].items()]
+    lines += [f"- different: {plain(what)}: {plain(', '.join(names))}" for what, names in differs.items()]
+    versions = ", ".join(f"{name} {version}" for name, version in study["versions"].items())
+    lines += ["", "## Repeat", "", *(f"    {line}" for line in str(study["command"]).splitlines()), ""]
+    return "\n".join([*lines, plain(f"{rounds} rounds; {wide}. Fanlight {study['fanlight']}, {versions}."), ""])
+
+
+def plain(value: Any) -> str:
+    """Text in which nothing is markup."""
+    return "".join(MARKS.get(letter, letter) for letter in str(value))
+
+
+def _row(cells: Sequence[str]) -> list[str]:
+    return [f"| {' | '.join(cells)} |"]
+
+
+def _cells(row: Doc, has: Doc) -> list[str]:
+    ends = (
+        "" if row["images_per_s_low"] is None else f"{row['images_per_s_low']:,.1f} – {row['images_per_s_high']:,.1f}"
+    )
+    cells = [row["name"], f"{row['images_per_s']:,.1f}", ends]
+    cells += [_number(row.get(key), "{:.2f}") for key in ("speedup", "over_all_cores", "efficiency")]
+    cells += [_number(row.get("device_gain"), "{:.1f}")] * has["device_gain"]
+    cells += ["–" if row["epoch_s"] is None else seconds_text(row["epoch_s"])]
+    cells += [_number(row.get("accuracy"), "{:.3f}"), _number(row.get("accuracy_gap"), "{:+.3f}"), str(row["n"])]
+    return [*cells, ", ".join([*row["flags"], *(["slow-down"] if row["slow"] else [])])]
+
+
+def _number(value: float | None, form: str) -> str:
+    return "–" if value is None else form.format(value)

@@ -1,0 +1,119 @@
+"""What the runs of a study say: one row per point and round, from the run's folder alone. No torch."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+from fanlight.parallel import layout as layouts
+from fanlight.study import runs
+from fanlight.study.layouts import attribution, folder
+from fanlight.study.layouts.grid import Point
+from fanlight.study.layouts.spent import typical
+
+TIMERS = (*runs.PARTS, "rest")
+Row = dict[str, Any]
+
+
+def rounds(study: Path, point: Point) -> list[Row]:
+    """The rows of a point's rounds that are measured, by round."""
+    found = [read(run, point) for run in _runs(study, point)]
+    return sorted(found, key=lambda row: row["round"])
+
+
+def rates(study: Path, point: Point) -> list[float]:
+    """Images per second, by round."""
+    return [row["images_per_s"] for row in rounds(study, point)]
+
+
+def headline(run: Path, point: Point) -> tuple[float, float | None]:
+    """Images per second and accuracy of one run."""
+    row = read(run, point)
+    return row["images_per_s"], row["accuracy"]
+
+
+def blocks(study: Path, point: Point) -> list[Row]:
+    """Every block of the probes of a point, with its round."""
+    return [
+        {"point": point.name, "round": probe["round"], **row}
+        for probe in (_probe(run) for run in _runs(study, point)) for row in probe["blocks"]
+    ]  # fmt: skip
+
+
+def read(run: Path, point: Point) -> Row:
+    """One run's row: its own steady steps, what the probe says they were made of, and what came out."""
+    found, probe = runs.read(run), _probe(run)
+    summary, resolved = found.summary, found.resolved
+    period = resolved["train"]["sync_every"] or 1 if point.layout in layouts.PERIODIC else 1
+    tables = [runs.steady(table)[0] for table in found.steps.values()]
+    totals = [table["total_s"].to_pylist() for table in tables]
+    wall_s = statistics.fmean(typical(each, period=period) for each in totals)
+    timers = {
+        name: statistics.fmean(runs.step_shares(table)[name] for table in found.steps.values()) for name in TIMERS
+    }
+    split = runs.headline_split(summary["metrics"])
+    scores = summary["metrics"].get(split) or {}
+    first = next(iter(found.steps.values()))
+    warmup = first.slice(0, len(first) - len(tables[0]))
+    parts = _parts(probe["blocks"], point, resolved)
+    shares, unexplained = attribution.shares(parts, wall_s=wall_s)
+    return {
+        "point": point.name, "round": probe["round"], "seed": resolved["train"]["seed"],
+        "images_per_s": resolved["train"]["batch_size"] / wall_s, "step_s": wall_s, "steps": len(tables[0]),
+        "batch_size": resolved["train"]["batch_size"], "microbatches": resolved["train"]["microbatches"],
+        "wall_s": summary["wall_s"], "train_s": summary["train_s"], "start_s": summary["phases"]["start_s"],
+        "warmup_steps": len(warmup), "warmup_s": sum(warmup["total_s"].to_pylist()), "probe_s": probe["seconds"],
+        "split": split, "accuracy": scores.get("accuracy"), "loss": scores.get("loss"), "images_scored": scores.get("count"),
+        "shares": shares, "unexplained": unexplained, "seconds": parts, "timers": timers,
+        "queued": _queued(probe["blocks"]), "work_s": _work(probe["blocks"], ranks=point.ranks),
+        "busy_before": probe["busy_before"],
+        "peak_rss_bytes": summary["peak_rss_bytes"], "sent_bytes": summary["sent_bytes"],
+        "curve": [[r["seconds_in"], r["accuracy"]] for r in found.metrics if r["kind"] == "evaluate" and r["split"] == "val"],
+    }  # fmt: skip
+
+
+def _runs(study: Path, point: Point) -> list[Path]:
+    named = (study / "runs").glob(f"{point.name}-*")
+    return [run for run in named if run.name[len(point.name) + 1 :].isdecimal() and (run / folder.PROBE).exists()]
+
+
+def _probe(run: Path) -> dict[str, Any]:
+    return json.loads((run / folder.PROBE).read_text(encoding="utf-8"))
+
+
+def _parts(blocks: list[Row], point: Point, resolved: dict[str, Any]) -> dict[str, float]:
+    """Seconds per step by cause, the median over repetitions."""
+    layout = layouts.parse(
+        point.layout, ranks=point.ranks, schedule=resolved["execution"]["pipeline_schedule"],
+        stages_per_rank=resolved["execution"]["stages_per_rank"],
+    )  # fmt: skip
+    pipe = None
+    if layout.pp > 1:
+        place = tuple(layout.place(rank).pp for rank in range(layout.ranks))
+        pipe = attribution.Pipe(
+            layout.schedule, layout.pp, layout.stages_per_rank, resolved["train"]["microbatches"], place
+        )
+    repetitions = sorted({row["repetition"] for row in blocks})
+    return attribution.middle([
+        attribution.seconds(
+            [row for row in blocks if row["repetition"] == number], pipe=pipe, is_divided=layout.tp > 1
+        )
+        for number in repetitions
+    ])  # fmt: skip
+
+
+def _queued(blocks: list[Row]) -> float:
+    """Share of the full steps in which a rank was ready to compute and another program, or rank, had its core."""
+    full = [row for row in blocks if row["kind"] == "full"]
+    return sum(row["queued_s"] * row["steps"] for row in full) / sum(row["step_s"] * row["steps"] for row in full)
+
+
+def _work(blocks: list[Row], *, ranks: int) -> float:
+    """Seconds of a step's forward and backward over all ranks, each alone: how much there is to compute."""
+    alone = [row for row in blocks if row["kind"] == "alone"] or [row for row in blocks if row["kind"] == "memory"]
+    by_rank: dict[int, list[float]] = {}
+    for row in alone:
+        by_rank.setdefault(row["rank"], []).append(row["step_s"] - row["optimizer_s"] - row["rest_s"])
+    return ranks * statistics.fmean(statistics.median(values) for values in by_rank.values())

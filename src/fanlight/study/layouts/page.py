@@ -1,0 +1,222 @@
+"""The report of a study of layouts, from its folder alone: `report.html` (one file that needs no other), `report.md`,
+`points.csv`, and `figures/` as SVG and PNG. No torch; every name in it may be hostile, and is escaped."""
+
+from __future__ import annotations
+
+import csv
+import statistics
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from fanlight.study import pages
+from fanlight.study.layouts import markdown, told
+from fanlight.study.layouts.told import Told
+
+Doc = dict[str, Any]
+MEANING = {
+    "compute": "the forward and backward work itself", "launch": "what a step costs whatever its rows: calls, weights, gradients",
+    "optimizer": "clipping and moving the weights", "input": "waiting for images, and the cores that prepare them",
+    "contention": "the same work, slower beside other ranks: memory bandwidth, caches, clocks, cores",
+    "communication": "exchange between ranks that no computing hides",
+    "straggler": "waiting for the rank that is always slower", "bubble": "idle places of a pipeline's schedule",
+    "rest": "the loop around it",
+    "unexplained": "what the training run took and the probes did not find (or found too much of)",
+}  # fmt: skip
+CAPTIONS = {
+    "speedups": "Over one core of the same number format, paired by rounds. The grey tick is a speedup equal to the cores used. "
+    "Beside it: the same over one process on all cores, which is what a user has without any parallel layout.",
+    "curves": "The dotted line is the ideal: speedup as many times as there are cores. Points at the same number of cores are "
+    "drawn side by side. Dashed and hollow: simulated, where there is any.",
+    "shares": "Found by differences of real steps with one thing changed. In white, crosshatched: what they do not explain.",
+    "epochs": "Training alone, without evaluation and start.",
+    "accuracy": "Median seconds and mean accuracy of the evaluations over the rounds, which are seeds; the bar at the end is the "
+    "least and the greatest of them.",
+    "memory": "Pages of a rank's own, and its share of those that all ranks have together, at the peak.",
+    "timeline": "The run's own timers in the last round, in the step whose slowest rank took its usual time. Parts are drawn in "
+    "the order of a step; waiting for other ranks is part of backward or communication here.",
+}  # fmt: skip
+COLUMNS = (
+    "name", "layout", "ranks", "precision", "device", "threads", "cores", "status", "reason", "source", "n", "images_per_s",
+    "images_per_s_low", "images_per_s_high", "step_s", "epoch_s", "speedup", "speedup_low", "speedup_high", "over_all_cores",
+    "over_all_cores_low", "over_all_cores_high", "efficiency", "serial_fraction", "device_gain", "accuracy", "accuracy_gap",
+    "accuracy_gap_low", "accuracy_gap_high", "accuracy_p", "to_accuracy_s", "peak_rss_bytes", "flags",
+)  # fmt: skip
+
+
+def write(study: Path) -> Path:
+    """Writes the report into a study's folder; returns the page's path. RunError where it has no result."""
+    found = told.read(study)
+    rows = [_row(found, point) for point in found.study["points"]]
+    _table(study / "points.csv", rows, found.study["causes"])
+    drawn = _figures(found)
+    groups: dict[str, list[Doc]] = {}
+    for row in rows:
+        if row["images_per_s"] is not None:
+            groups.setdefault(row["precision"], []).append(row)
+    page = {**contents(found), "rows": rows, "groups": groups, "captions": {name: CAPTIONS[name] for name in drawn}}
+    (study / "report.md").write_text(markdown.text(**page), encoding="utf-8", errors="replace")
+    html = pages.render("layouts.html", **page, figures={name: pages.uri(svg) for name, svg in drawn.items()})
+    return pages.write(study / "report.html", html)
+
+
+def contents(found: Told) -> Doc:
+    """What the page and the Markdown say, without figures and rows."""
+    study = found.study
+    said = study["verdict"].splitlines()
+    names = tuple(f"{point['name']}: " for point in study["points"])
+    used = {flag for point in study["points"] for flag in point["flags"]}
+    differs: dict[str, list[str]] = {}
+    for point in found.measured:
+        for key, (its, base) in (point.get("differs") or {}).items():
+            if key not in ("execution.layout", "execution.ranks", "execution.threads"):
+                differs.setdefault(f"{key}: {its} (baseline: {base})", []).append(point["name"])
+    absent = {point["name"] for point in study["points"] if point["images_per_s"] is None}
+    by_point = [line for line in said if line.startswith(names) and line.partition(": ")[0] not in absent]
+    return {
+        "study": study, "headline": [line for line in said if not line.startswith(names)], "by_point": by_point,
+        "tiles": _tiles(found), "flags": {flag: words for flag, words in study["flags"].items() if flag in used},
+        "differs": differs, "meaning": MEANING, "has": _has(found), "rounds": len({row["round"] for row in found.rounds}),
+        "wide": _widest(found), "colours": _colours(),
+    }  # fmt: skip
+
+
+def _colours() -> Mapping[str, str]:
+    from fanlight.study.layouts import drawings
+
+    return drawings.CAUSE_COLOURS
+
+
+def _has(found: Told) -> dict[str, bool]:
+    """Which columns have anything to say."""
+    keys = ("device_gain", "to_accuracy", "accuracy", "serial_fraction")
+    has = {key: any(point.get(key) is not None for point in found.measured) for key in keys}
+    has["serial_fraction"] = any((p.get("serial_fraction") or {}).get("value") is not None for p in found.measured)
+    return has | {"absent": any(point["images_per_s"] is None for point in found.study["points"])}
+
+
+def _widest(found: Told) -> str:
+    """The spread of speedups, in words."""
+    ends = [(point["speedup_interval"], point["speedup"]) for point in found.measured if point.get("speedup_interval")]
+    halves = [(high - low) / 2 / value for (low, high), value in ends if high > low]  # a baseline over itself has none
+    if not halves:
+        return "one round has no interval"
+    median, most = statistics.median(halves), max(halves)
+    return f"95 % intervals of speedups are ± {median:.1%} in the middle, ± {most:.1%} at the widest"
+
+
+def _tiles(found: Told) -> list[tuple[str, str]]:
+    study, measured = found.study, found.measured
+    made: list[tuple[str, str]] = []
+    for kind, what in (("one_core", "one core"), ("all_cores", "one process, all cores"), ("one_device", "one GPU")):
+        bases = study["baselines"][kind]
+        if bases:
+            best = max(bases, key=lambda precision: bases[precision]["images_per_s"])
+            if kind != "all_cores" or bases[best]["cores"] > 1:
+                made.append((f"{bases[best]['images_per_s']:,.0f}", f"images/s, {what}, {best}"))
+    over = [(point["over"]["all_cores"]["value"], point) for point in measured
+            if point["layout"] != "serial" and (point.get("over") or {}).get("all_cores")]  # fmt: skip
+    if over:
+        value, best_point = max(over, key=lambda pair: pair[0])
+        made.append((f"{value:.2f}×", f"of one process on all cores, at best: {best_point['name']}"))
+    there = len(study["points"])
+    return [*made, (f"{len(measured)} of {there}", "points could be measured here")]
+
+
+def _row(found: Told, point: Doc) -> Doc:
+    """A point as the tables have it."""
+    rated = point["images_per_s"] is not None
+    over = (point.get("over") or {}).get("all_cores") or {}
+    made: Doc = {
+        **dict.fromkeys(COLUMNS),
+        "to_accuracy": None,
+        **point,
+        "epoch_s": found.epoch_s(point) if rated else None,
+        "over_all_cores": over.get("value"),
+    }
+    ends = {
+        "images_per_s": point["interval"], "speedup": point.get("speedup_interval"),
+        "over_all_cores": over.get("interval"), "accuracy_gap": point.get("accuracy_gap_interval"),
+    }  # fmt: skip
+    for key, interval in ends.items():
+        made[f"{key}_low"], made[f"{key}_high"] = interval or (None, None)
+    made["serial"] = (point.get("serial_fraction") or {}).get("value")
+    made["to_accuracy_s"] = (point.get("to_accuracy") or {}).get("median_s")
+    made["slow"] = over.get("value") is not None and over["value"] < 0.97 and point["layout"] != "serial"
+    return made
+
+
+def _table(path: Path, rows: list[Doc], causes: list[str]) -> None:
+    columns = (*COLUMNS, *(f"share_{cause}" for cause in causes), "unexplained")
+    with open(path, "w", newline="", encoding="utf-8", errors="replace") as file:
+        writer = csv.DictWriter(file, columns, extrasaction="ignore")
+        writer.writeheader()
+        for row in rows:
+            parts = {f"share_{cause}": share for cause, share in (row.get("shares") or {}).items()}
+            writer.writerow({**row, **parts, "serial_fraction": row["serial"], "flags": "; ".join(row["flags"])})
+
+
+def _figures(found: Told) -> dict[str, str]:
+    """SVG text of every figure that there are numbers for; each is saved in figures/, as PNG too."""
+    from fanlight.study import drawing
+    from fanlight.study.layouts import drawings, timeline
+
+    points = found.measured
+    make: dict[str, Callable[..., str | bytes]] = {}
+    if any(point.get("speedup") is not None for point in points):
+        make["speedups"] = partial(drawings.speedups, points)
+    if any(point.get("speedup") is not None and point["cores"] > 1 for point in points):
+        make["curves"] = partial(drawings.curves, points)
+    if any(point.get("shares") for point in points):
+        make["shares"] = partial(drawings.shares, points)
+    if found.steps:
+        make["timeline"] = partial(timeline.figure, found.steps)
+    if rows := _epochs(found):
+        make["epochs"] = partial(drawings.epochs, rows)
+    if series := _curves(found):
+        make["accuracy"] = partial(drawings.accuracies, series)
+    if any(point.get("peak_rss_bytes") for point in points):
+        make["memory"] = partial(drawings.memory, points)
+    svgs: dict[str, str] = {}
+    for name, draw in make.items():
+        drawing.save(found.folder / "figures", name, draw(raster=True))
+        svg = draw()
+        assert isinstance(svg, str)
+        drawing.save(found.folder / "figures", name, svg)
+        svgs[name] = svg
+    return svgs
+
+
+def _epochs(found: Told) -> list[Doc]:
+    images, rows = found.train_images, []
+    for point in found.measured if images else ():
+        assert images is not None
+        own = found.rounds_of(point["name"])
+        first = [row["warmup_s"] for row in own if row["warmup_steps"] >= max(1, images // row["batch_size"])]
+        low, high = point["interval"] or (None, None)
+        rows.append({
+            "name": point["name"], "source": point["source"], "epoch_s": found.epoch_s(point),
+            "interval": low and high and [images / high, images / low],
+            "first_s": statistics.median(first) if first else None,
+        })  # fmt: skip
+    return rows
+
+
+def _curves(found: Told) -> dict[str, dict[str, Doc]]:
+    """By precision and point: the evaluations over the rounds; of runs without any in between, their end alone."""
+    made: dict[str, dict[str, Doc]] = {}
+    for point in found.measured:
+        own = [row for row in found.rounds_of(point["name"]) if row["accuracy"] is not None]
+        curves = [row["curve"] or [[row["train_s"], row["accuracy"]]] for row in own]
+        count = min(map(len, curves), default=0)
+        if not count:
+            continue
+        last = [curve[-1][1] for curve in curves]
+        name = point["name"].removesuffix(f"-{point['precision']}")  # so that it looks alike in every precision
+        made.setdefault(point["precision"], {})[name] = {
+            "seconds": [statistics.median(curve[at][0] for curve in curves) for at in range(count)],
+            "accuracy": [statistics.fmean(curve[at][1] for curve in curves) for at in range(count)],
+            "range": [min(last), max(last)] if len(last) > 1 else None,
+        }  # fmt: skip
+    return made

@@ -1,0 +1,199 @@
+"""points.json: every point with its speedups, shares and flags, from the rounds of the study's folder. No torch."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fanlight.study import runs, stats
+from fanlight.study.accuracy import Difference
+from fanlight.study.layouts import accuracies, attribution, fits, folder, intervals, measured, verdict
+from fanlight.study.layouts.grid import Point
+from fanlight.study.scaling import Scaling
+from fanlight.study.stats import Untold
+
+UNEXPLAINED_MOST = 0.05  # of the wall time; more is said
+FLAGS = {
+    "oversubscribed": "more ranks than cores: they take turns",
+    "accuracy differs": "its accuracy differs from the serial run's of the same seeds, with p ≤ .05 over all points together",
+    "other algorithm": "not another way to compute the serial run, but another algorithm",
+    "unexplained": "the shares of its step leave more than 5 % of the wall time unexplained, or add up to more",
+    "wide": "the 95 % interval of its speedup is wider than ± 5 %",
+}
+ONCE = ("queued", "busy_before", "warmup_s", "start_s", "peak_rss_bytes")  # medians of the rounds
+SAME = ("data.path", "train.seed", "execution.bucket_mb")  # keys that are no difference between points
+Doc = dict[str, Any]
+
+
+def document(study: Path, *, ended: str = "") -> Doc:
+    """The object of points.json and of `--json`. `ended`: why rounds are missing, in words."""
+    plan = folder.read_plan(study)
+    points = folder.points(plan)
+    rows = {point.name: measured.rounds(study, point) for point in points}
+    pairs = {p.name: base.name for p in points if (base := _serial(p, points)) is not None and base != p}
+    gaps = accuracies.gaps(pairs, rows)
+    found = [_point(study, point, points, rows, gaps, plan) for point in points]
+    baselines = _baselines(points, rows)
+    made = {
+        "study": str(study), "version": folder.VERSION, "of": "layouts", "scaling": plan["scaling"],
+        "baselines": baselines, "points": found, "equal": plan["equal"], "flags": FLAGS, "causes": list(attribution.CAUSES),
+        "fits": fits.documents(points, rows, kind=plan["scaling"], cores=plan["machine"]["cores_usable"]),
+        "unexplained_most": UNEXPLAINED_MOST, "rounds": max((point["n"] for point in found), default=0), "ended": ended,
+        **{key: plan[key] for key in ("data", "images", "machine", "versions", "command", "started", "target", "fanlight")},
+    }  # fmt: skip
+    said = verdict.words(made)
+    spent_s = sum(row["wall_s"] + row["probe_s"] for each in rows.values() for row in each)
+    return made | {"verdict": "\n".join(said), "measured_s": spent_s}
+
+
+def write(study: Path, *, ended: str = "") -> Doc:
+    """Writes points.json and the tables beside it."""
+    made = document(study, ended=ended)
+    points = folder.points(folder.read_plan(study))
+    folder.write_rows(study / "rounds.parquet", [row for point in points for row in measured.rounds(study, point)])
+    folder.write_rows(study / "blocks.parquet", [row for point in points for row in measured.blocks(study, point)])
+    folder.write(study / folder.POINTS, made)
+    return made
+
+
+def one_core(point: Point, points: Sequence[Point]) -> Point | None:
+    """The baseline of its device and precision: one core, or one GPU."""
+    return next((p for p in points if p.is_baseline and p.cores == 1 and _alike(p, point)), None)
+
+
+def all_cores(point: Point, points: Sequence[Point]) -> Point | None:
+    """One process on all cores of its precision."""
+    return next((p for p in points if p.is_baseline and p.cores > 1 and _alike(p, point)), None)
+
+
+def _serial(point: Point, points: Sequence[Point]) -> Point | None:
+    """The serial run that a point's accuracy is held against."""
+    return all_cores(point, points) or one_core(point, points)
+
+
+def _alike(one: Point, other: Point) -> bool:
+    return (one.device, one.precision) == (other.device, other.precision)
+
+
+def _baselines(points: Sequence[Point], rows: Mapping[str, list[Doc]]) -> Doc:
+    found: Doc = {"one_core": {}, "all_cores": {}, "one_device": {}}
+    for point in points:
+        if point.is_baseline and rows[point.name]:
+            kind = "one_device" if point.device == "cuda" else "one_core" if point.cores == 1 else "all_cores"
+            rate = stats.center([row["images_per_s"] for row in rows[point.name]])
+            about = {"point": point.name, "images_per_s": rate.value, "cores": point.cores}
+            about["interval"] = intervals.both(rate)
+            found[kind][point.precision] = about
+            if kind == "one_core" and all_cores(point, points) is None:  # a machine of one core
+                found["all_cores"][point.precision] = about
+    return found
+
+
+def _point(
+    study: Path, point: Point, points: Sequence[Point], rows: Mapping[str, list[Doc]],
+    gaps: Mapping[str, Difference | Untold], plan: Doc,
+) -> Doc:  # fmt: skip
+    own = rows[point.name]
+    made: Doc = {
+        "name": point.name, "layout": point.layout, "ranks": point.ranks, "precision": point.precision,
+        "device": point.device, "threads": point.threads, "cores": point.cores, "source": "measured", "n": len(own),
+        "status": "measured" if own else "cannot run" if point.reason else "not measured", "reason": point.reason,
+        "flags": ["other algorithm"] if point.is_other else [], "rounds": [row["round"] for row in own],
+        **dict.fromkeys((
+            "images_per_s", "interval", "step_s", "speedup", "speedup_interval", "efficiency", "device_gain", "shares",
+            "share_intervals", "unexplained", "timers", "accuracy", "accuracy_interval", "accuracy_gap", "queued", "work",
+            "to_accuracy", "differs", "batch_size", "microbatches", "warmup_s", "start_s", "peak_rss_bytes", "sent_bytes",
+            "step_interval", "seconds", "sent_per_step", "busy_before", "serial_fraction", "accuracy_gap_interval",
+            "accuracy_p", "accuracy_test",
+        )), "over": {},
+    }  # fmt: skip
+    failures = [folder.failure(run) for run in sorted((study / "runs").glob(f"{point.name}-*"))]
+    if reason := next((each for each in failures if each), None):
+        made |= {"status": "failed", "reason": reason}
+    if point.device == "cpu" and point.ranks > plan["machine"]["cores_usable"]:
+        made["flags"].append("oversubscribed")
+    if not own:
+        return made
+    rate, step = (stats.center([row[key] for row in own], name=key) for key in ("images_per_s", "step_s"))
+    parts = attribution.middle([row["shares"] for row in own])
+    made |= {
+        "images_per_s": rate.value, "interval": intervals.both(rate), "step_s": step.value,
+        "step_interval": intervals.both(step),
+        "shares": parts, "unexplained": 1.0 - sum(parts.values()),
+        "seconds": attribution.middle([row["seconds"] for row in own]),
+        "share_intervals": {c: [min(r["shares"][c] for r in own), max(r["shares"][c] for r in own)] for c in parts},
+        "timers": {name: statistics.median(row["timers"][name] for row in own) for name in measured.TIMERS},
+        **{key: statistics.median(row[key] for row in own) for key in ONCE},
+        **{key: own[0][key] for key in ("batch_size", "microbatches", "sent_bytes")},
+        "sent_per_step": sum(own[0]["sent_bytes"].values()) / max(1, own[0]["steps"] + own[0]["warmup_steps"]),
+        "differs": _differs(study, point, one_core(point, points)),
+    }  # fmt: skip
+    base, gap = _serial(point, points), gaps.get(point.name)
+    made |= _speedups(point, points, rows, plan["scaling"]) | accuracies.of(own, rows[base.name] if base else [], gap)
+    if plan["target"] is not None:
+        made["to_accuracy"] = accuracies.time_to(own, plan["target"])
+    if abs(made["unexplained"]) > UNEXPLAINED_MOST:
+        made["flags"].append("unexplained")
+    if intervals.is_wide(made["speedup_interval"] or made["interval"]):
+        made["flags"].append("wide")
+    if isinstance(gap, Difference) and gap.differs:
+        made["flags"].append("accuracy differs")
+    return made
+
+
+def _paired(mine: Sequence[Doc], theirs: Sequence[Doc], key: str) -> tuple[list[float], list[float]]:
+    """Values of the rounds that both have."""
+    ours, other = ({row["round"]: row[key] for row in each if row[key] is not None} for each in (mine, theirs))
+    both = sorted(ours.keys() & other.keys())
+    return [ours[number] for number in both], [other[number] for number in both]
+
+
+def _speedups(point: Point, points: Sequence[Point], rows: Mapping[str, list[Doc]], kind: Scaling) -> Doc:
+    """Over each baseline of the same device and precision; and what the device gains over all cores, which is no speedup."""
+    own = rows[point.name]
+    over: Doc = {}
+    found: Doc = {}
+    bases = {"one_core" if point.device == "cpu" else "one_device": one_core(point, points)}
+    if point.device == "cpu":
+        bases["all_cores"] = all_cores(point, points) or bases["one_core"]
+    for name, base in bases.items():
+        pairs = _paired(own, rows[base.name], "images_per_s") if base else ([], [])
+        if base is not None and pairs[0]:
+            gain = stats.ratio(*pairs)
+            over[name] = {
+                "point": base.name, "cores": base.cores, "value": gain.value, "interval": intervals.both(gain), "n": gain.n
+            }  # fmt: skip
+            if base.cores == 1:
+                found["serial_fraction"] = fits.serial_fraction(gain, resources=point.cores, kind=kind)
+    first = over.get("one_core") or over.get("one_device")
+    if first is not None:
+        found["speedup"], found["speedup_interval"] = first["value"], first["interval"]
+        found["efficiency"] = first["value"] / point.cores
+        base = one_core(point, points)
+        work = [a / b for a, b in zip(*_paired(own, rows[base.name], "work_s"))] if base else []
+        found["work"] = statistics.median(work) if work and point.device == "cpu" else None
+    if point.device == "cuda":
+        cpu = [
+            p for p in points if p.is_baseline and p.device == "cpu" and p.precision == point.precision and rows[p.name]
+        ]  # fmt: skip
+        best = max(cpu, key=lambda p: p.cores, default=None)
+        pairs = _paired(own, rows[best.name], "images_per_s") if best else ([], [])
+        found["device_gain"] = stats.ratio(*pairs).value if pairs[0] else None
+    return found | {"over": over}
+
+
+def _differs(study: Path, point: Point, base: Point | None) -> Doc:
+    """Keys of the config whose values are not the baseline's, as [its, the baseline's]. Seeds differ by round alone."""
+    if base is None or base == point:
+        return {}
+    found = [next((study / "runs").glob(f"{each.name}-[0-9]*/{folder.PROBE}"), None) for each in (point, base)]
+    if not all(found):
+        return {}
+    mine, theirs = (runs.read(path.parent).resolved for path in found if path is not None)
+    return {
+        f"{section}.{key}": [value, theirs[section][key]]
+        for section, fields in mine.items() if isinstance(fields, dict) and section != "reasons"
+        for key, value in fields.items() if value != theirs[section][key] and f"{section}.{key}" not in SAME
+    }  # fmt: skip

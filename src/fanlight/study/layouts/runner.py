@@ -1,0 +1,164 @@
+"""Runs what is missing of a study: rounds through all points, each point in each round a training run and its probe, on
+ranks that are kept from run to run."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from fanlight import console, machine
+from fanlight.errors import FanlightError, Stopped
+from fanlight.parallel.launch import Pool
+from fanlight.study.layouts import folder, intervals, job, measured, recipe
+from fanlight.study.layouts.grid import Point
+from fanlight.study.layouts.recipe import Basis
+from fanlight.train import folder as run_folders
+from fanlight.train import prepare, resolve
+
+BUSY_S = 0.3  # over which other programs' use of the cores is looked at, before each run
+POOLS_MOST = 4  # kept at a time
+PRELOAD = ("torch", "timm", "cv2", "fanlight.study.layouts.job")
+
+
+@dataclass
+class Runner:
+    """The runs of one study."""
+
+    study: Path
+    basis: Basis
+    points: list[Point]
+    block_s: float
+    repeats: int
+    begun: float  # time.monotonic()
+    time_limit_s: float | None = None
+    took_s: dict[str, float] = field(default_factory=dict)  # the newest run of each point, probe and all
+    guess_s: Mapping[str, float] = field(default_factory=dict)  # of a point that has not run yet
+    _pools: dict[tuple[int, int, str], Pool] = field(default_factory=dict)
+
+    def rounds(self, asked: int | None) -> str:
+        """Runs rounds until `asked` are done; None: until their intervals are narrow. Why it ended, in words, where not so."""
+        number = 0
+        while asked is None or number < asked:
+            if asked is None and number and intervals.enough(self._families()):
+                return ""
+            for point in self._turn(number):
+                run = folder.run_of(self.study, point, number)
+                if folder.is_done(run):
+                    continue
+                if self._is_late(point):
+                    return f"the time limit ended it in round {number + 1}"
+                self._one(point, number, run)
+                console.say(self._words(point, number, run))
+            number += 1
+        return ""
+
+    @contextlib.contextmanager
+    def open(self) -> Iterator[Runner]:
+        try:
+            yield self
+        finally:
+            for pool in self._pools.values():
+                pool.close()
+            self._pools.clear()
+
+    def alive(self) -> list[Point]:
+        """Points that can run, and did not fail so far."""
+        return [
+            point for point in self.points
+            if not point.reason and not any(
+                (run / folder.FAILURE).exists() for run in (self.study / "runs").glob(f"{point.name}-*")
+            )
+        ]  # fmt: skip
+
+    def _turn(self, number: int) -> list[Point]:
+        """The order of a round: each begins with another point."""
+        points = self.alive()
+        first = number % max(1, len(points))
+        return points[first:] + points[:first]
+
+    def _families(self) -> list[list[list[float]]]:
+        """Rates by round of the points that have a baseline in common, it first."""
+        found: dict[tuple[str, str], list[list[float]]] = {}
+        for point in sorted(self.alive(), key=lambda point: (not point.is_baseline, point.cores)):
+            found.setdefault((point.device, point.precision), []).append(measured.rates(self.study, point))
+        return list(found.values())
+
+    def _is_late(self, point: Point) -> bool:
+        if self.time_limit_s is None:
+            return False
+        expected_s = self.took_s.get(point.name, self.guess_s.get(point.name, 0.0))
+        return time.monotonic() - self.begun + expected_s > self.time_limit_s
+
+    def _one(self, point: Point, number: int, run: Path) -> None:
+        """One run and its probe. A point that cannot be measured leaves its reason; only a request to stop ends the study."""
+        folder.discard(run)
+        begin = time.monotonic()
+        try:
+            with console.quiet(also_warnings=True):
+                self._train_and_probe(point, number, run)
+        except (Stopped, KeyboardInterrupt):
+            folder.discard(run)
+            raise Stopped(f"stopped; continue with: fanlight study {self.basis.data} --resume {self.study}") from None
+        except (FanlightError, OSError, RuntimeError, MemoryError) as error:
+            folder.fail(run, (str(error).splitlines() or [type(error).__name__])[0])
+        self.took_s[point.name] = time.monotonic() - begin
+
+    def _train_and_probe(self, point: Point, number: int, run: Path) -> None:
+        busy = psutil.cpu_percent(interval=BUSY_S) / 100
+        pool = self._pool(point)
+        split_at = self._cut(point, pool)
+        config = recipe.config_of(point, self.basis, seed=number, split_at=split_at)
+        entered = time.time()
+        self._prepare(config, run)
+        cores = machine.cores()[:1] if point.is_baseline and point.cores == 1 and point.device == "cpu" else None
+        pool.run(job.TRAIN, run=str(run), entered=entered, cores=cores)
+        begin = time.perf_counter()
+        blocks = pool.run(job.PROBE, run=str(run), block_s=self.block_s, repeats=self.repeats, cores=cores)
+        folder.finish(run, {
+            "point": point.name, "round": number, "busy_before": busy, "seconds": time.perf_counter() - begin,
+            "blocks": [row for rank in blocks for row in rank],
+        })  # fmt: skip
+
+    def _prepare(self, config: Any, run: Path) -> None:
+        gathered = prepare.Gathered(config, resolve.Choices(config), self.basis.manifest, {})
+        prepare.prepare(config, out=run, command=self.basis.command, gathered=gathered)
+
+    def _cut(self, point: Point, pool: Pool) -> tuple[str, ...] | None:
+        """Where the pipeline of `point` is cut: as in its first round, else measured."""
+        if not recipe.is_cut(point) or self.basis.config.execution.split_at:
+            return self.basis.config.execution.split_at
+        for run in sorted((self.study / "runs").glob(f"{point.name}-*")):
+            if (run / folder.PROBE).exists():
+                return run_folders.read_config(run).execution.split_at
+        trial = self.study / "runs" / f".cut-{point.name}"
+        folder.discard(trial)
+        self._prepare(recipe.config_of(point, self.basis, seed=0, split_at=None), trial)
+        try:
+            return tuple(pool.run(job.CUTS, run=str(trial))[0])
+        finally:
+            folder.discard(trial)
+
+    def _pool(self, point: Point) -> Pool:
+        key = (point.ranks, point.threads, point.device)
+        pool = self._pools.pop(key, None)
+        if pool is None or not pool.is_open:
+            while len(self._pools) >= POOLS_MOST:
+                self._pools.pop(next(iter(self._pools))).close()
+            pool = Pool(point.ranks, device=point.device, threads=point.threads, preload=PRELOAD)
+        self._pools[key] = pool  # the newest last
+        return pool
+
+    def _words(self, point: Point, number: int, run: Path) -> str:
+        reason = folder.failure(run)
+        if reason is not None:
+            return f"round {number + 1}  {point.name}: failed: {reason}"
+        rate, accuracy = measured.headline(run, point)
+        told = "" if accuracy is None else f"  accuracy {accuracy:.3f}"
+        took = console.seconds_text(self.took_s[point.name])
+        return f"round {number + 1}  {point.name}: {rate:,.1f} images/s{told}  ({took})"

@@ -1,0 +1,39 @@
+"""What a process used of the machine, and what a step usually takes. No torch."""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+GROUP = 4  # steps whose mean counts as one: a step's neighbours pay for what it leaves, such as memory to be collected
+OWN = Path("/proc/thread-self/schedstat")
+
+
+@dataclass(frozen=True)
+class Spent:
+    """Since this process began."""
+
+    cpu_s: float  # computing, by all its threads
+    queued_s: float  # this thread was ready to compute, and others had the core; 0 where the system does not tell
+
+    @classmethod
+    def now(cls) -> Spent:
+        queued_ns = 0
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            queued_ns = int(OWN.read_text().split()[1])
+        return cls(time.process_time(), queued_ns / 1e9)
+
+    def __sub__(self, earlier: Spent) -> Spent:
+        return Spent(self.cpu_s - earlier.cpu_s, max(0.0, self.queued_s - earlier.queued_s))
+
+
+def typical(times: Sequence[float], *, period: int = 1) -> float:
+    """Seconds of a step: the median over groups of neighbours of their mean. A group is a multiple of `period`, after which
+    steps repeat themselves; steps that fill no group are left out, unless they are all there is."""
+    size = -(-GROUP // period) * period
+    groups = [times[first : first + size] for first in range(0, len(times) - size + 1, size)]
+    return statistics.median(map(statistics.fmean, groups)) if groups else statistics.fmean(times)

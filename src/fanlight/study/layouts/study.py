@@ -1,0 +1,143 @@
+"""`fanlight study DATA`: begins or continues a study, and tells its result."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fanlight import __version__, console, machine
+from fanlight import config as configuration
+from fanlight.config import Config
+from fanlight.data import manifest as manifests
+from fanlight.errors import ConfigError
+from fanlight.study.layouts import estimate, folder, grid, recipe, result, table
+from fanlight.study.layouts.recipe import Basis
+from fanlight.study.layouts.runner import Runner
+from fanlight.train import devices
+from fanlight.train import folder as run_folders
+
+BLOCK_S, REPEATS = 1.0, 2  # of a probe: seconds of a block, and how often every kind has its turn
+SEEDS_LEAST = 3  # of --to-accuracy
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is studied. Empty or None: as grid.py and intervals.py choose."""
+
+    layouts: Sequence[str] = ()
+    ranks: Sequence[int] = ()
+    precisions: Sequence[str] = ()
+    rounds: int | None = None
+    weak: bool = False
+    to_accuracy: float | None = None
+
+
+def study(
+    config: Config, asked: Asked, *, out: Path | None, resume: Path | None, time_limit_s: float | None, command: str
+) -> dict[str, Any]:  # fmt: skip
+    """The object of `--json`, after its folder is written. ConfigError and DataError for what cannot be studied; a point that
+    fails is a row with its reason."""
+    begun = time.monotonic()
+    if resume is not None:
+        place, plan, about = _continued(config, resume)
+        rounds = asked.rounds or plan["rounds"]
+    else:
+        place, plan, about = _begun(config, asked, out=out, command=command)
+        rounds = plan["rounds"]
+    points = folder.points(plan)
+    probing = {"block_s": plan["block_s"], "repeats": plan["repeats"]}
+    with run_folders.locked(place):
+        guess = estimate.seconds(points, about, **probing)
+        console.say(estimate.words(points, guess, rounds=rounds, limit_s=time_limit_s))
+        runner = Runner(
+            place, about, points, **probing, begun=begun, time_limit_s=time_limit_s,
+            guess_s=guess,
+        )  # fmt: skip
+        with runner.open():
+            ended = runner.rounds(rounds)
+        document = result.write(place, ended=ended)
+    for line in table.lines(document):
+        console.say(line)
+    console.say()
+    console.say(document["verdict"])
+    console.say(f"Study: {place}  Report: {_report(place)}")
+    return document
+
+
+def _report(place: Path) -> str:
+    """Where the report is, or why there is none: figures that were measured for hours are not lost for a page."""
+    from fanlight.study.layouts import page
+
+    try:
+        return str(page.write(place))
+    except OSError as error:
+        return f"cannot be written ({error.strerror or error}); once that is mended: fanlight report {place}"
+
+
+def _begun(config: Config, asked: Asked, *, out: Path | None, command: str) -> tuple[Path, dict[str, Any], Basis]:
+    """A new folder with everything decided."""
+    target = asked.to_accuracy
+    if target is not None and not 0 < target < 1:
+        raise ConfigError(f"--to-accuracy is {target}; it is a share of right answers, such as 0.9")
+    rounds = asked.rounds
+    if target is not None:
+        rounds = rounds or SEEDS_LEAST
+        if rounds < SEEDS_LEAST:
+            raise ConfigError(
+                f"--seeds {rounds} with --to-accuracy: a time from fewer than {SEEDS_LEAST} seeds is chance; use more"
+            )
+    device = config.execution.device
+    if device not in (None, "cpu", "cuda"):
+        raise ConfigError(f"--device {device}: use cpu or cuda, or leave it out for both")
+    gpus = devices.gpus_visible()
+    points = grid.points(
+        cores=machine.cores_usable(), gpus=gpus, names=asked.layouts, ranks=asked.ranks, precisions=asked.precisions,
+        device=device, threads=config.execution.threads,
+    )  # fmt: skip
+    about = recipe.basis(config, command=command, weak=asked.weak, to_accuracy=target)
+    place = folder.create(config.data.path, out=out)
+    configuration.write(place / "basis.yaml", about.config)
+    about.manifest.save(place / "manifest.parquet")
+    plan = {
+        "version": folder.VERSION, "points": [point.document() for point in points], "data": config.data.path,
+        "asked": sorted(about.asked), "rounds": rounds, "scaling": "weak" if asked.weak else "strong", "target": target,
+        "block_s": BLOCK_S, "repeats": REPEATS, "equal": _equal(about.config), "command": command,
+        "images": len(about.manifest.rows()), "machine": machine.describe(), "versions": _versions(gpus),
+        "fanlight": __version__, "started": datetime.now().astimezone().isoformat(timespec="seconds"),
+    }  # fmt: skip
+    folder.write(place / folder.PLAN, plan)
+    return place, plan, about
+
+
+def _continued(config: Config, resume: Path) -> tuple[Path, dict[str, Any], Basis]:
+    """The study in folder `resume`, as it was begun."""
+    plan = folder.read_plan(resume)
+    if config.data.path and not run_folders.same_data(config.data.path, plan["data"]):
+        raise ConfigError(f"--resume {resume} is a study of {plan['data']}, not of {config.data.path}")
+    shared = configuration.read(resume / "basis.yaml")
+    manifest = manifests.load(resume / "manifest.parquet")
+    weak = plan["scaling"] == "weak"
+    return resume, plan, Basis(plan["data"], shared, frozenset(plan["asked"]), manifest, plan["command"], weak)
+
+
+def _equal(config: Config) -> dict[str, Any]:
+    """What every point has in common, in the words of the config."""
+    names = (
+        "model.name", "data.image_px", "train.epochs", "train.batch_size", "optim.name", "optim.lr", "optim.schedule",
+        "augment.crop_share", "augment.flip", "execution.channels_last",
+    )  # fmt: skip
+    return {name: getattr(getattr(config, name.split(".")[0]), name.split(".")[1]) for name in names}
+
+
+def _versions(gpus: int) -> dict[str, Any]:
+    import numpy
+    import timm
+
+    found = {"torch": torch.__version__, "timm": timm.__version__, "numpy": numpy.__version__}
+    return found | ({"gpu": torch.cuda.get_device_name(0)} if gpus else {})

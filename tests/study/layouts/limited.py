@@ -1,0 +1,36 @@
+"""One ddp point on two ranks, measured as a study measures it: `python limited.py DATA FOLDER` prints its row as JSON. A
+process of its own, since the test runs it in a network namespace whose link is slow."""
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from fanlight import console
+from fanlight.config import Config
+from fanlight.parallel.launch import Pool
+from fanlight.study.layouts import folder, job, measured
+from fanlight.study.layouts.grid import Point
+from fanlight.train import prepare
+
+
+def main(data: str, place: Path) -> None:
+    values: dict[str, Any] = {
+        "data.path": data, "model.name": "small-cnn", "train.epochs": 2, "train.evaluate_every": 2, "train.batch_size": 8,
+        "train.precision": "fp32", "execution.threads": 1, "execution.layout": "ddp", "execution.ranks": 2,
+        "execution.autotune": False, "execution.report": False, "augment.crop_share": (0.6, 1.0),
+    }  # fmt: skip
+    run = place / "runs" / "ddp-0"
+    with console.quiet(also_warnings=True):
+        prepare.prepare(Config().with_values(values), out=run, command="test")
+        with Pool(2, threads=1) as pool:
+            pool.run(job.TRAIN, run=str(run), entered=time.time(), cores=None)
+            blocks = pool.run(job.PROBE, run=str(run), block_s=0.5, repeats=2, cores=None)
+    rows = [row for rank in blocks for row in rank]
+    folder.finish(run, {"point": "ddp", "round": 0, "busy_before": 0.0, "seconds": 0.0, "blocks": rows})
+    print(json.dumps(measured.read(run, Point("ddp", 2, "fp32", "cpu", 1, 2))))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]))

@@ -1,0 +1,117 @@
+"""The arithmetic of shares, on blocks whose causes are known."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fanlight.parallel import schedule
+from fanlight.study.layouts import attribution
+from fanlight.study.layouts.attribution import Pipe
+from study.layouts import drawn
+
+PLANTED = st.floats(0.0, 0.2)
+
+
+def test_every_cause_is_found_as_it_was_planted():
+    rows = drawn.step(contention=0.03, communication=0.02, input=0.05, slow=0.04)
+    found = attribution.seconds(rows, pipe=None)
+    expected = {
+        "input": 0.05, "contention": 0.03, "communication": 0.02, "straggler": 0.04, "bubble": 0.0, "optimizer": 0.01,
+        "launch": 0.01, "compute": 0.08, "rest": 0.0,
+    }  # fmt: skip
+    assert found == pytest.approx(expected, abs=1e-12)
+
+
+@given(contention=PLANTED, communication=PLANTED, input=PLANTED, slow=PLANTED, ranks=st.integers(2, 5))
+def test_causes_add_up_to_the_full_step(contention, communication, input, slow, ranks):
+    rows = drawn.step(ranks=ranks, contention=contention, communication=communication, input=input, slow=slow)
+    found = attribution.seconds(rows, pipe=None)
+    full = next(row["step_s"] for row in rows if row["kind"] == "full")
+    assert sum(found.values()) == pytest.approx(full)
+    shares, unexplained = attribution.shares(found, wall_s=full * 1.25)  # a run that the probe does not explain
+    assert sum(shares.values()) + unexplained == pytest.approx(1.0) and unexplained == pytest.approx(0.2)
+
+
+def test_one_rank_has_nobody_to_share_with():
+    found = attribution.seconds(drawn.step(ranks=1, input=0.02), pipe=None)
+    assert [found[cause] for cause in ("contention", "communication", "straggler", "bubble")] == [0.0] * 4
+    assert found["input"] == pytest.approx(0.02) and found["compute"] == pytest.approx(0.08)
+
+
+def test_fewer_rows_and_more_rows_tell_the_same_launch():
+    """Where a batch is too small to be cut, the probe measures a larger one."""
+    for few in (4, 64):
+        found = attribution.seconds(drawn.step(ranks=1, few=few, launch=0.03), pipe=None)
+        assert found["launch"] == pytest.approx(0.03) and found["compute"] == pytest.approx(0.08)
+
+
+def test_more_rows_that_cost_less_each_are_no_negative_launch():
+    rows = drawn.step(ranks=1, launch=0.0)
+    for row in rows:
+        if row["kind"] == "few":
+            row["step_s"] = 0.001 + row["optimizer_s"]  # as where small batches fit a cache
+    assert attribution.seconds(rows, pipe=None)["launch"] == 0.0
+
+
+def pipeline(forward: list[float], backward: list[float], *, microbatches: int, slower: float = 1.0, send: float = 0.0):
+    """Blocks of a 1f1b pipeline whose stages take so long, each `slower` times that when all compute; and its step."""
+    ranks = len(forward)
+    orders = schedule.orders("1f1b", ranks=ranks, stages_per_rank=1, microbatches=microbatches)
+    span = schedule.makespan(orders, forward_s=forward, backward_s=backward, send_s=send)
+    rows = []
+    for rank in range(ranks):
+        ahead, back = forward[rank] * microbatches, backward[rank] * microbatches
+        parts = {"forward_s": ahead, "backward_s": back}
+        rows += [drawn.block(kind, rank, span, **parts) for kind in ("full", "memory")]
+        rows.append(drawn.block("alone", rank, ahead + back, **parts))
+        rows.append(drawn.block("together", rank, slower * (ahead + back), **parts))
+        rows.append(drawn.block("few", rank, (ahead + back) / 4, rows=4))
+    pipe = Pipe("1f1b", ranks, 1, microbatches, tuple(range(ranks)))
+    return attribution.seconds(rows, pipe=pipe), span
+
+
+def test_an_even_pipeline_idles_by_its_schedule():
+    found, span = pipeline([0.01, 0.01], [0.02, 0.02], microbatches=4)
+    assert found["bubble"] / span == pytest.approx(1 / 5)  # (R-1) / (M+R-1)
+    assert found["straggler"] == pytest.approx(0.0) and found["communication"] == pytest.approx(0.0)
+    assert found["compute"] + found["launch"] == pytest.approx(0.12)
+
+
+def test_a_bad_cut_is_told_from_the_bubble():
+    even, _ = pipeline([0.015, 0.015], [0.03, 0.03], microbatches=8)
+    uneven, span = pipeline([0.005, 0.025], [0.01, 0.05], microbatches=8)
+    assert uneven["bubble"] == pytest.approx(even["bubble"])
+    assert uneven["straggler"] / span > 0.3 and uneven["straggler"] == max(
+        value for cause, value in uneven.items() if cause != "compute"
+    )
+    assert sum(uneven.values()) == pytest.approx(span)
+
+
+def test_messages_of_a_pipeline_are_communication():
+    quick, span = pipeline([0.01, 0.01], [0.02, 0.02], microbatches=4)
+    slow, longer = pipeline([0.01, 0.01], [0.02, 0.02], microbatches=4, send=0.005)
+    assert slow["communication"] == pytest.approx(longer - span) and slow["bubble"] == pytest.approx(quick["bubble"])
+
+
+def test_a_pipeline_shares_the_machine_only_while_ranks_compute_side_by_side():
+    """A sequential one never does, however slow the ranks are together."""
+    rows = []
+    for rank in range(2):
+        rows += [drawn.block(kind, rank, 0.2) for kind in ("full", "memory")]
+        rows += [
+            drawn.block("alone", rank, 0.1),
+            drawn.block("together", rank, 0.15),
+            drawn.block("few", rank, 0.025, rows=4),
+        ]
+    found = attribution.seconds(rows, pipe=Pipe("sequential", 2, 1, 1, (0, 1)))
+    assert found["contention"] == pytest.approx(0.0) and found["bubble"] == pytest.approx(0.1)
+    side_by_side, _ = pipeline([0.01, 0.01], [0.02, 0.02], microbatches=32, slower=1.5)
+    work, both = 32 * 0.03, 31 * 0.03  # of 33 turns the first and the last are one rank's
+    assert side_by_side["contention"] == pytest.approx(0.5 * both / work * work)
+
+
+def test_divided_layers_have_no_usual_rank():
+    """Three heads on two ranks are unequal work: what counts is what an even cut would take."""
+    rows = drawn.step(slow=0.04)
+    assert attribution.seconds(rows, pipe=None)["straggler"] == pytest.approx(0.04)
+    assert attribution.seconds(rows, pipe=None, is_divided=True)["straggler"] == pytest.approx(0.02)

@@ -1,0 +1,198 @@
+"""The report of a study: that it says what the folder says, of any number of points, and that names stay names."""
+
+import copy
+import csv
+import json
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fanlight.errors import RunError
+from fanlight.study.layouts import drawings, folder, grid, markdown, page, result, timeline, told
+from study.layouts import folders
+
+pytest_plugins = ["train.fixtures"]
+
+POINTS = grid.points(cores=2, gpus=0, names=["ddp", "fsdp", "local-sgd"], precisions=["fp32"])
+ONE, BOTH, DDP, FSDP, APART = (point for point in POINTS if not point.reason)
+HOSTILE = "<script>alert('a')</script> & | photos"
+FIGURES = {"speedups", "curves", "shares", "timeline", "epochs", "accuracy", "memory"}
+
+
+def begin(place: Path, points: list[grid.Point], **about: Any) -> Path:
+    """A study's folder with the machine as study.py describes it, and a hostile name."""
+    study = folders.begin(place, points, **about)
+    plan = json.loads((study / folder.PLAN).read_text())
+    machine = {"memory_bytes": 2**34, "system": "Linux", "python": "3.11", **plan["machine"]}
+    folder.write(study / folder.PLAN, plan | {"data": HOSTILE, "machine": machine, "versions": {"torch": "2"}})
+    return study
+
+
+def run(study: Path, point: grid.Point, number: int, **about: Any) -> None:
+    folders.run(study, point, number, curve=((2.0, 0.5), (4.0, 0.9)), **about)
+    path = folder.run_of(study, point, number) / "run.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"data": {"splits": {"train": 12 * folders.BATCH}}}))
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = begin(tmp_path_factory.mktemp("page") / "study", POINTS)
+    for number in range(3):
+        run(made, ONE, number, compute=0.18 + 0.001 * number)
+        run(made, BOTH, number, compute=0.09)
+        run(made, DDP, number, compute=0.08 + 0.001 * number, contention=0.03, changed={"train.microbatches": 8})
+        run(made, APART, number, communication=0.02, wall_s=0.2)
+    folder.fail(folder.run_of(made, FSDP, 0), "<b>out of memory</b>")
+    result.write(made)
+    page.write(made)
+    return made
+
+
+class Page(HTMLParser):
+    """Tags, their addresses, and words of a page."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.tags: list[str] = []
+        self.sources: list[str] = []
+        self.words = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.sources += [value or "" for name, value in attributes if name in ("src", "href")]
+
+    def handle_data(self, data: str) -> None:
+        self.words += data
+
+
+def test_the_page_says_what_the_folder_says(study):
+    found = Page((study / "report.html").read_text())
+    document = json.loads((study / "points.json").read_text())
+    words = " ".join(found.words.split())
+    missing = {line for line in document["verdict"].splitlines() if not any(
+        line.startswith(f"{name}: ") for name in (FSDP.name, "serial-1gpu-fp32")) and line not in words}  # fmt: skip
+    assert not missing
+    for point in document["points"]:
+        assert point["name"] in words
+        if point["status"] == "measured":
+            assert f"{point['images_per_s']:,.1f}" in words and f"{point['speedup']:.2f}" in words
+            assert f"{point['interval'][0]:.1f} – {point['interval'][1]:.1f}" in words
+            assert f"{point['efficiency']:.2f}" in words
+    assert "slow-down" in words and "<b>out of memory</b>" in words  # as words, not as a tag
+    assert "train.microbatches: 8 (baseline: 1)ddp-2-fp32" in words and "no GPU is visible" in words
+    assert document["flags"]["unexplained"] in words and document["flags"]["other algorithm"] in words
+    assert document["flags"]["oversubscribed"] not in words  # no point has it
+    assert "fanlight study photos" in words and "3 rounds" in words
+    assert "device gain" not in words  # there is no GPU
+
+
+def test_the_page_needs_nothing_and_runs_nothing(study):
+    text = (study / "report.html").read_text()
+    found = Page(text)
+    assert not {"script", "link", "iframe", "object"} & set(found.tags)
+    assert len(found.sources) == len(FIGURES) and all(
+        source.startswith("data:image/svg+xml") for source in found.sources
+    )
+    assert "default-src 'none'" in text and HOSTILE in found.words and HOSTILE not in text
+
+
+def test_figures_are_files_too(study):
+    assert {path.name for path in (study / "figures").iterdir()} == {
+        f"{name}.{kind}" for name in FIGURES for kind in ("svg", "png")
+    }
+    shares = (study / "figures/shares.svg").read_text()
+    for words in (*drawings.CAUSE_COLOURS, "ddp-2-fp32"):
+        assert words in shares
+    assert "0.84× of all cores, slow-down" in (study / "figures/speedups.svg").read_text()
+    assert "rank 1" in (study / "figures/timeline.svg").read_text()
+
+
+def test_the_table_has_a_row_per_point(study):
+    with open(study / "points.csv", newline="", encoding="utf-8") as file:
+        rows = {row["name"]: row for row in csv.DictReader(file)}
+    assert list(rows) == [point.name for point in POINTS]
+    ddp = rows[DDP.name]
+    assert float(ddp["images_per_s"]) == pytest.approx(32 / 0.131, rel=1e-6)
+    assert float(ddp["epoch_s"]) == pytest.approx(12 * 0.131, rel=1e-6)
+    assert float(ddp["images_per_s_low"]) < float(ddp["images_per_s"]) < float(ddp["images_per_s_high"])
+    assert float(ddp["share_contention"]) == pytest.approx(0.03 / 0.131, rel=1e-6)
+    assert (rows[FSDP.name]["status"], rows[FSDP.name]["images_per_s"]) == ("failed", "")
+
+
+def test_markdown_has_the_same_and_no_markup_of_others(study):
+    text = (study / "report.md").read_text()
+    assert "&lt;script&gt;alert('a')&lt;/script&gt; &amp; \\| photos" in text and "<script>" not in text
+    assert "| fsdp-2-fp32 | failed | &lt;b&gt;out of memory&lt;/b&gt; |" in text
+    assert "](figures/shares.svg)" in text and "No parallel layout is faster beyond its interval" in text
+    assert markdown.plain("a|b\n[c](d) `e`") == "a\\|b \\[c\\](d) \\`e\\`"
+
+
+def test_the_command_makes_it_again(study, fanlight, monkeypatch):
+    before = (study / "report.html").read_text()
+    (study / "report.html").unlink()
+    svgs = {path.stem: path.read_text() for path in (study / "figures").glob("*.svg")}
+    order = ("speedups", "curves", "shares", "timeline", "epochs", "accuracy", "memory")
+    monkeypatch.setattr(page, "_figures", lambda found: {name: svgs[name] for name in order})  # drawing takes seconds
+    answer = fanlight("report", study)
+    assert answer.code == 0, answer.err
+    assert answer.out.strip() == str(study / "report.html") and (study / "report.html").read_text() == before
+
+
+def test_a_study_without_a_result_says_what_to_do(tmp_path):
+    made = begin(tmp_path / "study", POINTS)
+    with pytest.raises(RunError, match=f"has no readable points.json.*fanlight study --resume {made}"):
+        page.write(made)
+
+
+def test_where_nothing_was_measured_the_reasons_are_the_report(tmp_path):
+    made = begin(tmp_path / "study", POINTS)
+    folder.fail(folder.run_of(made, ONE, 0), "no memory")
+    result.write(made, ended="the time limit ended it in round 1")
+    found = Page(page.write(made).read_text())
+    assert "img" not in found.tags and "no memory" in found.words and "Nothing was measured" in found.words
+    assert "the time limit ended it in round 1" in found.words
+
+
+def test_many_points_and_ranks_are_cut_and_it_is_said(study, monkeypatch):
+    monkeypatch.setattr(drawings, "ROWS_UP_TO", 5)
+    monkeypatch.setattr(timeline, "POINTS_UP_TO", 2)
+    points = told.read(study).measured
+    many = [{**copy.deepcopy(point), "name": f"{'long' * 20}{number}"} for number in range(2) for point in points]
+    assert "the first 5 of 8" in drawings.speedups(many) and "the first 5 of 8" in drawings.shares(many)
+    parts = next(iter(told.read(study).steps.values()))[0]
+    assert "the first 2 of 3 points" in timeline.figure({f"p{n}": {0: parts} for n in range(3)})
+    assert "p, the first 8 ranks" in timeline.figure({"p": dict.fromkeys(range(64), parts)})
+
+
+def test_simulated_points_continue_the_curves(study):
+    points = told.read(study).measured
+    ddp = next(point for point in points if point["layout"] == "ddp")
+    more = {**ddp, "name": "ddp-64-fp32", "cores": 64, "ranks": 64, "source": "simulated", "speedup_interval": None}
+    assert "ddp, simulated" in drawings.curves([*points, more]) and "simulated" not in drawings.curves(points)
+
+
+def test_one_usual_step_is_of_the_timers(study):
+    ranks = told.read(study).steps[DDP.name]
+    assert list(ranks) == [0, 1]
+    assert sum(ranks[0].values()) == pytest.approx(0.08 + 0.002 + 0.02 + 0.03)  # of the last round, after the warm-up
+
+
+def test_simulated_points_are_marked_in_the_page(study, tmp_path, monkeypatch):
+    copied = shutil.copytree(study, tmp_path / "copied")
+    document = json.loads((copied / "points.json").read_text())
+    empty = dict.fromkeys(document["points"][0])
+    document["points"].append({
+        **empty, "name": "ddp-64-fp32", "layout": "ddp", "ranks": 64, "precision": "fp32", "device": "cpu", "cores": 64,
+        "source": "simulated", "status": "simulated", "images_per_s": 1234.5, "speedup": 9.25, "efficiency": 0.14, "n": 0,
+        "flags": [],
+    })  # fmt: skip
+    (copied / "points.json").write_text(json.dumps(document))
+    monkeypatch.setattr(page, "_figures", lambda found: {})
+    found = Page(page.write(copied).read_text())
+    assert (
+        "ddp-64-fp32 simulated" in " ".join(found.words.split()) and "1,234.5" in found.words and "9.25" in found.words
+    )

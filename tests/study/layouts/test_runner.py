@@ -1,0 +1,137 @@
+"""Rounds, failures, time limits, and a study that is killed: on runs that are made up in no time."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from fanlight.errors import Stopped, TrainingError
+from fanlight.study.layouts import grid, intervals, result
+from fanlight.study.layouts.runner import Runner
+from study.layouts import folders
+
+POINTS = grid.points(cores=2, gpus=0, names=["ddp", "fsdp"], precisions=["fp32"], device="cpu")
+NAMES = [point.name for point in POINTS]
+
+
+class Killed(BaseException):
+    """In place of a SIGKILL, which leaves everything as it is."""
+
+
+class Trial(Runner):
+    """Runs are folders with known figures; `stop_at` is the number of the run in which someone kills the study."""
+
+    stop_at = -1
+    spread = 0.0  # of ddp's rates over rounds
+    drift = 0.0  # of all points' rates over rounds
+    seen: list[tuple[str, int]]
+
+    def _train_and_probe(self, point, number, run):
+        self.seen.append((point.name, number))
+        if len(self.seen) == self.stop_at:
+            run.mkdir(parents=True)
+            (run / "run.json").write_text("{}")  # half a run
+            raise Killed
+        if point.name == "fsdp-2-fp32":
+            raise TrainingError("rank 1 was killed by SIGKILL\nand more")
+        uneven = self.spread if point.layout == "ddp" else 0.0
+        folders.run(self.study, point, number, compute=0.08 * (1 + uneven * (number % 2)) * (1 + self.drift * number))
+
+
+def trial(study: Path, **about) -> Trial:
+    found = Trial(study, None, POINTS, block_s=1.0, repeats=1, begun=time.monotonic(), **about)  # type: ignore[arg-type]
+    found.seen = []
+    return found
+
+
+def runs(study: Path) -> set[str]:
+    return {path.name for path in (study / "runs").iterdir()}
+
+
+def test_every_round_begins_with_another_point(tmp_path):
+    found = trial(folders.begin(tmp_path / "study", POINTS))
+    assert found.rounds(3) == ""
+    order = {number: [name for name, round_ in found.seen if round_ == number] for number in range(3)}
+    assert order[0] == NAMES
+    alive = [name for name in NAMES if name != "fsdp-2-fp32"]  # it failed, and is not tried again
+    assert order[1] == alive[1:] + alive[:1] and order[2] == alive[2:] + alive[:2]
+
+
+def test_a_point_that_fails_is_a_row_with_its_reason(tmp_path):
+    study = folders.begin(tmp_path / "study", POINTS)
+    trial(study).rounds(1)
+    rows = {point["name"]: point for point in result.write(study)["points"]}
+    assert (rows["fsdp-2-fp32"]["status"], rows["fsdp-2-fp32"]["reason"]) == ("failed", "rank 1 was killed by SIGKILL")
+    assert rows["ddp-2-fp32"]["status"] == "measured"
+
+
+def test_killed_twice_it_ends_with_the_same_points(tmp_path):
+    whole = folders.begin(tmp_path / "whole", POINTS)
+    trial(whole).rounds(3)
+    study = folders.begin(tmp_path / "killed", POINTS)
+    for stop_at in (2, 5):
+        found = trial(study)
+        found.stop_at = stop_at
+        with pytest.raises(Killed):
+            found.rounds(3)
+    found = trial(study)
+    found.rounds(3)
+    assert runs(study) == runs(whole)
+    first, second = (result.write(place) for place in (whole, study))
+    for key in ("name", "status", "reason", "n", "images_per_s", "shares"):
+        assert [point[key] for point in first["points"]] == [point[key] for point in second["points"]]
+    again = trial(study)
+    again.rounds(3)
+    assert again.seen == []
+
+
+@pytest.mark.parametrize("error", [Stopped("stopped after step 3"), KeyboardInterrupt()])
+def test_a_request_to_stop_says_how_to_go_on(tmp_path, monkeypatch, error):
+    study = folders.begin(tmp_path / "study", POINTS)
+    found = trial(study)
+    found.basis = type("Basis", (), {"data": "photos"})()  # type: ignore[assignment]
+
+    def stopped(point, number, run):
+        run.mkdir(parents=True)
+        raise error
+
+    monkeypatch.setattr(found, "_train_and_probe", stopped)
+    with pytest.raises(Stopped, match=f"continue with: fanlight study photos --resume {study}"):
+        found.rounds(1)
+    assert runs(study) == set()
+
+
+def test_rounds_go_on_until_they_agree(tmp_path):
+    calm = trial(folders.begin(tmp_path / "calm", POINTS))
+    calm.rounds(None)
+    assert max(number for _, number in calm.seen) + 1 == intervals.ROUNDS_LEAST
+    drifting = trial(folders.begin(tmp_path / "drifting", POINTS))
+    drifting.drift = 0.5  # which slows all points of a round alike: ratios agree
+    drifting.rounds(None)
+    assert max(number for _, number in drifting.seen) + 1 == intervals.ROUNDS_LEAST
+    wild = trial(folders.begin(tmp_path / "wild", POINTS))
+    wild.spread = 0.5
+    wild.rounds(None)
+    assert max(number for _, number in wild.seen) + 1 == intervals.ROUNDS_MOST
+
+
+def test_no_run_is_begun_that_would_end_too_late(tmp_path):
+    found = trial(
+        folders.begin(tmp_path / "study", POINTS),
+        time_limit_s=100.0,
+        guess_s=dict.fromkeys(NAMES, 1.0) | {NAMES[2]: 1e6},
+    )
+    assert found.rounds(3) == "the time limit ended it in round 1"
+    assert [name for name, _ in found.seen] == NAMES[:2]
+
+
+def test_a_round_that_was_cut_off_does_not_count_for_narrowness(tmp_path):
+    study = folders.begin(tmp_path / "study", POINTS)
+    found = trial(study)
+    found.stop_at = 8  # in the third round
+    with pytest.raises(Killed):
+        found.rounds(None)
+    again = trial(study)
+    again.rounds(None)
+    assert max(number for _, number in again.seen) + 1 == intervals.ROUNDS_LEAST
+    assert not intervals.enough([[[1.0, 1.0], []]]) and not intervals.enough([])

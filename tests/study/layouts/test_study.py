@@ -1,0 +1,162 @@
+"""A whole study in little, by the command: real runs of one core and of two ranks."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fanlight import cli_study
+from fanlight.errors import ConfigError
+from fanlight.study.layouts import estimate, folder, grid, runner
+from fanlight.study.layouts import study as subject
+
+pytest_plugins = ["train.fixtures"]
+pytestmark = pytest.mark.usefixtures("own_place")
+
+LITTLE = ("--model", "scratch-cnn", "--batch-size", 8, "--epochs", 2, "--precisions", "fp32", "--device", "cpu")
+
+
+@pytest.fixture
+def quick(monkeypatch, kept_pools) -> None:
+    """Ranks that are kept over tests, and short blocks, on a machine of one core: two serial points would be two pools."""
+    monkeypatch.setattr(runner, "Pool", lambda ranks, **_: _Kept(kept_pools(ranks)))
+    monkeypatch.setattr(subject, "BLOCK_S", 0.02)
+    monkeypatch.setattr(subject, "REPEATS", 1)
+    monkeypatch.setattr(subject.machine, "cores_usable", lambda: 1)
+    monkeypatch.setattr(estimate, "seconds", lambda points, *_, **__: {point.name: 1.0 for point in points})
+
+
+class _Kept:
+    """A pool that outlives the study."""
+
+    def __init__(self, pool: Any):
+        self._pool = pool
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._pool, name)
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_study_from_the_command_to_its_folder(fanlight, colours, own_place, quick):
+    words = (
+        "study",
+        colours,
+        *LITTLE,
+        "--layouts",
+        "ddp,tensor,dataparallel",
+        "--ranks",
+        2,
+        "--rounds",
+        2,
+        "--out",
+        "s",
+        "--json",
+    )
+    answer = fanlight(*words)
+    assert answer.code == 0, answer.err
+    document = json.loads(answer.out)
+    points = {point["name"]: point for point in document["points"]}
+    assert list(points) == ["serial-1core-fp32", "ddp-2-fp32", "tensor-2-fp32"]
+    for name in ("serial-1core-fp32", "ddp-2-fp32"):
+        point = points[name]
+        assert point["status"] == "measured" and point["n"] == 2 and point["source"] == "measured"
+        assert point["interval"][0] <= point["images_per_s"] <= point["interval"][1]
+        assert sum(point["shares"].values()) + point["unexplained"] == pytest.approx(1.0)
+        assert 0 <= point["accuracy"] <= 1 and point["shares"]["compute"] > 0
+    ddp = points["ddp-2-fp32"]
+    assert ddp["speedup"] == ddp["over"]["one_core"]["value"] and "oversubscribed" in ddp["flags"]
+    assert ddp["sent_per_step"] > 1000 and ddp["differs"].keys() == {"execution.layout", "execution.ranks"}
+    assert (
+        points["tensor-2-fp32"]["status"] == "failed"
+        and "no block that can be divided" in points["tensor-2-fp32"]["reason"]
+    )
+    assert document["baselines"]["one_core"] == document["baselines"]["all_cores"]
+    assert "tensor-2-fp32: failed: " in document["verdict"] and document["study"] == "s"
+    study = own_place / "s"
+    assert json.loads((study / "points.json").read_text()) == document
+    runs = {path.name for path in (study / "runs").iterdir()}
+    assert runs == {f"{name}-{n}" for name in ("serial-1core-fp32", "ddp-2-fp32") for n in (0, 1)} | {"tensor-2-fp32-0"}
+    done = study / "runs/ddp-2-fp32-1"
+    assert (
+        not (done / "checkpoints").exists()
+        and not (done / "weights").exists()
+        and (done / "predictions.parquet").exists()
+    )
+    seeds = {path.name: json.loads((path / "probe.json").read_text())["round"] for path in study.glob("runs/ddp*")}
+    assert seeds == {"ddp-2-fp32-0": 0, "ddp-2-fp32-1": 1}
+    before = {path: path.stat().st_mtime_ns for path in (study / "runs").glob("*/probe.json")}
+    again = fanlight("study", "--resume", "s", "--json")  # nothing is missing, and nothing is done again
+    assert json.loads(again.out)["points"] == document["points"]
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_time_to_accuracy(fanlight, colours, quick):
+    words = ("study", colours, *LITTLE, "--layouts", "serial", "--to-accuracy", 0.2, "--out", "s", "--json")
+    answer = fanlight(*words)
+    assert answer.code == 0, answer.err
+    point = json.loads(answer.out)["points"][0]
+    assert point["n"] == 3 and point["to_accuracy"]["of"] == 3 and len(point["to_accuracy"]["seconds"]) == 3
+    assert all(seconds is None or seconds > 0 for seconds in point["to_accuracy"]["seconds"])
+
+
+def test_weak_scaling_grows_the_batch(fanlight, colours, quick, monkeypatch):
+    monkeypatch.setattr(subject.machine, "cores_usable", lambda: 2)
+    monkeypatch.setattr(subject.grid, "points", lambda **_: [
+        grid.Point("serial", 1, "fp32", "cpu", 1, 1), grid.Point("ddp", 2, "fp32", "cpu", 1, 2)
+    ])  # fmt: skip
+    answer = fanlight("study", colours, *LITTLE, "--weak", "--rounds", 1, "--out", "s", "--json")
+    assert answer.code == 0, answer.err
+    document = json.loads(answer.out)
+    assert document["scaling"] == "weak" and [point["batch_size"] for point in document["points"]] == [8, 16]
+    assert document["points"][1]["differs"]["train.batch_size"] == [16, 8]
+
+
+def test_a_limit_of_time_leaves_a_study_that_can_go_on(fanlight, colours, quick, monkeypatch):
+    monkeypatch.setattr(estimate, "seconds", lambda points, *_, **__: {point.name: 1e6 for point in points})
+    answer = fanlight(
+        "study", colours, *LITTLE, "--layouts", "serial", "--time-limit", "10s", "--rounds", 1, "--out", "s", "--json"
+    )
+    document = json.loads(answer.out)
+    assert (
+        document["ended"] == "the time limit ended it in round 1" and document["points"][0]["status"] == "not measured"
+    )
+    assert document["verdict"] == "Nothing was measured; every point says why."
+    assert json.loads(fanlight("study", "--resume", "s", "--json").out)["points"][0]["status"] == "measured"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((), "say which images: fanlight study photos/"),
+        (("photos", "--layouts", "dpp"), "--layouts 'dpp' does not exist"),
+        (("photos", "--ranks", "two"), "--ranks 'two': numbers from 1 on"),
+        (("photos", "--to-accuracy", "90"), "--to-accuracy is 90.0; it is a share of right answers"),
+        (
+            ("photos", "--to-accuracy", "0.9", "--seeds", "2"),
+            "--seeds 2 with --to-accuracy: a time from fewer than 3 seeds",
+        ),
+        (("photos", "--rounds", "2", "--seeds", "3"), "--rounds 2 and --seeds 3 are the same thing"),
+        (("photos", "--time-limit", "soon"), "train.time_limit_s should be a time such as 90s"),
+        (("photos", "--device", "tpu"), "--device tpu: use cpu or cuda"),
+        (("--resume", "s", "--layouts", "ddp"), "--layouts beside --resume: a study goes on as it was begun"),
+        (("--resume", "s"), "s is not a study's folder"),
+    ],
+)
+def test_what_cannot_be_studied(fanlight, words, message):
+    answer = fanlight("study", *words)
+    assert answer.code in (1, 2) and answer.err.startswith(f"Error: {message}"), answer.err
+
+
+def test_neighbouring_degrees_are_one_layout():
+    words = ["ddp", "replicate=2", "pipe=2", "tensor", "shard=2", "tensor=2", "shard=4", "tensor=2"]
+    assert cli_study._products(words) == ["ddp", "replicate=2,pipe=2", "tensor", "shard=2,tensor=2", "shard=4,tensor=2"]
+
+
+def test_a_folder_that_is_there_is_not_written_over(own_place):
+    (own_place / "full").mkdir()
+    (own_place / "full/file").touch()
+    with pytest.raises(ConfigError, match="--out full is there already"):
+        folder.create("photos", out=Path("full"))
