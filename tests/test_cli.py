@@ -81,22 +81,6 @@ def test_the_later_source_wins(fanlight, own_place):
     assert printed.optim.schedule == "cosine" and printed.data.path == "photos"
 
 
-@pytest.mark.parametrize(
-    ("words", "name"),
-    [
-        (("--recipe", "fast", "--recipe", "fine-tune"), "--recipe"),
-        (("--epochs=1", "--lr", "1", "--epochs=2"), "--epochs"),
-        (("--pack", "--no-pack"), "--pack or --no-pack"),
-    ],
-)
-def test_an_option_of_one_value_that_is_repeated_is_told(fanlight, words, name):
-    answer = fanlight("train", "photos", "--print-config", *words)
-    told = f"Warning: {name} is given 2 times. It has one value, and the last is used. Leave the others out.\n"
-    assert (answer.code, answer.err) == (0, told)
-    if name != "--epochs":
-        assert answer.out == fanlight("train", "photos", "--print-config", *words[len(words) // 2 :]).out
-
-
 def test_options_that_collect_are_given_often(fanlight):
     printed = printed_config(fanlight, "photos", "--set", "optim.momentum=0.5", "--set", "optim.beta2=0.75")
     assert (printed.optim.momentum, printed.optim.beta2) == (0.5, 0.75)
