@@ -142,8 +142,7 @@ def _stretch(x, weights, offsets, bias, relu, y, walk, low, high):
     """Pieces of work low … high: one is `walk.rows` rows of the result, of one image and group."""
     width = V * (REGISTER_BYTES // x.itemsize)
     tiles = (walk.P + walk.rows - 1) // walk.rows
-    planes = walk.C * walk.phases_down * walk.phases_across
-    buffer = np.zeros(planes * walk.height * walk.pitch + 2 * width, x.dtype)  # the last tile reads past the end
+    buffer = np.zeros(walks.buffer_numbers(walk, width), x.dtype)
     sums = np.empty(BLOCKS * M * ((walk.rows * walk.pitch + width - 1) // width * width), x.dtype)
     for work in range(low, high):
         n, rest = divmod(work, walk.G * tiles)

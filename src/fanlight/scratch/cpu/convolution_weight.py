@@ -71,8 +71,7 @@ def _dots_of(x, grad, offsets, sums, splits, walk, work):
     low, high = split * (filters // M) // splits * M, (split + 1) * (filters // M) // splits * M
     L = REGISTER_BYTES // x.itemsize
     length = (walk.rows * walk.pitch + L - 1) // L * L
-    planes = walk.C * walk.phases_down * walk.phases_across
-    buffer = np.zeros(planes * walk.height * walk.pitch + L, x.dtype)
+    buffer = np.zeros(walks.buffer_numbers(walk, L), x.dtype)
     beside = np.zeros((high - low, length), x.dtype)
     for n in range(part * x.shape[0] // parts, (part + 1) * x.shape[0] // parts):
         for p in range(0, walk.P, walk.rows):

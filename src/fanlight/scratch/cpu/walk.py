@@ -100,6 +100,14 @@ def offsets(walk: Walk, of_tap: np.ndarray) -> np.ndarray:
 
 
 @compiled
+def buffer_numbers(walk, width):
+    """How many numbers a buffer needs: its rows, and what the last tile of `width` numbers reads past them, by as much
+    further as taps reach to the right."""
+    planes = walk.C * walk.phases_down * walk.phases_across
+    return planes * walk.height * walk.pitch + width + walk.pitch - walk.Q
+
+
+@compiled
 def fill(buffer, x, n, g, p, walk):
     """Copies what the result's rows from p on can see of image n and group g into the buffer, zeros where is no image."""
     at, size = 0, walk.height * walk.pitch

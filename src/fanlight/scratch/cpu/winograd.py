@@ -103,7 +103,8 @@ def _stretch(x, weights, offsets, bias, relu, y, matrices, walk, low, high):
     pieces = ((walk.P + 3) // 4 + walk.quads - 1) // walk.quads
     room = (walk.quads * walk.pitch + width - 1) // width * width
     rows = np.empty((4 * walk.quads + 2) * walk.pitch, x.dtype)
-    buffer = np.zeros(walk.C * 6 * walk.quads * walk.pitch + 2 * width, x.dtype)  # the last tile reads past the end
+    # The last tile reads past the end, and by as much further as taps reach to the right.
+    buffer = np.zeros(walk.C * 6 * walk.quads * walk.pitch + width + walk.pitch - walk.Q, x.dtype)
     sums = np.empty(6 * M * room, x.dtype)
     for work in range(low, high):
         n, rest = divmod(work, walk.groups * pieces)

@@ -1,0 +1,75 @@
+"""The innermost loops are given addresses and check none: here each one checks, and the kernels around them are Python's."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from fanlight.scratch.cpu import convolution, convolution_weight, tile, winograd
+from fanlight.scratch.operators import NUMBA, NUMPY
+from scratch.differences import FP64_RTOL, error, numbers
+from scratch.test_convolution import results
+
+LANES = tile.lanes(8)
+
+
+def within(array: np.ndarray, start: int, count: int) -> np.ndarray:
+    assert start >= 0 and start + count <= len(array), f"{start} … {start + count} of {len(array)} numbers"
+    return array[start : start + count]
+
+
+def products(sums, to, pitch, x, start, offsets, weights, first, depth):
+    """What tile.add_products does."""
+    width = tile.V * LANES
+    seen = np.stack([within(x, start + offsets[k], width) for k in range(depth)])
+    factors = within(weights, first, depth * tile.M).reshape(depth, tile.M)
+    for m, total in enumerate(factors.T @ seen):
+        within(sums, to + m * pitch, width)[:] = total
+
+
+def dots(sums, first, pitch, a, a_start, a_pitch, b, b0, b1, b2, length):
+    """What tile.add_dots does."""
+    assert length % LANES == 0
+    for m in range(tile.M):
+        row = within(a, a_start + m * a_pitch, length)
+        within(sums, first + m * pitch, 3)[:] += [row @ within(b, start, length) for start in (b0, b1, b2)]
+
+
+@pytest.fixture(scope="module")
+def checked() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        for module, names in (
+            (convolution, ("_correlate", "_stretch", "_rows")),
+            (convolution_weight, ("_dots", "_dots_of", "_sum_rows")),
+            (winograd, ("_correlate", "_stretch", "_multiply")),
+        ):
+            for name in names:
+                patch.setattr(module, name, getattr(module, name).py_func)
+        patch.setattr(convolution, "add_products", products)
+        patch.setattr(winograd, "add_products", products)
+        patch.setattr(convolution_weight, "add_dots", dots)
+        yield
+
+
+@given(
+    st.tuples(st.integers(1, 9), st.integers(1, 9)),
+    st.tuples(st.integers(1, 3), st.integers(1, 11)),
+    st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    st.tuples(st.integers(1, 2), st.integers(1, 5)),
+    st.tuples(st.integers(0, 9), st.integers(0, 9)),
+)
+@example((1, 1), (1, 11), (1, 1), (1, 5), (0, 0))  # a row that reaches 50 numbers to the right
+@example((8, 8), (3, 11), (1, 1), (1, 5), (0, 0))  # the same by Winograd's way
+@settings(max_examples=30)
+def test_no_tile_reads_or_writes_outside_its_arrays(checked, channels, kernel, stride, dilation, more):
+    inputs, outputs = channels
+    height, width = ((size - 1) * apart + 1 + extra for size, apart, extra in zip(kernel, dilation, more))
+    x, bias = numbers(1, inputs, height, width), numbers(outputs, seed=2)
+    weight = numbers(outputs, inputs, *kernel, seed=1)
+    options = {"stride": stride, "dilation": dilation}
+    for found, want in zip(
+        results(NUMBA, x, weight, bias, options), results(NUMPY, x, weight, bias, options), strict=True
+    ):
+        assert error(found, want) < FP64_RTOL
