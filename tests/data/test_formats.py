@@ -126,7 +126,7 @@ def test_classes_that_look_alike_are_a_warning(tmp_path: Path, capsys: pytest.Ca
     touch(tmp_path, "Cat/1", "cat/2", "caf\u00e9/3", "cafe\u0301/4", "dog/5")
     assert len(set(listing(tmp_path).labels)) == 5
     told = capsys.readouterr().err
-    assert "classes 'Cat' and 'cat' differ only in case or in how accents are written" in told
+    assert "classes 'Cat' and 'cat' differ only in case or in how accents or numbers are written" in told
     assert told.count("differ only") == 2
 
 

@@ -5,6 +5,7 @@ bytes decide later whether they are images. Every layout may lie in a folder, a 
 """
 
 import os
+import re
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import replace
@@ -23,6 +24,7 @@ LAYOUTS = (
     arrays.cifar, arrays.idx, captions.coco, captions.flickr, hub.tables_with_images, hub.image_folder, shards.shards,
     lists.beside,
 )  # fmt: skip
+_NUMBER = re.compile(r"\d{1,9}(\.\d{0,9})?", re.ASCII)
 DEEP_MOST = 8  # folders that hold nothing but one folder, one in another
 
 
@@ -144,7 +146,7 @@ def _check_classes(listing: Listing) -> None:
         raise DataError(f"{listing.root} has only one class, {only}; a classifier needs at least two. {WAYS}")
     for names in _alike(classes):
         console.warn(
-            f"classes {' and '.join(map(repr, names))} differ only in case or in how accents are written",
+            f"classes {' and '.join(map(repr, names))} differ only in case or in how accents or numbers are written",
             why="They are trained as different classes",
             do="If they are one class, give them one name",
         )
@@ -167,5 +169,8 @@ def _alike(names: Iterable[str]) -> list[list[str]]:
     """Names that a careless eye, or another file system, takes for one."""
     found: dict[str, list[str]] = {}
     for name in sorted(names):
-        found.setdefault(unicodedata.normalize("NFC", name).casefold(), []).append(name)
+        key = unicodedata.normalize("NFC", name).casefold()
+        if _NUMBER.fullmatch(key):
+            key = str(float(key))
+        found.setdefault(key, []).append(name)
     return [alike for alike in found.values() if len(alike) > 1]
