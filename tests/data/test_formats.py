@@ -334,7 +334,7 @@ def test_what_has_an_archives_name_and_is_none(tmp_path: Path, name: str, data: 
 
 def test_an_image_is_no_list(tmp_path: Path) -> None:
     Image.new("L", (4, 4)).save(tmp_path / "photo.jpg")
-    with pytest.raises(DataError, match="is not a list file"):
+    with pytest.raises(DataError, match="is one image; give the folder of its class folders"):
         listing(tmp_path / "photo.jpg")
 
 

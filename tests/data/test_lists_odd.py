@@ -54,3 +54,24 @@ def test_numbers_that_are_one_are_a_warning(tmp_path: Path, capsys: pytest.Captu
     }  # fmt: skip
     told = capsys.readouterr().err
     assert "classes '1' and '1.0' differ only in case or in how accents or numbers are written" in told
+
+
+@pytest.mark.parametrize(
+    ("head", "message"),
+    [
+        (b"\x89PNG\r\n", r"is one image; give the folder of its class folders"),
+        (b"Rar!\x1a", r"is a RAR archive, which is not read; unpack it"),
+        (b"\x28\xb5\x2f\xfd", r"is compressed by Zstandard, which is not read; unpack it"),
+        ("path,label".encode("utf-16"), r"is text in UTF-16, as some programs save it; save it as UTF-8"),
+    ],
+)
+def test_what_is_no_list_is_named(tmp_path: Path, head: bytes, message: str) -> None:
+    (tmp_path / "x").write_bytes(head + b"more")
+    with pytest.raises(DataError, match=message):
+        listing(tmp_path / "x")
+
+
+def test_a_path_of_two_lines_is_refused_in_one(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"/no\\nsuch does not exist\.") as caught:
+        listing(tmp_path / "no\nsuch")
+    assert "\n" not in str(caught.value)

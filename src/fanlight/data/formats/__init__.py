@@ -16,7 +16,7 @@ from fanlight.data import builtin, inside
 from fanlight.data.formats import arrays, captions, folders, hub, kept, lists, shards, tree
 from fanlight.data.formats.listing import WAYS, Listing, Misfit
 from fanlight.data.formats.tree import Disk, Tree
-from fanlight.errors import DataError, near, shown_all
+from fanlight.errors import DataError, near, shown, shown_all
 
 __all__ = ["Listing", "recognise"]
 
@@ -60,7 +60,9 @@ def recognise(path: str, *, cache: Path) -> Listing:
         listing = _within(Path(os.path.abspath(place)), chosen=chosen)
     else:
         close = near(place.name, [*tree.names_beside(place.parent), *builtin.NAMES])
-        raise DataError(f"{path} does not exist.{close} {WAYS}; built in: {', '.join(builtin.NAMES)}")
+        raise DataError(
+            f"{shown(path, letters=400)} does not exist.{close} {WAYS}; built in: {', '.join(builtin.NAMES)}"
+        )
     if not listing.captions or any(listing.labels):
         _check_classes(listing)
     return listing
@@ -124,6 +126,8 @@ def of_tree(found: Tree) -> Listing:
                 )  # fmt: skip
                 continue
             if listing is not None:
+                if layout in (shards.shards, hub.tables_with_images):
+                    _refuse_two_sets(found, part, listing)
                 return listing
         inner, files = found.children(part)
         if len(files) == 1 and not inner and (packed := tree.opened(found.root / part / files[0])) is not None:
@@ -133,6 +137,15 @@ def of_tree(found: Tree) -> Listing:
             break
         part = f"{part}/{inner[0]}".lstrip("/")
     return folders.class_folders(found)
+
+
+def _refuse_two_sets(found: Tree, part: str, listing: Listing) -> None:
+    """A backup of samples beside class folders: the one or the other would be left out in silence."""
+    if isinstance(found, Disk) and folders.are_classes(found, part):
+        raise DataError(
+            f"{found.root / part} holds two sets: {listing.source}, such as {listing.paths[0]}, and folders of images, "
+            f"{shown_all(found.children(part)[0])}; move one of them elsewhere, or name the file that is meant"
+        )
 
 
 def _check_classes(listing: Listing) -> None:

@@ -32,6 +32,13 @@ COLUMNS = {
 CLASSES_MOST, LABEL_LETTERS_MOST = 1000, 100
 NAME_LETTERS = 200  # of a path in a message
 _ARCHIVE_NAME = re.compile(r"\.(zip|tar|tgz|tbz2?|txz|tar\.(gz|bz2|xz))$", re.IGNORECASE)
+NO_LISTS = {  # first bytes -> what a file is instead, and what to do with it
+    **dict.fromkeys((b"\xff\xd8\xff", b"\x89PNG", b"GIF8"), "one image; give the folder of its class folders"),
+    b"Rar!": "a RAR archive, which is not read; unpack it, and give the folder",
+    b"7z\xbc\xaf": "a 7z archive, which is not read; unpack it, and give the folder",
+    b"\x28\xb5\x2f\xfd": "compressed by Zstandard, which is not read; unpack it, and give the folder",
+    b"\xff\xfe": "text in UTF-16, as some programs save it; save it as UTF-8",
+}  # fmt: skip
 _IMAGE_FOLDER = re.compile(r"image|img|photo|pict|train|test|val|jpe?g|png|data", re.IGNORECASE)
 
 
@@ -72,6 +79,9 @@ def _refuse_no_list(data: bytes, *, told: str) -> None:
     if not data.strip(b"\0 \t\r\n"):
         zeros = f": {len(data)} bytes of zeros or blanks, as an archive of nothing has" if data else ""
         raise DataError(f"{told} is empty{zeros}; download or make it again")
+    for head, what in NO_LISTS.items():
+        if data.startswith(head):
+            raise DataError(f"{told} is {what}")
     if called := _ARCHIVE_NAME.search(told):
         raise DataError(
             f"{told} is called {called[0]} and is no such archive: its first bytes are {unpacked.peek(data, 12)!r}; download or "
