@@ -16,6 +16,12 @@ from fanlight.scratch.cpu import threads
 from scratch.differences import BACKENDS
 
 FOLDER = Path(operators.__file__).parent
+OPERATORS = [
+    FOLDER / "operators.py",
+    FOLDER / "shapes.py",
+    *(FOLDER / "reference").rglob("*.py"),
+    *(FOLDER / "cpu").glob("*.py"),
+]
 OUTSIDE = {"numpy", "numba", "llvmlite", "threadpoolctl", "fanlight"} | sys.stdlib_module_names
 
 
@@ -32,7 +38,7 @@ def test_another_backend_is_an_error():
         operators.TRITON  # noqa: B018
 
 
-@pytest.mark.parametrize("path", sorted(FOLDER.rglob("*.py")), ids=lambda path: str(path.relative_to(FOLDER)))
+@pytest.mark.parametrize("path", sorted(OPERATORS), ids=lambda path: str(path.relative_to(FOLDER)))
 def test_operators_import_numpy_and_numba_and_each_other(path):
     names = {
         name
