@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fanlight.errors import ConfigError
@@ -100,6 +100,7 @@ def test_what_is_neither_a_line_nor_a_name_says_both(name):
         line.of(name)
 
 
+@settings(max_examples=20)
 @given(st.integers(12, 40), st.integers(2, 5))
 def test_shapes_are_those_of_the_modules(px, classes):
     text = line.parse(

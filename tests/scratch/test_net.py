@@ -9,7 +9,7 @@ import torch
 
 from fanlight import config as configuration
 from fanlight.scratch import operators
-from fanlight.scratch.backends import Arrays, Memory
+from fanlight.scratch.backends import Arrays, Memory, threads
 from fanlight.scratch.step import Mover
 from scratch.differences import FP64_RTOL, SLOPE_RTOL, error
 from scratch.steps import Sample, curve, gradients
@@ -22,6 +22,16 @@ TINY = "conv2k3 relu pool2 dense4 tanh dense"
 OTHERS = ["pool2 conv3k3s2p1 relu pool dense", "dropout.5 relu [ conv3k1 relu ] avgpool dense", "tanh dense"]
 CURVE_RTOL = 1e-8  # over 50 steps in double precision; 3e-12 at worst: sums run in another order
 FP32_CURVE_RTOL = 2e-3  # 2e-5 at worst over 50 steps
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Of every library: several would wait for each other on a machine that does other work."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with threads("numba", 1):
+        yield
+    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize(
@@ -70,11 +80,12 @@ def test_gradients_are_differences():
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-@pytest.mark.parametrize("backend", ["numpy", "numba"])
-def test_fifty_steps_are_torch_s(backend, optimizer):
+def test_fifty_steps_are_torch_s(optimizer):
     sample = Sample("conv4k3p1 bn relu [ conv4k3p1 gelu ] pool2 dropout.25 dense8 relu dense", px=8)
-    wanted = curve(sample, "torch", optimizer=optimizer, steps=50, sizes=[6, 5])
-    assert curve(sample, backend, optimizer=optimizer, steps=50, sizes=[6, 5]) == pytest.approx(wanted, rel=CURVE_RTOL)
+    wanted = curve(sample, "torch", optimizer=optimizer, steps=50, sizes=[5, 4])
+    for backend in ("numpy", "numba"):
+        found = curve(sample, backend, optimizer=optimizer, steps=50, sizes=[5, 4])
+        assert found == pytest.approx(wanted, rel=CURVE_RTOL)
     assert wanted[-1] < 0.5 * wanted[0]
 
 

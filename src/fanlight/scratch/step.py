@@ -164,7 +164,7 @@ class Mover(torch.optim.Optimizer):
         super().__init__(kept, {"lr": config.lr or 0.0, "weight_decay": 0.0})
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
         if self.found_inf is not None and self.found_inf.item():
             return
         divisor = 1.0 if self.grad_scale is None else self.grad_scale.item()

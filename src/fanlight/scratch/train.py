@@ -49,6 +49,10 @@ class ScratchTraining(Training):
         check(self.config)
         for tensor in (*self.model.parameters(), *self.model.buffers()):
             tensor.data = tensor.data.contiguous()  # operators take NCHW, whatever format the config has
+        if self._backend in backends.ON_CPU:
+            torch.set_num_threads(
+                1
+            )  # it only prepares rows; more of its threads would wait on the cores that operators use
         super().__post_init__()
 
     def enter(self, epoch: int) -> None:
