@@ -7,6 +7,7 @@ the same memory as its table's own kind of array: NumPy's, or a torch tensor on 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import math
 import os
 from collections.abc import Iterator
@@ -48,8 +49,12 @@ def chosen(name: str, *, device: str | None) -> tuple[str, str | None]:
 
 
 def table(name: str) -> SimpleNamespace:
-    """The operators of a backend other than torch."""
-    return getattr(operators, name.upper())
+    """The operators of a backend other than torch; among them `conv2d_pooled`, convolution, bias, activation and the largest of
+    2 × 2 in one, where its file has it."""
+    found = getattr(operators, name.upper())
+    file = importlib.import_module(f"fanlight.scratch.{operators.BACKENDS[name.upper()]}.convolution")
+    fused = getattr(file, "conv2d_pooled", None)
+    return found if fused is None else SimpleNamespace(**(vars(found) | {"conv2d_pooled": fused}))
 
 
 @contextlib.contextmanager
