@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from fanlight.models import line
 from fanlight.models.line import Line, Placed, Shape
 
 ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "gelu": nn.GELU}
-
-
-class Dense(nn.Linear):
-    """A linear layer of all numbers of an image."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x.flatten(1), self.weight, self.bias)
 
 
 class Block(nn.Sequential):
@@ -29,7 +22,18 @@ class Block(nn.Sequential):
 
 def build(text: Line, *, image: Shape, classes: int) -> nn.Sequential:
     """The network for images [B, *image] and outputs [B, classes]; torch's own initial weights."""
-    return nn.Sequential(*map(_module, line.place(text, image=image, classes=classes)))
+    return nn.Sequential(_named(line.place(text, image=image, classes=classes)))
+
+
+def _named(placed: tuple[Placed, ...]) -> OrderedDict[str, nn.Module]:
+    """Modules by their places; what flattens an image before a linear layer has none."""
+    found: OrderedDict[str, nn.Module] = OrderedDict()
+    for each in placed:
+        place = each.name.rpartition(".")[2]
+        if isinstance(each.layer, line.Dense) and len(each.x) == 3:
+            found[f"flat{place}"] = nn.Flatten()
+        found[place] = _module(each)
+    return found
 
 
 def _module(placed: Placed) -> nn.Module:
@@ -43,11 +47,11 @@ def _module(placed: Placed) -> nn.Module:
             return nn.AvgPool2d(layer.kernel, layer.stride, layer.padding) if layer.kernel else nn.AdaptiveAvgPool2d(1)
         return nn.MaxPool2d(layer.kernel, layer.stride, layer.padding) if layer.kernel else nn.AdaptiveMaxPool2d(1)
     if isinstance(layer, line.Dense):
-        return Dense(math.prod(x), placed.y[0], bias=placed.has_bias)
+        return nn.Linear(math.prod(x), placed.y[0], bias=placed.has_bias)
     if isinstance(layer, line.Norm):
         return nn.BatchNorm2d(x[0]) if len(x) == 3 else nn.BatchNorm1d(x[0])
     if isinstance(layer, line.Dropout):
         return nn.Dropout(layer.rate)
     if isinstance(layer, line.Activation):
         return ACTIVATIONS[layer.name]()
-    return Block(*map(_module, placed.body))
+    return Block(_named(placed.body))

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from fanlight import console
@@ -110,13 +111,18 @@ def rank_main(world: World, *, run: str, entered: float, wall_before_s: float = 
 
     with backends.threads(backend, config.execution.threads or 1):
         summary = job.rank_main(world, run=run, entered=entered, wall_before_s=wall_before_s, kind=keep)
-    if summary is None:
-        return None
     parameters = sum(p.numel() for p in made[-1].model.parameters())
     step: Any = made[-1].step
-    planned = step.memory.bytes if isinstance(step, ScratchStep) else None
+    planned = None
+    if isinstance(step, ScratchStep):
+        planned = int(world.sum_host(np.array([step.memory.bytes]))[0])
+    if summary is None:
+        return None
     if planned is not None:
-        console.say(f"Backend {backend}: {console.bytes_text(planned)} of arrays, made once and used at every step")
+        over = f" over {world.ranks} ranks" if world.ranks > 1 else ""
+        console.say(
+            f"Backend {backend}: {console.bytes_text(planned)} of arrays{over}, made once and used at every step"
+        )
     return folder.update_summary(path, backend=backend, parameters=parameters, planned_bytes=planned)
 
 
