@@ -120,6 +120,19 @@ def test_what_cannot_be_is_refused_in_words(fanlight, colours, own_place, words,
     assert not (own_place / "run" / "metrics.jsonl").exists()
 
 
+def test_a_network_of_modules_and_an_unknown_backend_are_refused(fanlight, colours, own_place):
+    train = ("train", colours, *tiny.QUICK, "--set", "optim.label_smoothing=0", "--out", "run")
+    answer = fanlight(*train, "--set", "execution.backend=numpy")
+    assert (
+        answer.code == 2
+        and "model.name is scratch-cnn, and --backend numpy computes networks of one line" in answer.err
+    )
+    answer = fanlight(*train, "--set", "execution.backend=cuda")
+    assert answer.code == 2 and "--backend 'cuda' does not exist; use one of loops, numpy" in answer.err
+    answer = fanlight(*train, "--set", "execution.backend=numpy", "--set", "model.name=conv4k3 relu dense")
+    assert answer.code == 0 and "Backend numpy" in answer.out and tiny.summary(own_place / "run")["backend"] == "numpy"
+
+
 def test_a_command_without_images_or_with_two_nets_is_refused(fanlight):
     assert "say which images" in fanlight("scratch", "train").err
     assert "leave DATA, --net and --sweep out" in fanlight("scratch", "train", "digits", "--resume", "run").err

@@ -86,6 +86,12 @@ def check(config: Config) -> None:
     """ConfigError where a config asks for what operators from scratch do not do. Those of torch do everything."""
     if config.execution.backend == "torch":
         return
+    name = config.model.name
+    if name is not None and not line.is_text(name):
+        raise ConfigError(
+            f"model.name is {name}, and --backend {config.execution.backend} computes networks of one line of text, such as "
+            f"'{line.NAMED['reference']}'; leave execution.backend out, or give a line"
+        )
     for key, (is_asked, way) in DOES_NOT.items():
         section, name = key.split(".")
         value = getattr(getattr(config, section), name)
