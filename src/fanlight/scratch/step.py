@@ -20,7 +20,8 @@ from fanlight.models.line import Placed
 from fanlight.parallel import comm
 from fanlight.parallel.comm import World
 from fanlight.scratch.backends import Arrays, Memory, table
-from fanlight.scratch.net import Net, Pass
+from fanlight.scratch.layers import Pass
+from fanlight.scratch.net import Net
 from fanlight.train.clock import StepClock
 from fanlight.train.step import Sight
 from fanlight.types import Batch, Rows
