@@ -17,10 +17,7 @@ from scratch.differences import BACKENDS
 
 FOLDER = Path(operators.__file__).parent
 OPERATORS = [
-    FOLDER / "operators.py",
-    FOLDER / "shapes.py",
-    *(FOLDER / "reference").rglob("*.py"),
-    *(FOLDER / "cpu").glob("*.py"),
+    path for path in FOLDER.rglob("*.py") if path.parent != FOLDER or path.name in ("operators.py", "shapes.py")
 ]
 OUTSIDE = {"numpy", "numba", "llvmlite", "threadpoolctl", "fanlight"} | sys.stdlib_module_names
 

@@ -93,6 +93,10 @@ def test_triton_without_a_gpu_says_what_runs_instead(monkeypatch, capsys):
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     assert backends.chosen("triton", device=None) == ("triton", "cuda")
     assert backends.chosen("triton", device="cpu") == ("numba", "cpu")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert backends.chosen("triton", device=None) == ("numba", "cpu")
+    assert "Triton is not installed here" in capsys.readouterr().err
+    assert backends.chosen("triton", device="cpu") == ("numba", "cpu")
     assert "--device is cpu" in capsys.readouterr().err
 
 

@@ -7,10 +7,11 @@ the same memory as its table's own kind of array: NumPy's, or a torch tensor on 
 from __future__ import annotations
 
 import contextlib
-import importlib
+import importlib.util
 import math
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -36,10 +37,12 @@ def chosen(name: str, *, device: str | None) -> tuple[str, str | None]:
         return name, "cpu"
     if name == "torch":
         return name, device
-    if os.environ.get("TRITON_INTERPRET") == "1":  # kernels line by line on a CPU, to look into them
+    has_triton = importlib.util.find_spec("triton") is not None
+    if has_triton and os.environ.get("TRITON_INTERPRET") == "1":  # kernels line by line on a CPU, to look into them
         return name, "cpu"
-    if device == "cpu" or not torch.cuda.is_available():
-        why = "--device is cpu" if device == "cpu" else "No CUDA device is visible here"
+    if device == "cpu" or not has_triton or not torch.cuda.is_available():
+        why = "No CUDA device is visible here" if has_triton else "Triton is not installed here"
+        why = "--device is cpu" if device == "cpu" else why
         console.warn(
             f"--backend triton computes on GPUs, so --backend {INSTEAD} runs instead", why=why,
             do=f"Give --backend {INSTEAD} to choose it, or use a machine with a GPU",
@@ -49,12 +52,8 @@ def chosen(name: str, *, device: str | None) -> tuple[str, str | None]:
 
 
 def table(name: str) -> SimpleNamespace:
-    """The operators of a backend other than torch; among them `conv2d_pooled`, convolution, bias, activation and the largest of
-    2 × 2 in one, where its file has it."""
-    found = getattr(operators, name.upper())
-    file = importlib.import_module(f"fanlight.scratch.{operators.BACKENDS[name.upper()]}.convolution")
-    fused = getattr(file, "conv2d_pooled", None)
-    return found if fused is None else SimpleNamespace(**(vars(found) | {"conv2d_pooled": fused}))
+    """The operators of a backend other than torch."""
+    return getattr(operators, name.upper())
 
 
 @contextlib.contextmanager
@@ -83,6 +82,15 @@ def threads(backend: str, count: int) -> Iterator[None]:
             yield
         finally:
             numba.set_num_threads(before)
+
+
+def is_compiled() -> bool:
+    """Whether Numba has kept any kernel of ours; the first run on a machine compiles them."""
+    import numba
+
+    operators.NUMBA  # noqa: B018 - says where they are kept
+    folder = Path(str(vars(numba.config)["CACHE_DIR"]))
+    return next(folder.rglob("*.nbi"), None) is not None
 
 
 class Arrays:

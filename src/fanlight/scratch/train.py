@@ -115,6 +115,8 @@ def rank_main(world: World, *, run: str, entered: float, wall_before_s: float = 
         made.append((Training if backend == "torch" else ScratchTraining)(*parts))
         return made[-1]
 
+    if backend == "numba" and world.is_first and not backends.is_compiled():
+        console.say("  Numba compiles its operators, half a minute once; later runs find them in Fanlight's cache")
     with backends.threads(backend, config.execution.threads or 1):
         summary = job.rank_main(world, run=run, entered=entered, wall_before_s=wall_before_s, kind=keep)
     parameters = sum(p.numel() for p in made[-1].model.parameters())
