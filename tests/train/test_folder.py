@@ -17,6 +17,14 @@ pytest_plugins = ["train.fixtures"]
 pytestmark = pytest.mark.usefixtures("own_place")
 
 
+def test_a_run_is_named_as_its_data_were(own_place, monkeypatch):
+    (own_place / "stored-elsewhere").mkdir()
+    (own_place / "photos").symlink_to("stored-elsewhere")
+    assert folder.create("photos/", "lenet5", out=None) == Path("runs/photos-lenet5-1")
+    monkeypatch.chdir(own_place / "stored-elsewhere")
+    assert folder.create(".", "lenet5", out=None) == Path("runs/stored-elsewhere-lenet5-1")
+
+
 def test_default_names_count_up(own_place):
     names = [folder.create("some/my photos/", "resnet18", out=None).name for _ in range(2)]
     assert names == ["my-photos-resnet18-1", "my-photos-resnet18-2"]

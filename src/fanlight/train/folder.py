@@ -28,12 +28,13 @@ RUNS = Path("runs")  # where runs go when nothing else is said
 
 
 def create(data: str, model: str, *, out: Path | None, parent: Path = RUNS) -> Path:
-    """An empty run folder: `out`, or the next free `runs/<data>-<model>-<n>`."""
+    """An empty run folder: `out`, or the next free `runs/<data>-<model>-<n>`, by the name that `data` was given, which may be
+    a link's."""
     if out is not None:
         check_out(out)
         make(out)
         return out
-    stem = "".join(c if c.isalnum() or c in "-_." else "-" for c in Path(data).resolve().name or "data")
+    stem = "".join(c if c.isalnum() or c in "-_." else "-" for c in os.path.basename(os.path.abspath(data)) or "data")
     short = model if len(model.split()) == 1 else f"{model.split()[0]}-line"  # a network by a line of text
     for number in range(1, 1_000_000):
         folder = parent / f"{stem}-{short}-{number}"
