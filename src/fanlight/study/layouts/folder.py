@@ -28,7 +28,7 @@ PRUNED = ("checkpoints", "weights")  # of a run whose probe is done: as large as
 def create(data: str, *, out: Path | None) -> Path:
     """A new, empty folder: `out`, or the next free runs/<data>-study-<n>."""
     if out is None:
-        stem = f"runs/{Path(data).resolve().name}-study"
+        stem = f"runs/{os.path.basename(os.path.abspath(data))}-study"
         out = next(path for n in range(1, 10_000) if not (path := Path(f"{stem}-{n}")).exists())
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"--out {out} is there already; name a new folder, or continue a study with --resume {out}")

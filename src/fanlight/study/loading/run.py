@@ -6,6 +6,7 @@ and whole input pipelines. One process, turns in rounds, medians with the least 
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -144,7 +145,7 @@ def _decided(data: str, image_px: int | None) -> tuple[Config, Manifest]:
 def _new_folder(out: Path | None, data: str) -> Iterator[Path]:
     """The study's folder, made; where it does not come to its end, nothing of it stays."""
     if out is None:
-        stem = f"runs/{Path(data).resolve().name}-loading"
+        stem = f"runs/{os.path.basename(os.path.abspath(data))}-loading"
         out = next(path for n in range(1, 10_000) if not (path := Path(f"{stem}-{n}")).exists())
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"--out {out} is there already; name a new folder")
