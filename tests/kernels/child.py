@@ -16,11 +16,19 @@ NUMBERS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 
 
 def perform(
-    name: str, args: list, options: dict, *, kind: str, is_last: bool = False, shows: list[int] | None = None
+    name: str,
+    args: list,
+    options: dict,
+    *,
+    kind: str,
+    is_last: bool = False,
+    wide: list[int] | None = None,
+    shows: list[int] | None = None,
 ) -> list[np.ndarray]:
     """Calls a function of fanlight.kernels ("conv_gemm.forward") or of an operators' backend ("TRITON.conv2d").
 
-    kind `array`: with arrays as they are; else with tensors whose floats are of that type, with `is_last` channels last.
+    kind `array`: with arrays as they are; else with tensors whose floats are of that type, but for arguments numbered in
+    `wide`, and with `is_last` channels last.
     Returns what the function does, then the arguments numbered in `shows` as they are afterwards; tensors as arrays."""
     import importlib
 
@@ -33,7 +41,7 @@ def perform(
     else:
         called = getattr(importlib.import_module(f"fanlight.kernels.{module}"), function)
 
-    def given(value: Any) -> Any:
+    def given(value: Any, kind: str = kind) -> Any:
         if kind == "array" or not isinstance(value, np.ndarray):
             return value
         tensor = torch.from_numpy(value.copy())
@@ -43,7 +51,7 @@ def perform(
             tensor = tensor.contiguous(memory_format=torch.channels_last)
         return tensor.to(launch.device())
 
-    args = [given(each) for each in args]
+    args = [given(each, "float32" if place in (wide or []) else kind) for place, each in enumerate(args)]
     options = {key: given(value) for key, value in options.items()}
     if "dtype" in options:
         options["dtype"] = NUMBERS[options["dtype"]]

@@ -10,9 +10,8 @@ RTOL = {"float32": 1e-5, "float16": 1e-3, "bfloat16": 1e-2}  # ‖found − want
 ATOL = 1e-6  # per number: gradients that are nearly 0 are differences of numbers near 1
 ROW = {"ids": lambda row: row.name}
 IN_PLACE = {"sgd": [0, 2], "adamw": [0, 2, 3]}
-ON_TENSOR_CORES = [
-    row for row in rows.KERNELS if row.file in ("conv_gemm", "conv_fused", "conv_input", "conv_weight", "gemm")
-]
+SIXTEEN = [row for row in rows.KERNELS if row.operator not in IN_PLACE and not row.operator.startswith("batch_norm")]
+PRODUCTS = [row for row in rows.KERNELS if row.operator in ("linear", "conv2d")]
 
 
 class Draw:
@@ -76,18 +75,15 @@ def test_odd_sizes_are_as_in_numpy(kernels, row):
 
 
 @pytest.mark.parametrize("kind", ["float16", "bfloat16"])
-@pytest.mark.parametrize("row", rows.KERNELS, **ROW)
-def test_sixteen_bits_are_summed_in_thirty_two(kernels, row, kind):
-    if row.operator in IN_PLACE or row.operator.startswith("batch_norm"):
-        pytest.skip("parameters and statistics are float32; test_triton_backend mixes")
+@pytest.mark.parametrize("row", SIXTEEN, **ROW)
+def test_sixteen_bits_are_as_in_numpy(kernels, row, kind):
+    """But for what has parameters of 32: test_triton_backend."""
     check(kernels, row, next(case for case in row.odd if case.name.startswith(("primes", "dilated"))), kind=kind)
 
 
-@pytest.mark.parametrize("row", ON_TENSOR_CORES, **ROW)
+@pytest.mark.parametrize("row", PRODUCTS, **ROW)
 def test_long_sums_of_sixteen_bits_keep_small_terms(kernels, row):
     """2,048 and then ones: in float16 the sum would stay at 2,048."""
-    if row.operator not in ("linear", "conv2d"):
-        pytest.skip("the same product of tiles")
     shape = (1, 1025) if row.operator == "linear" else (1, 1025, 1, 1)
     x, weight = np.ones(shape, np.float32), np.ones((1, *shape[1:]), np.float32)
     x[0, 0] = 2048

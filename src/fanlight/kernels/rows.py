@@ -69,37 +69,27 @@ class Draw(Protocol):
     def whole(self, below: int, kind: str, *shape: int) -> Any: ...  # kind: uint16, int64, uint64, bool
 
 
-def inputs(operator: str, case: Case, draw: Draw) -> tuple[list[Any], dict[str, Any]]:
+Inputs = tuple[list[Any], dict[str, Any]]
+
+
+def inputs(operator: str, case: Case, draw: Draw) -> Inputs:
     """Arguments and options of an operator."""
-    shape, steps = case.shape, case.steps
+    shape = case.shape
     if operator.startswith("conv2d"):
-        weight = (case.outputs, shape[1] // case.groups, *case.kernel)
-        if operator in ("conv2d", "conv2d_pooled"):
-            return [draw.normal(*shape), draw.normal(*weight), draw.normal(case.outputs)], steps
-        grad = draw.normal(*case.result)
-        if operator == "conv2d_input":
-            return [grad, draw.normal(*weight)], {"image": shape[2:], **steps}
-        if operator == "conv2d_weight":
-            return [grad, draw.normal(*shape)], {"kernel": case.kernel, **steps}
-        return [grad], {}
+        return _of_convolution(operator, case, draw)
     if "pool2d" in operator:
-        steps = {"stride": case.stride, "padding": case.padding}
-        if not operator.endswith("backward"):
-            return [draw.normal(*shape), case.kernel], steps
-        of = (*shape[:2], *case.result[2:])
-        places = [draw.whole(case.kernel[0] * case.kernel[1], "uint16", *of)] if operator.startswith("max") else []
-        return [draw.normal(*of), *places, case.kernel], {"image": shape[2:], **steps}
+        return _of_pooling(operator, case, draw)
     if operator.startswith("linear"):
         x, weight, grad = shape, (case.outputs, shape[1]), (shape[0], case.outputs)
-        of = {"": (x, weight, (case.outputs,)), "_input": (grad, weight), "_weight": (grad, x), "_bias": (grad,)}
+        of: dict[str, list[tuple[int, ...]]] = {
+            "": [x, weight, (case.outputs,)],
+            "_input": [grad, weight],
+            "_weight": [grad, x],
+            "_bias": [grad],
+        }
         return [draw.normal(*each) for each in of[operator.removeprefix("linear")]], {}
     if operator.startswith("batch_norm"):
-        count = 2 if operator.endswith("backward") else 1
-        channel = [draw.normal(shape[1]) for _ in range(3)]
-        given = [channel[0], channel[1]] if count == 1 else [channel[0]]
-        if operator != "batch_norm":
-            given += [channel[2], channel[2] ** 2 + 1]
-        return [*(draw.normal(*shape) for _ in range(count)), *given], {"eps": 1e-5}
+        return _of_norm(operator, case, draw)
     if operator == "dropout":
         return [draw.normal(*shape), draw.whole(2, "bool", *shape)], {"rate": 0.3}
     if operator == "dropout_keyed":
@@ -107,13 +97,45 @@ def inputs(operator: str, case: Case, draw: Draw) -> tuple[list[Any], dict[str, 
     if operator.startswith("cross_entropy"):
         scale = {"scale": draw.normal(shape[0])} if operator.endswith("backward") else {}
         return [draw.normal(*shape), draw.whole(shape[1], "int64", shape[0])], scale
-    if operator == "sgd":
-        hyper = {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01, "nesterov": True}
-        return [draw.normal(*shape) for _ in range(3)], hyper
-    if operator == "adamw":
-        hyper = {"step": 3, "lr": 0.1, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.01}
-        return [*(draw.normal(*shape) for _ in range(3)), draw.normal(*shape) ** 2], hyper
+    if operator in HYPER:
+        square = [draw.normal(*shape) ** 2] if operator == "adamw" else []
+        return [*(draw.normal(*shape) for _ in range(3)), *square], dict(HYPER[operator])
     return [draw.normal(*shape) for _ in range(2 if operator.endswith("backward") else 1)], {}
+
+
+HYPER: dict[str, dict[str, Any]] = {
+    "sgd": {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01, "nesterov": True},
+    "adamw": {"step": 3, "lr": 0.1, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.01},
+}
+
+
+def _of_convolution(operator: str, case: Case, draw: Draw) -> Inputs:
+    weight = (case.outputs, case.shape[1] // case.groups, *case.kernel)
+    if operator in ("conv2d", "conv2d_pooled"):
+        return [draw.normal(*case.shape), draw.normal(*weight), draw.normal(case.outputs)], case.steps
+    grad = draw.normal(*case.result)
+    if operator == "conv2d_input":
+        return [grad, draw.normal(*weight)], {"image": case.shape[2:], **case.steps}
+    if operator == "conv2d_weight":
+        return [grad, draw.normal(*case.shape)], {"kernel": case.kernel, **case.steps}
+    return [grad], {}
+
+
+def _of_pooling(operator: str, case: Case, draw: Draw) -> Inputs:
+    steps = {"stride": case.stride, "padding": case.padding}
+    if not operator.endswith("backward"):
+        return [draw.normal(*case.shape), case.kernel], steps
+    of = (*case.shape[:2], *case.result[2:])
+    places = [draw.whole(case.kernel[0] * case.kernel[1], "uint16", *of)] if operator.startswith("max") else []
+    return [draw.normal(*of), *places, case.kernel], {"image": case.shape[2:], **steps}
+
+
+def _of_norm(operator: str, case: Case, draw: Draw) -> Inputs:
+    is_backward = operator.endswith("backward")
+    weight, bias, mean = (draw.normal(case.shape[1]) for _ in range(3))
+    statistics = [] if operator == "batch_norm" else [mean, mean**2 + 1]
+    images = [draw.normal(*case.shape) for _ in range(2 if is_backward else 1)]
+    return [*images, *([weight] if is_backward else [weight, bias]), *statistics], {"eps": 1e-5}
 
 
 def flop(operator: str, case: Case) -> float:
@@ -160,6 +182,7 @@ SHALLOW = (  # for kernels whose programs are many and small, which takes the in
     Case("dilated and strided", (1, 2, 9, 8), 2, (3, 2), stride=(2, 4), padding=(2, 2), dilation=(3, 2)),
     Case("each channel alone", (2, 3, 5, 4), 6, (2, 2), padding=(1, 1), groups=3),
     Case("more padding than kernel", (1, 2, 3, 4), 3, (1, 2), padding=(4, 4), stride=(3, 3)),
+    Case("more than a tile", (1, 1, 13, 11), 19, (2, 2)),
 )
 POOLED = tuple(case for case in CONVOLUTIONS if min(case.result[2:]) > 1)
 POOLINGS = (
@@ -167,10 +190,10 @@ POOLINGS = (
     Case("2 by 2", (3, 5, 14, 6), 5, (2, 2), (2, 2)),
     Case("255 wide", (1, 3, 5, 255), 3, (2, 2), (2, 2)),
     Case("257 high, overlapping", (1, 2, 257, 4), 2, (2, 3), (1, 1)),
-    Case("primes", (2, 17, 13, 11), 17, (3, 3), (2, 2), (1, 1)),
+    Case("primes", (1, 17, 11, 7), 17, (3, 3), (2, 2), (1, 1)),
     Case("wide", (1, 3, 13, 17), 3, (5, 2), (1, 3), (2, 1)),
     Case("gaps", (1, 2, 13, 11), 2, (2, 2), (5, 4)),
-    Case("whole image", (2, 33, 7, 5), 33, (7, 5)),
+    Case("whole image", (2, 17, 5, 3), 17, (5, 3)),
 )
 POOLINGS_BENCH = (
     Case("ResNet's", (64, 64, 112, 112), 64, (3, 3), (2, 2), (1, 1)),
@@ -202,7 +225,7 @@ LOGITS_BENCH = (Case("ImageNet's", (4096, 1000)), Case("a vocabulary", (4096, 32
 
 KERNELS = (
     Kernel("conv2d", "direct", "conv_direct", "forward", SHALLOW, RESNET),
-    Kernel("conv2d", "tiled", "conv_tiled", "forward", CONVOLUTIONS, RESNET),
+    Kernel("conv2d", "tiled", "conv_tiled", "forward", SHALLOW, RESNET),
     Kernel("conv2d", "implicit GEMM", "conv_gemm", "forward", CONVOLUTIONS, RESNET),
     Kernel("conv2d", "fused", "conv_fused", "forward", CONVOLUTIONS, RESNET),
     Kernel("conv2d_pooled", "fused", "conv_fused", "forward_pooled", POOLED, RESNET, {"activation": "relu"}),
