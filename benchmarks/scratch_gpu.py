@@ -42,16 +42,17 @@ Work = Callable[[], Any]
 
 
 class Draw:
-    """Numbers on the GPU."""
+    """Numbers on a device."""
 
-    def __init__(self, dtype: torch.dtype):
-        self._dtype, self._generator = dtype, torch.Generator("cuda").manual_seed(0)
+    def __init__(self, dtype: torch.dtype, device: str = "cuda"):
+        self._dtype, self._device = dtype, device
+        self._generator = torch.Generator(device).manual_seed(0)
 
     def normal(self, *shape: int) -> torch.Tensor:
-        return torch.randn(shape, device="cuda", generator=self._generator).to(self._dtype)
+        return torch.randn(shape, device=self._device, generator=self._generator).to(self._dtype)
 
     def whole(self, below: int, kind: str, *shape: int) -> torch.Tensor:
-        found = torch.randint(below, shape, device="cuda", generator=self._generator)
+        found = torch.randint(below, shape, device=self._device, generator=self._generator)
         return found.view(torch.uint64) if kind == "uint64" else found.to(getattr(torch, kind))
 
 
@@ -66,9 +67,9 @@ def in_torch(operator: str, args: list, options: dict) -> Work | None:
         grad, other = args
         of_input = operator == "conv2d_input"
         size = [len(grad), other.shape[1] * o["groups"], *o["image"]] if of_input else None
-        x = torch.empty(size, dtype=grad.dtype, device="cuda", memory_format=_layout(grad)) if size else other
+        x = torch.empty(size, dtype=grad.dtype, device=grad.device, memory_format=_layout(grad)) if size else other
         weight = other if of_input else torch.empty(
-            (grad.shape[1], other.shape[1] // o["groups"], *o["kernel"]), dtype=grad.dtype, device="cuda",
+            (grad.shape[1], other.shape[1] // o["groups"], *o["kernel"]), dtype=grad.dtype, device=grad.device,
             memory_format=_layout(grad))  # fmt: skip
         fixed = (
             [0],

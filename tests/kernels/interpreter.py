@@ -40,6 +40,7 @@ class Interpreted:
 
     def close(self) -> None:
         if self._process is not None:
+            self._process.terminate()  # and not by the end of its input, which a process forked meanwhile may hold open
             self._process.communicate()
 
 
