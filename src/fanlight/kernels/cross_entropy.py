@@ -51,16 +51,12 @@ def _loss(logits_ptr, targets_ptr, losses_ptr, shares_ptr, K, BLOCK: tl.constexp
         ok = start + k_K < K
         value_K = tl.load(logits_ptr + n * K + start + k_K, mask=ok, other=float("-inf")).to(tl.float32)
         larger_K = tl.maximum(top_K, value_K)
-        still = larger_K == float("-inf")  # nothing seen yet: −∞ − −∞ is no number
-        sum_K = sum_K * tl.where(still, 1.0, tl.exp(top_K - larger_K)) + tl.where(
-            still, 0.0, tl.exp(value_K - larger_K)
-        )
+        centre_K = tl.where(larger_K == float("-inf"), 0.0, larger_K)  # −∞ − −∞ is no number
+        sum_K = sum_K * tl.exp(top_K - centre_K) + tl.exp(value_K - centre_K)
         spoiled_K += tl.where(value_K != value_K, value_K, 0.0)  # a maximum passes NaN over
         top_K = larger_K
     top = tl.max(top_K, axis=0)
-    total = tl.sum(tl.where(top_K == float("-inf"), 0.0, sum_K * tl.exp(top_K - top)), axis=0) + tl.sum(
-        spoiled_K, axis=0
-    )
+    total = tl.sum(sum_K * tl.exp(top_K - top) + spoiled_K, axis=0)
     target = tl.load(targets_ptr + n)
     is_class = (target >= 0) & (target < K)
     own = tl.load(logits_ptr + n * K + target, mask=is_class, other=float("nan")).to(tl.float32)

@@ -4,6 +4,7 @@ A choice is a set of block sizes. On a GPU each new shape tries all of a kernel'
 Triton's cache folder. In the interpreter there is one, small enough that tests see several blocks.
 """
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,9 +12,9 @@ import torch
 import triton
 
 IS_INTERPRETED: bool = triton.knobs.runtime.interpret  # what @triton.jit made of the kernels when they were imported
-INT32_MOST = 2**31 - 1
 
 
+@functools.cache
 def missing() -> str | None:
     """Why kernels cannot run here, and what does instead; None where they can."""
     if IS_INTERPRETED or torch.cuda.is_available():
