@@ -11,7 +11,7 @@ ATOL = 1e-6  # per number: gradients that are nearly 0 are differences of number
 ROW = {"ids": lambda row: row.name}
 IN_PLACE = {"sgd": [0, 2], "adamw": [0, 2, 3]}
 SIXTEEN = [row for row in rows.KERNELS if row.operator not in IN_PLACE and not row.operator.startswith("batch_norm")]
-PRODUCTS = [row for row in rows.KERNELS if row.operator in ("linear", "conv2d")]
+PRODUCTS = [row for row in rows.KERNELS if (row.operator, row.version) in (("linear", "GEMM"), ("conv2d", "fused"))]
 
 
 class Draw:
