@@ -28,7 +28,16 @@ MAY = {  # package -> packages that it may import; recipes are a list of configs
     "parallel": {"models.cut"},
     "models": set(), "kernels": set(), "recipes": set(), **{name: set() for name in FREE},
 }  # fmt: skip
-TOP = {"__init__", "__main__", "api", "cli", "cli_data", "cli_once", "cli_study"}  # may import everything
+TOP = {
+    "__init__",
+    "__main__",
+    "api",
+    "cli",
+    "cli_data",
+    "cli_once",
+    "cli_scratch",
+    "cli_study",
+}  # may import everything
 LINES_MOST = 400
 EMPTY_NAMES = ("utils", "helpers", "manager", "base", "common")
 PLOTS = ("pandas", "seaborn", "sklearn", "matplotlib")  # made for tables and plots, and slow to import

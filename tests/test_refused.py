@@ -167,7 +167,10 @@ def test_a_full_disk_fails_check_by_the_file(fanlight, monkeypatch, colours, own
 
 def test_a_place_that_is_wrong_is_still_wrong_usage(fanlight, colours, own_place):
     answer = fanlight("check", colours, "--out", "nowhere/m.parquet")
-    assert answer.code == 2 and "--out nowhere/m.parquet cannot be written: No such file or directory" in answer.err
+    assert (
+        answer.code == 2
+        and "--out nowhere/m.parquet cannot be written: nowhere is no folder; make it, or use" in answer.err
+    )
 
 
 def test_a_full_disk_fails_predict_by_the_file(fanlight, monkeypatch, finished, colours, own_place):

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fanlight import cli_data, cli_once, cli_study, console
+from fanlight import cli_data, cli_once, cli_scratch, cli_study, console
 from fanlight.cli_data import GroupByOption, JsonOption, PackDirOption
 from fanlight.errors import (
     ConfigError,
@@ -33,6 +33,7 @@ app = typer.Typer(
 )  # fmt: skip
 cache_app = typer.Typer(help="Packs, manifests and built-in data that can be made again.", no_args_is_help=True)
 app.add_typer(cache_app, name="cache")
+app.add_typer(cli_scratch.app, name="scratch")
 
 # typer's own class for wrong usage; newer versions carry their copy of click, so it is found by name.
 _USAGE: type[Exception] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
@@ -283,7 +284,7 @@ def runs(
     console.result({"runs": found})
 
 
-cli_once.tell_repeats(app, cache_app)
+cli_once.tell_repeats(app, cache_app, cli_scratch.app)
 
 
 def config_values(options: dict[str, Any]) -> dict[str, Any]:

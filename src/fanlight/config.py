@@ -170,6 +170,9 @@ class Execution:
     device: str | None = None  # cpu or cuda; None: cuda where there is one
     threads: int | None = None  # compute threads per rank; None: usable cores over ranks
     workers: int | None = None  # input threads per rank; None: by device and cores
+    backend: str | None = (
+        None  # of a network from scratch: loops, numpy, numba, torch, triton; None: none, torch computes
+    )
     channels_last: bool | None = None  # memory format of convolutions; None: yes
     compile: bool | None = None  # torch.compile of the training forward; None: no, unless autotune finds that it pays
     autotune: bool | None = None  # measure what is left open before training; None: where that pays back

@@ -89,3 +89,44 @@ def test_one_column_per_class_beside_another_label_is_refused(tmp_path: Path) ->
     ):
         listing(tmp_path / "list.csv")
     assert set(listing(f"{tmp_path}/list.csv?label=severity").labels) == {"0", "1", "2"}
+
+
+@pytest.mark.parametrize("name", ["val", "Test"])
+def test_a_split_beside_classes_and_no_train_is_refused_where_it_holds_them(tmp_path: Path, name: str) -> None:
+    """It would be a class of its own, with the images of all others in it."""
+    files = layouts.class_files(classes=("cat", "dog"), count=2)
+    layouts.write(tmp_path, files | layouts.class_files(prefix=f"{name}/", classes=("cat", "dog"), count=2))
+    with pytest.raises(
+        DataError, match=rf"the folder {name} holds cat, dog, .* put the other folders \(cat, dog\) into a folder train"
+    ):
+        listing(tmp_path)
+
+
+def test_a_folder_called_test_beside_classes_is_a_class_with_a_warning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    layouts.write(tmp_path, layouts.class_files(classes=("cat", "dog", "test"), count=2))
+    assert sorted(set(listing(tmp_path).labels)) == ["cat", "dog", "test"]
+    told = capsys.readouterr().err
+    assert "the folder test is taken as a class. It lies beside cat, dog, and there is no folder train." in told
+    assert "if its images have no label, take it away" in told
+
+
+def test_files_beside_folders_of_splits_and_in_them_are_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = layouts.class_files(prefix="train/", classes=("cat", "dog"), count=2)
+    layouts.write(tmp_path, files | {"stray.jpg": b"x", "train/lost.jpg": b"x"})
+    assert len(listing(tmp_path).paths) == 4
+    told = capsys.readouterr().out
+    assert "1 files beside the folders of the splits are not used, such as stray.jpg" in told
+    assert f"{tmp_path / 'train'}: 1 files beside the class folders are not used, such as lost.jpg" in told
+
+
+def test_a_link_to_a_folder_above_brings_no_other_class(tmp_path: Path) -> None:
+    layouts.write(tmp_path, layouts.class_files(prefix="train/", classes=("cat", "dog"), count=2))
+    (tmp_path / "train" / "cat" / "up").symlink_to("..")
+    (tmp_path / "train" / "dog" / "top").symlink_to("../..")
+    found = listing(tmp_path)
+    assert len(found.paths) == 4
+    assert all(label in path for path, label in zip(found.paths, found.labels))

@@ -126,7 +126,7 @@ def test_classes_that_look_alike_are_a_warning(tmp_path: Path, capsys: pytest.Ca
     touch(tmp_path, "Cat/1", "cat/2", "caf\u00e9/3", "cafe\u0301/4", "dog/5")
     assert len(set(listing(tmp_path).labels)) == 5
     told = capsys.readouterr().err
-    assert "classes 'Cat' and 'cat' differ only in case or in how accents are written" in told
+    assert "classes 'Cat' and 'cat' differ only in case or in how accents or numbers are written" in told
     assert told.count("differ only") == 2
 
 
@@ -334,7 +334,7 @@ def test_what_has_an_archives_name_and_is_none(tmp_path: Path, name: str, data: 
 
 def test_an_image_is_no_list(tmp_path: Path) -> None:
     Image.new("L", (4, 4)).save(tmp_path / "photo.jpg")
-    with pytest.raises(DataError, match="is not a list file"):
+    with pytest.raises(DataError, match="is one image; give the folder of its class folders"):
         listing(tmp_path / "photo.jpg")
 
 

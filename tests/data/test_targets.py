@@ -54,3 +54,12 @@ def test_folders_get_names_and_own_files_are_replaced(there: Path) -> None:
         "--out": "out/manifest.parquet", "--fix": "out/fixed.parquet", "--report": "page.html",
     }  # fmt: skip
     assert places("digits", {"--out": None, "--fix": None}) == {}
+
+
+@pytest.mark.parametrize("option", ["--out", "--fix", "--report"])
+def test_a_folder_that_is_not_there_is_said_before_anything_is_read(there: Path, option: str) -> None:
+    ending = ".html" if option == "--report" else ".parquet"
+    with pytest.raises(
+        ConfigError, match=rf"{option} nowhere/x{ending} cannot be written: nowhere is no folder; make it"
+    ):
+        places("photos", {option: f"nowhere/x{ending}"})

@@ -25,7 +25,10 @@ def build(name: str) -> nn.Module:
     return timm.create_model(name, num_classes=5, **({"img_size": 32} if name.startswith("vit") else {}))
 
 
-@pytest.fixture(params=FAMILIES)
+SLOW = ("resnet50", "efficientnet_b0")  # of the kinds of resnet18 and mobilenetv3_small_100
+
+
+@pytest.fixture(params=[pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in FAMILIES])
 def family(request):
     return request.param, build(request.param), torch.randn(3, 3, 32, 32)
 

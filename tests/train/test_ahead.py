@@ -86,3 +86,30 @@ def test_the_child_does_not_outlive_its_parent(colours, tmp_path, number):
     while child.is_running() and child.status() != psutil.STATUS_ZOMBIE and time.monotonic() < deadline:
         time.sleep(0.02)
     assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
+
+
+@pytest.mark.parametrize("whole_group", [False, True])
+def test_an_interrupted_child_takes_away_what_it_has_begun(tmp_path, whole_group):
+    """By a terminal's Ctrl-C, which both get, and by a signal to the parent alone."""
+    part = tmp_path / "pixels.part"
+    begun = f"""
+    from pathlib import Path
+    part = Path({str(part)!r})
+    try:
+        part.write_text("half")
+        print("child at work", flush=True)
+        time.sleep(60)
+    finally:
+        time.sleep(0.3)
+        part.unlink()
+"""
+    code = SLOW.replace('\n    print("child at work", flush=True)\n    time.sleep(60)\n', begun)
+    parent = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], env=environment(tmp_path), stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    assert parent.stdout is not None and parent.stdout.readline() == b"child at work\n"
+    (os.killpg if whole_group else os.kill)(parent.pid, signal.SIGINT)
+    parent.wait(timeout=20)
+    parent.stdout.close()
+    assert not part.exists()

@@ -147,6 +147,7 @@ def test_resolved_yaml_has_every_choice_and_reasons_for_the_automatic_ones(finis
         "train.time_limit_s",
         "data.image_px_start",
         *("execution.pipeline_schedule", "execution.stages_per_rank", "execution.split_at", "execution.bucket_mb"),
+        "execution.backend",
         *("train.compress_gradients", "train.sync_every", "optim.outer_lr", "optim.outer_momentum"),
         "optim.unfrozen_lr_scale",
         "execution.cache_features",

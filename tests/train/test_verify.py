@@ -151,6 +151,7 @@ def test_only_what_gloo_cannot_do_for_a_gpu_is_excused(error, device, passed):
     assert row["reason"] == f"{'cannot run' if passed is None else 'failed'}: {error}"
 
 
+@pytest.mark.slow
 def test_steps_that_rounding_blurs_are_repeated_in_fp64(monkeypatch, fanlight, colours, own_place):
     """As where a network is sensitive: the serial run's own fp32 gradient moves by more than is allowed."""
     monkeypatch.setitem(contract.RTOL["fp32"], "gradient_error", 1e-9)

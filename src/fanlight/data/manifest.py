@@ -180,11 +180,29 @@ def load(path: Path) -> Manifest:
         if lacking := [name for name in SCHEMA.names if name not in table.column_names]:
             raise RunError(f"{path} is a manifest without the column {lacking[0]}; {again}")
         root, classes = Path(about["root"]), tuple(about["classes"])
-        return Manifest(root=root, table=table.replace_schema_metadata(None), classes=classes, source=about["source"])
+        return Manifest(root=root, table=_typed(table, path, again=again), classes=classes, source=about["source"])
     except OSError as error:
         raise RunError(f"cannot read manifest {path}: {error.strerror or error}; {again}") from None
     except (pa.ArrowException, KeyError, TypeError, ValueError):
         raise RunError(f"{path} is not a manifest of Fanlight; {again}") from None
+
+
+def _typed(table: pa.Table, path: Path, *, again: str) -> pa.Table:
+    """The columns of the schema, which another program may have written with nulls, or as numbers."""
+    columns = []
+    for field in SCHEMA:
+        column = table[field.name]
+        if column.null_count:
+            raise RunError(
+                f"{path}: {column.null_count} cells of the column {field.name} are null; write an empty text for none, or {again}"
+            )
+        try:
+            columns.append(column.cast(field.type))
+        except pa.ArrowException:
+            raise RunError(
+                f"{path}: the column {field.name} is {column.type}, and its values are no {field.type}; {again}"
+            ) from None
+    return pa.Table.from_arrays(columns, schema=SCHEMA)
 
 
 def table_of(columns: dict[str, Any]) -> pa.Table:

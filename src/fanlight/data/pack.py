@@ -24,6 +24,7 @@ from fanlight.console import Progress, bytes_text, say
 from fanlight.data import cache, canvas, engines, leftovers
 from fanlight.data.engines import Engine, Job, Operation
 from fanlight.data.manifest import Manifest, arrow
+from fanlight.data.writeback import Writeback
 from fanlight.errors import DataError, DiskError, disk_is_full
 
 SHARD_BYTES = 512 << 20  # what an interruption can lose, and small enough that every file system takes it
@@ -244,10 +245,11 @@ def _write_shard(
         except OSError as error:
             raise OSError(error.errno, f"{error.strerror} for the next {bytes_text(total)}") from None
         placed = [jobs[slot]._replace(place=first + int(layout.offsets[slot])) for slot in slots.tolist()]
-        for reasons in engines.write(engine, Operation("canvas", layout.canvas_px), placed, out=part):
-            failed |= {placed[number].sha256: reason for number, reason in reasons.items() if reason}
-            bar.advance(len(reasons))
-        os.fsync(file.fileno())
+        with Writeback(file) as disk:
+            for reasons in engines.write(engine, Operation("canvas", layout.canvas_px), placed, out=part):
+                failed |= {placed[number].sha256: reason for number, reason in reasons.items() if reason}
+                disk.wrote(total * len(reasons) // len(placed))
+                bar.advance(len(reasons))
     (path.parent / f"failed-{path.stem.split('-')[1]}.json").write_text(json.dumps(dict(sorted(failed.items()))))
     part.rename(path)
     return failed

@@ -26,6 +26,10 @@ def places(data: str, asked: dict[str, str | None]) -> dict[str, Path]:
         suffix = Path(NAMES[option]).suffix
         if place.suffix.lower() != suffix:
             raise ConfigError(f"{option} {text}: it writes a {suffix} file; name one that ends so, or a folder")
+        if not os.path.isdir(place.parent):  # said now, and not after hours of reading
+            raise ConfigError(
+                f"{option} {text} cannot be written: {place.parent} is no folder; make it, or use another path"
+            )
         _check_outside(data, place, option=option)
         _check_own(place, option=option)
         for other, taken in found.items():

@@ -32,16 +32,20 @@ class Keys:
             keys_B = _mix(keys_B + _GOLDEN + word)
         self.now = keys_B
 
-    def uniforms(self, draw: int, *, rows: int, count: int) -> Tensor:
-        """float32 [B, count] in [0, 1): row b depends on (seed, epoch, sample b, draw) alone. `rows` must be B."""
+    def of_draw(self, draw: int) -> Tensor:
+        """int64 [B]: what the elements of one dropout are hashed by, for each sample."""
         if self.now is None:
             raise RuntimeError("a keyed dropout ran before its keys were set: call Keys.set before the forward")
-        if len(self.now) != rows:
+        return _mix(self.now + _GOLDEN + draw)
+
+    def uniforms(self, draw: int, *, rows: int, count: int) -> Tensor:
+        """float32 [B, count] in [0, 1): row b depends on (seed, epoch, sample b, draw) alone. `rows` must be B."""
+        keys_B = self.of_draw(draw)
+        if len(keys_B) != rows:
             raise ValueError(
-                f"a keyed dropout got {rows} rows, its keys are of {len(self.now)} samples: set the keys of this "
+                f"a keyed dropout got {rows} rows, its keys are of {len(keys_B)} samples: set the keys of this "
                 "very batch; a layer that folds other dimensions into the batch cannot be keyed"
             )
-        keys_B = _mix(self.now + _GOLDEN + draw)
         index_N = torch.arange(1, count + 1, device=keys_B.device)
         return (
             _mix(keys_B[:, None] + index_N * _GOLDEN).bitwise_right_shift(40).bitwise_and(0xFFFFFF).float() * 2.0**-24

@@ -1,4 +1,4 @@
-"""Networks by name: our own small ones, then timm's, then those that only torchvision has.
+"""Networks by name: our own small ones, then timm's, then those that only torchvision has; and by one line of text.
 
 Weights are made whole, on the CPU, in fp32, from a seed; the global random state is neither read nor moved.
 """
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from fanlight import console
 from fanlight.errors import ConfigError, near
-from fanlight.models import small, weights_file
+from fanlight.models import line, line_net, small, weights_file
 
 HUB_TIMEOUT_S = 5.0  # for the hub's first answer, and for each read of a download outside it
 LARGEST_TRIED_PX = 512  # when an image size does not work, larger ones are tried up to this
@@ -118,6 +118,9 @@ def _torchvision_names() -> list[str]:
 def _builder(name: str, classes: int) -> _Build:
     if name in small.NAMES:
         return lambda image_px, *, pretrained: small.NAMES[name](classes, image_px)
+    if line.is_text(name):
+        text = line.parse(name)
+        return lambda image_px, *, pretrained: line_net.build(text, image=(3, image_px, image_px), classes=classes)
     import timm
 
     base, _, tag = name.partition(".")

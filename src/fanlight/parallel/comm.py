@@ -223,9 +223,10 @@ def leave() -> None:
         dist.destroy_process_group()
 
 
-def summed(tensor: torch.Tensor, group: Any) -> torch.Tensor:
-    """The tensor itself, now the sum over the group's ranks. Its memory format stays; it must be dense."""
-    sent["partial sums"] += tensor.nbytes
+def summed(tensor: torch.Tensor, group: Any, *, what: str = "partial sums") -> torch.Tensor:
+    """The tensor itself, now the sum over the group's ranks. Its memory format stays; it must be dense. `what` it is
+    counted as."""
+    sent[what] += tensor.nbytes
     dist.all_reduce(dense(tensor), group=group)
     return tensor
 

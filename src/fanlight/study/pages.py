@@ -2,6 +2,7 @@
 and a policy in each page forbids scripts. Pictures and figures are data URIs."""
 
 import base64
+import os
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,12 @@ def render(template: str, **values: Any) -> str:
 
 
 def write(path: Path, page: str) -> Path:
-    path.write_text(page, encoding="utf-8", errors="replace")
+    part = path.with_name(f".{path.name}.{os.getpid()}")  # a disk that is full must not cost the page that is there
+    try:
+        part.write_text(page, encoding="utf-8", errors="replace")
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
     return path
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fanlight.console import seconds_text
-from fanlight.errors import RunError
+from fanlight.errors import RunError, shown
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -248,7 +248,7 @@ def _cells(run: dict[str, Any]) -> tuple[str, ...]:
     return (
         str(run["name"]),
         status_text(run),
-        str(run["model"] or ""),
+        shown(str(run["model"] or "")),
         Path(str(run["data"] or "")).name,
         accuracy,
         "" if run["wall_s"] is None else seconds_text(run["wall_s"]),

@@ -15,6 +15,7 @@ import signal
 import sys
 import threading
 import time
+from typing import NoReturn
 
 from fanlight import console
 from fanlight.config import Config
@@ -22,6 +23,7 @@ from fanlight.data import cache
 from fanlight.parallel.zygote import PR_SET_PDEATHSIG
 from fanlight.train import prepare
 
+TIDY_S = 3.0  # that a child has for it
 MODULES = ("fanlight.train.job", "timm")
 
 
@@ -42,9 +44,8 @@ def gather(config: Config) -> prepare.Gathered:
 
             zoo.check_name(config.model.name)  # a slip of the pen need not wait for the pack
         is_done = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    except BaseException:  # it is not reaped yet, so the number is still its own
-        os.kill(child, signal.SIGKILL)  # a pack that is interrupted is continued
-        os.waitpid(child, 0)
+    except BaseException:
+        _end(child)
         raise
     with console.quiet() if is_done else contextlib.nullcontext():
         found = prepare.gather(config)
@@ -62,11 +63,30 @@ def _start(config: Config) -> int:
     return child
 
 
+def _end(child: int) -> None:
+    """Ends the child, which takes a part of a pack away that is not whole; where it does not, at once."""
+    os.kill(child, signal.SIGINT)  # it is not reaped yet, so the number is still its own
+    last = time.monotonic() + TIDY_S
+    while os.waitpid(child, os.WNOHANG)[0] == 0:
+        if time.monotonic() > last:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            return
+        time.sleep(0.01)
+
+
+def _interrupted(*_: object) -> NoReturn:
+    """A terminal's Ctrl-C reaches the child too, and the second of both must not disturb what the first began."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
 def _work(config: Config) -> None:
     """What the child does; it never returns. Its errors are met again, and said, by the parent."""
     code = 1
     try:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        signal.signal(signal.SIGINT, _interrupted)
         prepare.pack_ahead(config)
         code = 0
     except BaseException:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -113,9 +114,10 @@ def _unkeyed_note(model: torch.nn.Module, config: Config) -> list[str]:
 
 def build(
     config: Config, manifest: Manifest, world: World, *, where: source.Source | None = None,
-    dtype: torch.dtype = torch.float32, resumed: bool = False,
+    dtype: torch.dtype = torch.float32, resumed: bool = False, kind: Callable[..., Training] = Training,
 ) -> Training:  # fmt: skip
-    """Every rank calls it with the same arguments. `dtype` float64 is for proofs of equality; `resumed` as create_model."""
+    """Every rank calls it with the same arguments. `dtype` float64 is for proofs of equality; `resumed` as create_model;
+    `kind` makes the Training of its parts, for who computes steps otherwise."""
     e, t = config.execution, config.train
     assert e.layout is not None and t.epochs is not None and t.batch_size is not None and t.precision is not None
     each = set(world.share(world.local_ranks))  # of ranks on a machine
@@ -152,7 +154,7 @@ def build(
         )
     notes = [*created.notes, *task.notes, *_unkeyed_note(model, config), *placed.notes]
     cutting = replace(cutting, has_images=0 in placed.stages, is_level=layout.dp_shard > 1)
-    return Training(
+    return kind(
         config, manifest, world, layout, task, images, cutting, placed, keys, words,
         order.steps_per_epoch(len(images["train"]), t.batch_size), notes,
     )  # fmt: skip

@@ -34,8 +34,9 @@ def create(data: str, model: str, *, out: Path | None, parent: Path = RUNS) -> P
         make(out)
         return out
     stem = "".join(c if c.isalnum() or c in "-_." else "-" for c in Path(data).resolve().name or "data")
+    short = model if len(model.split()) == 1 else f"{model.split()[0]}-line"  # a network by a line of text
     for number in range(1, 1_000_000):
-        folder = parent / f"{stem}-{model}-{number}"
+        folder = parent / f"{stem}-{short}-{number}"
         try:
             make(folder, exist_ok=False)
         except FileExistsError:

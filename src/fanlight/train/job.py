@@ -6,7 +6,7 @@ import contextlib
 import json
 import shlex
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,13 +45,17 @@ from fanlight.train.timelimit import Deadline
 from fanlight.train.training import Training
 
 JOB = "fanlight.train.job:rank_main"
+SCRATCH_JOB = "fanlight.scratch.train:rank_main"  # by its path, as ranks get it: it stands above this package
 GRACE_S = 600.0  # ranks may be in the middle of an evaluation when they are asked to stop
 
 
-def rank_main(world: World, *, run: str, entered: float, wall_before_s: float = 0.0) -> dict[str, Any] | None:
+def rank_main(
+    world: World, *, run: str, entered: float, wall_before_s: float = 0.0, kind: Callable[..., Training] = Training
+) -> dict[str, Any] | None:
     """Trains the run in folder `run` to its end on this rank; the summary on rank 0.
 
-    `entered` is when the user pressed Enter (seconds since 1970), `wall_before_s` what earlier starts took.
+    `entered` is when the user pressed Enter (seconds since 1970), `wall_before_s` what earlier starts took, `kind` as
+    build.build has it.
     """
     world.heartbeat.announce("build")
     path = Path(run)
@@ -63,7 +67,7 @@ def rank_main(world: World, *, run: str, entered: float, wall_before_s: float = 
     begin = time.perf_counter()
     resumed = bool(state.whole(path / "checkpoints"))
     config, said = fitted.buckets(config, path, world)
-    t = build.build(config, manifest, world, resumed=resumed)
+    t = build.build(config, manifest, world, resumed=resumed, kind=kind)
     t.notes.extend(said)
     progress = _resume(path, t)
     steps = t.steps_per_epoch * (config.train.epochs or 0)
@@ -257,16 +261,22 @@ def _recorded(run: Path, *, entered: float) -> Iterator[float]:
 
 def _start(run: Path, config: Config, **times: float) -> dict[str, Any]:
     ranks, device = config.execution.ranks or 1, config.execution.device or "cpu"
+    job = _job_of(config)
     if ranks == 1:
-        summary = rank_main(comm.alone(device), run=str(run), **times)
+        summary = launch.run_here(job, comm.alone(device), run=str(run), **times)
     else:
-        preload = ("torch", "timm", "cv2", JOB.split(":")[0])
+        preload = ("torch", "timm", "cv2", job.split(":")[0])
         with launch.Pool(
             ranks, device=device, threads=config.execution.threads, preload=preload, grace_s=GRACE_S
         ) as pool:
-            summary = pool.run(JOB, run=str(run), **times)[0]
+            summary = pool.run(job, run=str(run), **times)[0]
     assert summary is not None
     return summary
+
+
+def _job_of(config: Config) -> str:
+    """What each rank does."""
+    return JOB if config.execution.backend is None else SCRATCH_JOB
 
 
 def _halve(run: Path, config: Config, error: BaseException) -> None:
@@ -380,6 +390,7 @@ def _train_joined(
             raise getattr(errors, name)(text)
         path = Path(told["run"])
         with _recorded(path, entered=entered) if world.is_first else contextlib.nullcontext(0.0) as before_s:
-            summary = rank_main(world, run=str(path), entered=entered, wall_before_s=before_s)
+            job = _job_of(folder.read_config(path))
+            summary = launch.run_here(job, world, run=str(path), entered=entered, wall_before_s=before_s)
     comm.leave()  # after an error it could wait for ranks that never come; the process ends by launch.end_rank
     return path, summary if summary is not None else {}

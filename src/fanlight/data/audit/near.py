@@ -108,17 +108,16 @@ def _keys(pictures: Signatures, members: np.ndarray, *, pool: Executor) -> np.nd
     bits = _bits(len(members))
     throw = buckets.coins(FREQUENCIES * FREQUENCIES, BANDS * bits, name="near")
     parts = [throw[sector == _SECTOR] for sector in range(4)]
-    weights = (2.0 ** np.arange(bits)).astype(np.float64)
 
     def of(part: slice) -> np.ndarray:
         spectra = pictures.spectrum[members[part]].astype(np.float32)
-        least = np.full((len(spectra), BANDS), np.inf)
+        least = np.full((len(spectra), BANDS), np.iinfo(np.int64).max)
         for turned in (spectra, _transposed(spectra)):
-            sides = [turned[:, sector == _SECTOR] @ parts[sector] for sector in range(4)]
-            for signs in _SIGNS:
-                side = sum(sign * each for sign, each in zip(signs, sides))
-                least = np.minimum(least, (np.asarray(side) > 0).reshape(-1, BANDS, bits) @ weights)
-        return least.astype(np.int64)
+            a, b, c, d = (turned[:, sector == _SECTOR] @ parts[sector] for sector in range(4))
+            for one, two in ((a + b, c + d), (a - b, c - d)):  # a row of _SIGNS is their sum or their difference
+                for other in (-two, two):
+                    np.minimum(least, buckets.keys(one > other, bits=bits), out=least)
+        return least
 
     found = list(pool.map(of, _chunks(len(members), 512)))
     return np.concatenate(found).T.copy() if found else np.zeros((BANDS, 0), np.int64)

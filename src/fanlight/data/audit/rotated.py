@@ -85,7 +85,7 @@ def _indexed(pictures: Signatures, members: np.ndarray, *, memory_bytes: int, po
         some = low[start : start + BLOCK, None]
         flips = np.concatenate([some * _LAID[:4], some.swapaxes(2, 3) * _LAID[4:]], 1).reshape(-1, LOW * LOW)
         place = np.arange(8 * start, 8 * start + len(flips))
-        words[:, place] = _keys(flips, throw, bits).T << entry_bits | place
+        words[:, place] = buckets.keys(flips @ throw > 0, bits=bits).T << entry_bits | place
 
     list(pool.map(fill, range(0, len(members), BLOCK)))
     list(pool.map(lambda band: words[band].sort(), range(BANDS)))
@@ -131,7 +131,7 @@ def _of_block(
 
 def _met(index: _Index, low: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
     """Views and entries that share a key, each pair once."""
-    keys = _keys(low, index.throw, index.bits)
+    keys = buckets.keys(low @ index.throw > 0, bits=index.bits)
     entries = index.words.shape[1]
     found = [np.zeros(0, np.int64)]
     capped = np.zeros(len(low), bool)
@@ -173,12 +173,6 @@ def _tints(colours: np.ndarray) -> np.ndarray:
     tints = (small[..., ::2] - small[..., 1:2]) // 2 + 128
     large = cv2.resize(tints.astype(np.uint8), (THUMB_PX, THUMB_PX), interpolation=cv2.INTER_LINEAR)
     return np.ascontiguousarray(large.transpose(2, 0, 1))
-
-
-def _keys(low: np.ndarray, throw: np.ndarray, bits: int) -> np.ndarray:
-    """int64 [rows, BANDS]."""
-    signs = (low @ throw > 0).reshape(-1, BANDS, bits).astype(np.float32)
-    return (signs @ (2.0 ** np.arange(bits)).astype(np.float32)).astype(np.int64)
 
 
 def _flips(squares: np.ndarray) -> np.ndarray:

@@ -5,6 +5,7 @@ bytes decide later whether they are images. Every layout may lie in a folder, a 
 """
 
 import os
+import re
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import replace
@@ -15,7 +16,7 @@ from fanlight.data import builtin, inside
 from fanlight.data.formats import arrays, captions, folders, hub, kept, lists, shards, tree
 from fanlight.data.formats.listing import WAYS, Listing, Misfit
 from fanlight.data.formats.tree import Disk, Tree
-from fanlight.errors import DataError, near, shown_all
+from fanlight.errors import DataError, near, shown, shown_all
 
 __all__ = ["Listing", "recognise"]
 
@@ -23,6 +24,7 @@ LAYOUTS = (
     arrays.cifar, arrays.idx, captions.coco, captions.flickr, hub.tables_with_images, hub.image_folder, shards.shards,
     lists.beside,
 )  # fmt: skip
+_NUMBER = re.compile(r"\d{1,9}(\.\d{0,9})?", re.ASCII)
 DEEP_MOST = 8  # folders that hold nothing but one folder, one in another
 
 
@@ -58,7 +60,9 @@ def recognise(path: str, *, cache: Path) -> Listing:
         listing = _within(Path(os.path.abspath(place)), chosen=chosen)
     else:
         close = near(place.name, [*tree.names_beside(place.parent), *builtin.NAMES])
-        raise DataError(f"{path} does not exist.{close} {WAYS}; built in: {', '.join(builtin.NAMES)}")
+        raise DataError(
+            f"{shown(path, letters=400)} does not exist.{close} {WAYS}; built in: {', '.join(builtin.NAMES)}"
+        )
     if not listing.captions or any(listing.labels):
         _check_classes(listing)
     return listing
@@ -122,6 +126,8 @@ def of_tree(found: Tree) -> Listing:
                 )  # fmt: skip
                 continue
             if listing is not None:
+                if layout in (shards.shards, hub.tables_with_images):
+                    _refuse_two_sets(found, part, listing)
                 return listing
         inner, files = found.children(part)
         if len(files) == 1 and not inner and (packed := tree.opened(found.root / part / files[0])) is not None:
@@ -131,6 +137,15 @@ def of_tree(found: Tree) -> Listing:
             break
         part = f"{part}/{inner[0]}".lstrip("/")
     return folders.class_folders(found)
+
+
+def _refuse_two_sets(found: Tree, part: str, listing: Listing) -> None:
+    """A backup of samples beside class folders: the one or the other would be left out in silence."""
+    if isinstance(found, Disk) and folders.are_classes(found, part):
+        raise DataError(
+            f"{found.root / part} holds two sets: {listing.source}, such as {listing.paths[0]}, and folders of images, "
+            f"{shown_all(found.children(part)[0])}; move one of them elsewhere, or name the file that is meant"
+        )
 
 
 def _check_classes(listing: Listing) -> None:
@@ -144,7 +159,7 @@ def _check_classes(listing: Listing) -> None:
         raise DataError(f"{listing.root} has only one class, {only}; a classifier needs at least two. {WAYS}")
     for names in _alike(classes):
         console.warn(
-            f"classes {' and '.join(map(repr, names))} differ only in case or in how accents are written",
+            f"classes {' and '.join(map(repr, names))} differ only in case or in how accents or numbers are written",
             why="They are trained as different classes",
             do="If they are one class, give them one name",
         )
@@ -167,5 +182,8 @@ def _alike(names: Iterable[str]) -> list[list[str]]:
     """Names that a careless eye, or another file system, takes for one."""
     found: dict[str, list[str]] = {}
     for name in sorted(names):
-        found.setdefault(unicodedata.normalize("NFC", name).casefold(), []).append(name)
+        key = unicodedata.normalize("NFC", name).casefold()
+        if _NUMBER.fullmatch(key):
+            key = str(float(key))
+        found.setdefault(key, []).append(name)
     return [alike for alike in found.values() if len(alike) > 1]

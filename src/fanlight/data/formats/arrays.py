@@ -111,6 +111,11 @@ def idx(tree: Tree, part: str) -> Listing | None:
         return None
     if missing := sorted(images.keys() - labels_of.keys()):
         raise DataError(f"{tree.root / part}: {images[missing[0]]} has no file of labels beside it; download that, too")
+    if alone := sorted(labels_of.keys() - images.keys()):
+        console.warn(
+            f"{tree.root / part}: {labels_of[alone[0]]} is not used", why="It has no file of images beside it",
+            do="Download that, too, unless this part is what you want",
+        )  # fmt: skip
     by_split: dict[str, str] = {}
     rows: list[Row] = []
     for stem, name in images.items():

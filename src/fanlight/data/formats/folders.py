@@ -44,8 +44,9 @@ def class_folders(tree: Tree) -> Listing:
     _refuse_class_named_as_split(tree, start, folders, split_folders)
     if has_splits and (others := [name for name in folders if name not in split_folders]):
         console.say(f"{here}: not used, because they are beside the folders of the splits: {', '.join(others)}")
-    elif not has_splits and files:
-        console.say(f"{here}: {len(files)} files beside the class folders are not used, such as {files[0]}")
+    if folders and files:
+        what = "folders of the splits" if has_splits else "class folders"
+        console.say(f"{here}: {len(files)} files beside the {what} are not used, such as {files[0]}")
 
     base = f"{start}/" if start else ""
     parts = [(base + name, split_of[name]) for name in split_folders] if has_splits else [(start, "")]
@@ -56,7 +57,12 @@ def class_folders(tree: Tree) -> Listing:
         if bottom is not None and (bottom == part or _is_no_class(bottom, found)):
             flat.append((split, part, bottom))
         else:
-            found.append((split, _tops(tree, look_through(tree, part))))
+            top = look_through(tree, part)
+            if has_splits and (strays := tree.children(top)[1]) and tree.children(top)[0]:
+                console.say(
+                    f"{tree.root / top}: {len(strays)} files beside the class folders are not used, such as {strays[0]}"
+                )
+            found.append((split, _tops(tree, top)))
     rows = _rows(tree, start, found)
     for split, part, bottom in flat:
         rows += _named_by_class(tree, bottom, split=split, part=part, classes={row.label for row in rows})
@@ -80,6 +86,23 @@ def _refuse_class_named_as_split(tree: Tree, start: str, folders: list[str], spl
                 f"{files[0]}, but no folder per class. If {name} is a class as {shown_all(others)} may be, give it another name, "
                 f"such as {name}_class; else put class folders into it"
             )
+    if others and "train" not in {SPLIT_OF.get(name.lower(), split_in(name)) for name in folders}:
+        for name in split_folders:
+            _doubt_class(tree, start, name, others)
+
+
+def _doubt_class(tree: Tree, start: str, name: str, others: list[str]) -> None:
+    """`val` beside `cat` and `dog`, where there is no `train`: a class only if it has not the classes in it."""
+    here, inner = tree.root / start, tree.children(join(start, name))[0]
+    if shared := [each for each in inner if each in others]:
+        raise DataError(
+            f"{here}: the folder {name} holds {shown_all(shared)}, and so does the folder that it is in, so it is a split "
+            f"without a folder train beside it; put the other folders ({shown_all(others)}) into a folder train"
+        )
+    console.warn(
+        f"{here}: the folder {name} is taken as a class", why=f"It lies beside {shown_all(others)}, and there is no folder train",
+        do="If it is a split, put the class folders into a folder train; if its images have no label, take it away",
+    )  # fmt: skip
 
 
 def _worded(folders: list[str]) -> dict[str, str]:

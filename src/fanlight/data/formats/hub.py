@@ -30,9 +30,26 @@ def image_folder(tree: Tree, part: str) -> Listing | None:
     listings = [each for each in found if each is not None]
     if not listings:
         return None
-    return _joined(
-        listings, root=tree.root / part, source=f"metadata in {listings[0].source.removeprefix('list file ')}"
-    )
+    root = tree.root / part
+    for (folder, _, name), each in zip(places, found):
+        if each is None:
+            raise DataError(
+                f"{root / folder / name} has no column file_name, as other metadata here have; rename the column that names files"
+            )
+    _warn_of_untold(tree, part, told={folder for folder, _, _ in places})
+    joined = _joined(listings, root=root, source=f"metadata in {listings[0].source.removeprefix('list file ')}")
+    lists.refuse_twice(joined.paths, joined.paths, root=root, told=f"the metadata of {root}")
+    return joined
+
+
+def _warn_of_untold(tree: Tree, part: str, *, told: set[str]) -> None:
+    """Names the folders of splits without metadata, where metadata lie in those of others."""
+    folders = [name for name in tree.children(part)[0] if name.lower() in SPLIT_OF and name not in told]
+    for name in folders if "" not in told else ():
+        console.warn(
+            f"{tree.root / part / name} is not used", why="Other folders of splits have metadata in them, and it has none",
+            do=f"Put a {METADATA[0]} with file_name and the label into it, unless its images have none",
+        )  # fmt: skip
 
 
 def _metadata(tree: Tree, folder: str, name: str, *, split: str, at: str) -> Listing | None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
 
 from fanlight import console
+from fanlight.data import inside
 from fanlight.data import manifest as manifests
-from fanlight.data.formats.listing import Listing
-from fanlight.errors import DataError, RunError
+from fanlight.data.formats import lists
+from fanlight.data.formats.listing import SPLIT_OF, Listing
+from fanlight.data.manifest import Manifest
+from fanlight.errors import DataError, RunError, shown
 
 
 def manifest_file(place: Path) -> Listing | None:
@@ -31,6 +35,7 @@ def manifest_file(place: Path) -> Listing | None:
         manifest = manifests.load(place)
     except RunError as error:
         raise DataError(str(error)) from None
+    _check(manifest, place)
     rows = manifest.rows()
     if not rows.size:
         raise DataError(f"{place} is a manifest without a usable image; check the data anew")
@@ -44,8 +49,26 @@ def manifest_file(place: Path) -> Listing | None:
     columns = {name: manifest.column(name)[rows].tolist() for name in manifests.SCHEMA.names if name != "captions"}
     return Listing(
         root=manifest.root, source=f"manifest {place.name}", paths=of["path"].tolist(), labels=of["label"].tolist(),
-        splits=of["split"].tolist(), groups=groups.tolist(), weights=of["weight"].tolist() if any(of["weight"]) else [],
+        splits=[SPLIT_OF.get(word.lower(), "") for word in of["split"]], groups=groups.tolist(),
+        weights=of["weight"].tolist() if any(of["weight"]) else [],
         captions=of["captions"].tolist() if any(of["captions"]) else [],
         columns={name: list(map(str, values)) for name, values in columns.items()} | {"group": groups.tolist()},
         copies=of["copies"].tolist(), films=of["film"].tolist(),
     )  # fmt: skip
+
+
+def _check(manifest: Manifest, place: Path) -> None:
+    """DataError for what only an edit by hand, or data that were moved, can have made of a manifest."""
+    told = str(place)
+    if not (os.path.exists(manifest.root) or inside.outermost(str(manifest.root))):
+        raise DataError(
+            f"{told} is a manifest of {manifest.root}, which does not exist; where the data were moved, check them again there"
+        )
+    columns = {name: manifest.column(name).tolist() for name in ("path", "label", "split", "status")}
+    if not any(columns["label"]) and any(manifest.column("captions")):
+        columns["label"] = []
+    lists.check_rows(columns, told=told)
+    for number, word in enumerate(columns["status"], 1):
+        if word not in ("ok", "quarantined"):
+            raise DataError(f"{told}, entry {number}: status {shown(word)!r} is unknown; use ok or quarantined")
+    lists.refuse_twice(columns["path"], columns["path"], root=manifest.root, told=told)

@@ -16,7 +16,7 @@ from typing import NoReturn
 from fanlight import console
 from fanlight.data import unpacked
 from fanlight.data.formats import captions, places, tables
-from fanlight.data.formats.listing import CLASS_LETTERS_MOST, SPLIT_OF, WAYS, Listing
+from fanlight.data.formats.listing import CLASS_LETTERS_MOST, IMAGE_ENDINGS, SPLIT_OF, WAYS, Listing
 from fanlight.data.formats.tables import Table
 from fanlight.data.formats.tree import Disk, Tree, below, is_text, join, refuse_outside, say_unlisted
 from fanlight.errors import DataError, near, shown, shown_all
@@ -32,6 +32,13 @@ COLUMNS = {
 CLASSES_MOST, LABEL_LETTERS_MOST = 1000, 100
 NAME_LETTERS = 200  # of a path in a message
 _ARCHIVE_NAME = re.compile(r"\.(zip|tar|tgz|tbz2?|txz|tar\.(gz|bz2|xz))$", re.IGNORECASE)
+NO_LISTS = {  # first bytes -> what a file is instead, and what to do with it
+    **dict.fromkeys((b"\xff\xd8\xff", b"\x89PNG", b"GIF8"), "one image; give the folder of its class folders"),
+    b"Rar!": "a RAR archive, which is not read; unpack it, and give the folder",
+    b"7z\xbc\xaf": "a 7z archive, which is not read; unpack it, and give the folder",
+    b"\x28\xb5\x2f\xfd": "compressed by Zstandard, which is not read; unpack it, and give the folder",
+    b"\xff\xfe": "text in UTF-16, as some programs save it; save it as UTF-8",
+}  # fmt: skip
 _IMAGE_FOLDER = re.compile(r"image|img|photo|pict|train|test|val|jpe?g|png|data", re.IGNORECASE)
 
 
@@ -72,6 +79,9 @@ def _refuse_no_list(data: bytes, *, told: str) -> None:
     if not data.strip(b"\0 \t\r\n"):
         zeros = f": {len(data)} bytes of zeros or blanks, as an archive of nothing has" if data else ""
         raise DataError(f"{told} is empty{zeros}; download or make it again")
+    for head, what in NO_LISTS.items():
+        if data.startswith(head):
+            raise DataError(f"{told} is {what}")
     if called := _ARCHIVE_NAME.search(told):
         raise DataError(
             f"{told} is called {called[0]} and is no such archive: its first bytes are {unpacked.peek(data, 12)!r}; download or "
@@ -121,14 +131,14 @@ def of_table(
     if has_captions:
         columns, table = _grouped(columns, table)
         count = len(columns["path"])
-    _check_rows(columns, told=told)
+    check_rows(columns, told=told)
     if paths is None and (is_closed or not isinstance(tree, Disk)):
         for number, path in enumerate(columns["path"], 1):
             refuse_outside(path, told=f"{told}, entry {number}", root=tree.root)
     splits = [SPLIT_OF.get(word.lower(), "") for word in columns["split"]] or [""] * count
     names = [path.replace("\\", "/") for path in columns["path"]]
     located = paths or places.located(tree, names, splits=splits, told=told)
-    _refuse_twice(located, columns["path"], told=told)
+    refuse_twice(located, columns["path"], root=tree.root, told=told)
     if paths is None:
         say_unlisted(tree, located, told=told, is_whole=is_closed)
     return Listing(
@@ -167,6 +177,10 @@ def _path_by_content(table: Table, named: dict[str, str], *, tree: Tree, told: s
         )
     if not found:
         raise DataError(f"{told} has no column 'path', only {shown_all(table) or 'none'}. Rename one to path")
+    if found[0].endswith(IMAGE_ENDINGS):  # the first image would be lost
+        raise DataError(
+            f"{told}: its first line is not the names of its columns, but {shown_all(table)}; put a line such as path,label above"
+        )
     console.say(f"{told}: the column {shown(found[0])} is taken as path, because its values are files")
     return found[0]
 
@@ -254,12 +268,18 @@ def _refuse_unwritable(columns: dict[str, list[str]], *, told: str) -> None:
                 )
 
 
-def _check_rows(columns: dict[str, list[str]], *, told: str) -> None:
+def check_rows(columns: dict[str, list[str]], *, told: str) -> None:
+    """DataError, with the number of the entry, for a path or a label that is none, and an unknown split."""
     labels = columns["label"] or [" "] * len(columns["path"])
     for number, (name, label) in enumerate(zip(columns["path"], labels), 1):
         if not name or not label:
             raise DataError(
                 f"{told}, entry {number}: the {'label' if name else 'path'} is empty; fill it or remove the row"
+            )
+        if _is_several(label):
+            raise DataError(
+                f"{told}, entry {number}: the label {shown(label)} is a list or an object, not a name; a classifier needs one "
+                "class per image, as text or a number"
             )
         if len(label) > CLASS_LETTERS_MOST:
             raise DataError(
@@ -271,10 +291,20 @@ def _check_rows(columns: dict[str, list[str]], *, told: str) -> None:
             raise DataError(f"{told}, entry {number}: split {shown(word)!r} is unknown; use train, val or test")
 
 
-def _refuse_twice(located: list[str], names: list[str], *, told: str) -> None:
-    """Of the files that are meant: two splits may have files of one name, in a folder each."""
+def _is_several(label: str) -> bool:
+    if not label.startswith(("[", "{")):
+        return False
+    try:
+        return isinstance(json.loads(label), list | dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def refuse_twice(located: list[str], names: list[str], *, root: Path, told: str) -> None:
+    """Of the files that are meant: two splits may have files of one name, in a folder each, and `./1.jpg` is `1.jpg`."""
     first: dict[str, int] = {}
     for number, (path, name) in enumerate(zip(located, names), 1):
+        path = os.path.normpath(os.path.join(root, path))
         if path in first:
             raise DataError(
                 f"{told} lists {shown(name, letters=NAME_LETTERS)} twice, as entries {first[path]} and {number}; keep one of them"

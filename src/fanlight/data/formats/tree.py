@@ -57,14 +57,15 @@ class Disk:
         return sorted(folders), sorted(files)
 
     def files(self, folder: str) -> Iterator[str]:
-        return self._files(folder, above=())
+        on_the_way = [self.root / "/".join(folder.split("/")[:depth]) for depth in range(len(folder.split("/")))]
+        return self._files(folder, above=tuple(_identity(each) for each in on_the_way if folder))
 
     def _files(self, folder: str, *, above: tuple[tuple[int, int], ...]) -> Iterator[str]:
-        """`above` are the folders on the way here, so that a link to one of them ends the walk."""
+        """`above` are the folders on the way here, so that a link to one of them ends the walk: below `cat/up -> ..` all classes
+        would be cats."""
         place = self.root / folder
         try:
-            state = place.stat()
-            here = (state.st_dev, state.st_ino)
+            here = _identity(place)
             if here in above:
                 return
             with os.scandir(place) as entries:
@@ -226,6 +227,11 @@ def names_beside(folder: Path) -> list[str]:
         return [name for name in os.listdir(folder) if is_data(name)]
     except OSError:
         return []
+
+
+def _identity(place: Path) -> tuple[int, int]:
+    state = place.stat()
+    return state.st_dev, state.st_ino
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

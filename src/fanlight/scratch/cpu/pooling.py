@@ -40,7 +40,7 @@ def max_pool2d(
     """[N, C, P, Q], the largest of each window; a NaN in it is the largest. Without `stride`, windows lie side by side."""
     at = shapes.pool(x.shape, window, stride=stride, padding=padding)
     y = shapes.room(out, at.pooled, shapes.number_type(x))
-    if (at.R, at.S, *at.stride, *at.padding) != (2, 2, 2, 2, 0, 0):
+    if not _is_of_pairs(at):
         return max_pool2d_index(x, window, stride=stride, padding=padding, out=y)[0]
     _max_of_pairs(_planes(x), _planes(y))
     return y
@@ -59,7 +59,10 @@ def max_pool2d_index(
     at = shapes.pool(x.shape, window, stride=stride, padding=padding)
     y = shapes.room(out, at.pooled, shapes.number_type(x))
     index = shapes.room(index, at.pooled, shapes.index_type(at))
-    _max_index(_planes(x), _planes(y), _planes(index), _at(at))
+    if _is_of_pairs(at):
+        _max_index_of_pairs(_planes(x), _planes(y), _planes(index))
+    else:
+        _max_index(_planes(x), _planes(y), _planes(index), _at(at))
     return y, index
 
 
@@ -111,6 +114,11 @@ def avg_pool2d_backward(
     return dx
 
 
+def _is_of_pairs(at: Window) -> bool:
+    """Whether windows are of 2 × 2, side by side."""
+    return (at.R, at.S, *at.stride, *at.padding) == (2, 2, 2, 2, 0, 0)
+
+
 def _planes(x: np.ndarray) -> np.ndarray:
     """[N·C, H, W]"""
     return np.ascontiguousarray(x).reshape(-1, *x.shape[2:])
@@ -135,6 +143,24 @@ def _max_of_two_rows(upper, lower, result):
         above = a if a > b or a != a else b
         below = c if c > d or c != c else d
         result[q] = above if above > below or above != above else below
+
+
+@parallel
+def _max_index_of_pairs(x, y, index):
+    for plane in prange(len(x)):
+        for p in range(y.shape[1]):
+            _max_index_of_two_rows(x[plane, 2 * p], x[plane, 2 * p + 1], y[plane, p], index[plane, p])
+
+
+@compiled
+def _max_index_of_two_rows(upper, lower, result, index):
+    for q in range(len(result)):
+        best, place = upper[2 * q], 0
+        for own, value in ((1, upper[2 * q + 1]), (2, lower[2 * q]), (3, lower[2 * q + 1])):
+            better = value > best or value != value
+            best = value if better else best
+            place = own if better else place
+        result[q], index[q] = best, np.uint16(place)
 
 
 @parallel

@@ -1,0 +1,157 @@
+"""What filter sizes and layers are worth: a network's variants trained one after the other, each an ordinary run, in one table.
+
+A stage is a convolution with what follows it, up to the next one. A variant has the first n stages, or the last one again
+without its pooling; its kernels are all of one size, with padding where the network had half of its own.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fanlight import console, machine
+from fanlight.config import Config
+from fanlight.errors import ConfigError, FanlightError, Stopped
+from fanlight.models import line
+from fanlight.models.line import Conv, Dense, Layer, Line, Pool
+from fanlight.scratch import train
+from fanlight.train import folder, memory
+
+COLUMNS = (
+    "kernel", "layers", "net", "parameters", "accuracy", "interval", "train_s", "images_per_s", "planned_bytes",
+    "peak_rss_bytes", "run", "reason",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A network of a sweep: its kernel size, its number of convolutions, and the line."""
+
+    kernel: int
+    layers: int
+    net: Line
+
+
+def variants(net: Line, *, kernels: Sequence[int], layers: Sequence[int]) -> list[Variant]:
+    """Every kernel size with every number of stages, in that order. ConfigError for a network without convolutions."""
+    stages, tail = _stages(net)
+    if not stages:
+        raise ConfigError(f"--sweep varies convolutions, and '{net}' has none outside of blocks; give another --net")
+    found = []
+    for kernel in kernels:
+        for count in layers:
+            again = [layer for layer in stages[-1] if not isinstance(layer, Pool)]
+            chosen = [*stages[:count], *[again] * (count - len(stages))]
+            body = [_with_kernel(layer, kernel) for stage in chosen for layer in stage]
+            found.append(Variant(kernel, count, line.parse(" ".join(map(str, [*body, *tail])))))
+    return found
+
+
+def _stages(net: Line) -> tuple[list[list[Layer]], list[Layer]]:
+    """Convolutions with what follows each, and the rest from the first dense layer on."""
+    first = next(index for index, layer in enumerate(net.layers) if isinstance(layer, Dense))
+    stages: list[list[Layer]] = []
+    before: list[Layer] = []
+    for layer in net.layers[:first]:
+        if isinstance(layer, Conv):
+            stages.append([*before, layer] if not stages else [layer])
+        elif stages:
+            stages[-1].append(layer)
+        else:
+            before.append(layer)
+    return stages, list(net.layers[first:])
+
+
+def _with_kernel(layer: Layer, kernel: int) -> Layer:
+    if not isinstance(layer, Conv):
+        return layer
+    is_padded = layer.padding and layer.padding == layer.dilation * (layer.kernel // 2)
+    return replace(layer, kernel=kernel, padding=layer.dilation * (kernel // 2) if is_padded else layer.padding)
+
+
+def sweep(
+    config: Config, *, net: str, backend: str, kernels: Sequence[int], layers: Sequence[int], out: Path | None,
+    command: str, entered: Callable[[], float],
+) -> dict[str, Any]:  # fmt: skip
+    """Trains every variant into a folder of its own below `out`, and writes sweep.csv, sweep.md and sweep.json there after each;
+    the JSON object of `scratch train --sweep --json`. A network that the images do not fit is a row that says so."""
+    todo = variants(line.of(net), kernels=kernels, layers=layers)
+    folder.check_out(out)
+    place = folder.create(config.data.path, "sweep", out=out)
+    document: dict[str, Any] = {
+        "sweep": str(place), "data": config.data.path, "net": net, "backend": None, "command": command,
+        "machine": machine.describe(), "started": datetime.now(UTC).isoformat(timespec="seconds"), "rows": [],
+    }  # fmt: skip
+    for number, variant in enumerate(todo):
+        console.say(f"\n{number + 1} of {len(todo)}: {variant.net}")
+        row = dict.fromkeys(COLUMNS) | {"kernel": variant.kernel, "layers": variant.layers, "net": str(variant.net)}
+        memory.forget_peak(torch.device("cpu"))
+        try:
+            own = train.of(config.with_value("execution.report", False), net=str(variant.net), backend=backend)
+            run = place / f"k{variant.kernel}-l{variant.layers}"
+            found = train.train(own, out=run, resume=None, command=command, entered=entered(), report=lambda run: run)
+        except Stopped:
+            raise
+        except FanlightError as error:
+            row["reason"] = str(error).splitlines()[0]
+            console.say(f"  left out: {row['reason']}")
+        else:
+            scores = found["metrics"].get("test") or found["metrics"].get("val") or {}
+            row |= {key: found[key] for key in COLUMNS if key in found}
+            row |= {"accuracy": scores.get("accuracy"), "interval": scores.get("interval")}
+            document["backend"] = found["backend"]
+        document["rows"].append(row)
+        write(place, document)
+    if all(row["reason"] for row in document["rows"]):
+        raise ConfigError(f"no network of the sweep could be trained; the first: {document['rows'][0]['reason']}")
+    console.say(f"\n{table(document['rows'])}\nSweep: {place}/sweep.md, sweep.csv, sweep.json")
+    return document
+
+
+def write(place: Path, document: dict[str, Any]) -> None:
+    """The rows so far, in three formats."""
+    (place / "sweep.json").write_text(json.dumps(document, indent=1), encoding="utf-8")
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(["kernel", "layers", "net", "parameters", "accuracy", "low", "high", *COLUMNS[6:]])
+    for row in document["rows"]:
+        writer.writerow(
+            [row[key] for key in COLUMNS[:5]] + list(row["interval"] or ("", "")) + [row[key] for key in COLUMNS[6:]]
+        )
+    (place / "sweep.csv").write_text(text.getvalue(), encoding="utf-8")
+    facts = document["machine"]
+    heading = (
+        f"# Filter sizes and layers on {document['data']}\n\n{facts['cpu']}, {facts['cores_usable']} usable cores; backend "
+        f"{document['backend']}; {document['started']}; n = 1 run each\n\n`{document['command']}`\n"
+    )
+    (place / "sweep.md").write_text(f"{heading}\n{table(document['rows'])}\n", encoding="utf-8")
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """Markdown; a row that was not trained says why."""
+    lines = [
+        "| kernel | layers | parameters | accuracy | 95 % | training | images/s | arrays | memory | network |",
+        "|--:|--:|--:|--:|--:|--:|--:|--:|--:|---|",
+    ]
+    for row in rows:
+        if row["reason"]:
+            lines.append(f"| {row['kernel']} | {row['layers']} | {'– | ' * 7}`{row['net']}`: {row['reason']} |")
+            continue
+        low, high = row["interval"] or (float("nan"),) * 2
+        accuracy = "–" if row["accuracy"] is None else f"{row['accuracy']:.4f}"
+        rate = "–" if row["images_per_s"] is None else f"{row['images_per_s']:.0f}"
+        planned = "–" if row["planned_bytes"] is None else console.bytes_text(row["planned_bytes"])
+        lines.append(
+            f"| {row['kernel']} | {row['layers']} | {row['parameters']:,} | {accuracy} | {low:.3f} … {high:.3f} | "
+            f"{console.seconds_text(row['train_s'])} | {rate} | {planned} | "
+            f"{console.bytes_text(row['peak_rss_bytes'])} | `{row['net']}` |"
+        )
+    return "\n".join(lines)
