@@ -2,6 +2,10 @@
 the synthetic-batch limit. Writes gpu.json and gpu.md to $OUT (or --out). Needs no network and no installed package:
 
     PYTHONPATH=src python benchmarks/gpu.py
+
+Kernels of our own are a call of their own, as compiling them takes minutes: their tests, then benchmarks/scratch_gpu.py.
+
+    PYTHONPATH=src python benchmarks/gpu.py --kernels
 """
 
 from __future__ import annotations
@@ -28,6 +32,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(os.environ.get("OUT", "scratch/gpu")))
     parser.add_argument("--data", help="class folders; default: synthetic pictures made in --out's temporary folder")
     parser.add_argument("--skip-tests", action="store_true")
+    parser.add_argument("--kernels", action="store_true", help="kernels of our own, and nothing else")
     arguments = parser.parse_args()
     import torch
 
@@ -36,9 +41,12 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix="fanlight-gpu-"))
     os.environ["FANLIGHT_CACHE"] = str(work / "cache")
+    if arguments.kernels:
+        _kernels(arguments.out, is_tested=not arguments.skip_tests)
+        return
     found: dict[str, Any] = {}
     if not arguments.skip_tests:
-        found["tests"] = _tests()
+        found["tests"] = _tests("--ignore", "tests/kernels", timeout_s=200)
     found["main_job"] = [_main_job(work / f"run-{layout}", layout) for layout in ("serial",)]
     found["layouts"] = _layouts(work / "verify")
     found["input"] = _input(arguments.data or _pictures(work))
@@ -47,12 +55,24 @@ def main() -> None:
     print((arguments.out / "gpu.md").read_text())
 
 
-def _tests() -> dict[str, Any]:
+def _tests(*words: str, timeout_s: float) -> dict[str, Any]:
     begin = time.time()
-    command = [sys.executable, "-m", "pytest", "-m", "gpu", "-q", "-p", "no:cacheprovider"]
-    answer = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    command = [sys.executable, "-m", "pytest", "-m", "gpu", "-q", "-p", "no:cacheprovider", *words]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s)
+    except subprocess.TimeoutExpired:
+        return {"exit": None, "line": f"not done after {timeout_s:.0f} s", "seconds": timeout_s}
     print(answer.stdout[-3000:], answer.stderr[-1000:])
     return {"exit": answer.returncode, "line": answer.stdout.strip().splitlines()[-1], "seconds": time.time() - begin}
+
+
+def _kernels(out: Path, *, is_tested: bool) -> None:
+    """Tests to kernels_tests.json, times to scratch_gpu.json and scratch_gpu.md; what time does not allow is named there."""
+    begin = time.time()
+    if is_tested:
+        (out / "kernels_tests.json").write_text(json.dumps(_tests("tests/kernels", timeout_s=300), indent=1))
+    command = [sys.executable, str(Path(__file__).with_name("scratch_gpu.py")), "--out", str(out), "--formats", "bf16"]
+    subprocess.run([*command, "--limit-s", str(450 - (time.time() - begin)), "--n", "5"], check=True)
 
 
 def _main_job(run: Path, layout: str) -> dict[str, Any]:
