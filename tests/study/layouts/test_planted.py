@@ -24,6 +24,7 @@ pytestmark = [pytest.mark.usefixtures("own_place"), pytest.mark.slow]
 
 APART = 0.05  # of a step: how far a share may be from what was planted
 BATCH = 8
+LONG = {"batch": 16, "epochs": 10}  # steps so long, and so many, that three programs take turns on two cores
 
 
 @dataclass(frozen=True)
@@ -34,16 +35,23 @@ class Planted:
     delay_s: float
     layout: str = "ddp"
     ranks: int = 2
+    batch: int = BATCH
+    model: str = "small-cnn"
+    epochs: int = 3
+
+    @staticmethod
+    def run_of(place: Path) -> Path:
+        return place / "study" / "runs" / "point-0"
 
     def row(self, data: Path, kept_pools: Any, place: Path) -> dict[str, Any]:
         """Its round, measured."""
         values: dict[str, Any] = {
-            "data.path": str(data), "model.name": "small-cnn", "train.epochs": 3, "train.evaluate_every": 3,
-            "train.batch_size": BATCH,
+            "data.path": str(data), "model.name": self.model, "train.epochs": self.epochs, "train.evaluate_every": self.epochs,
+            "train.batch_size": self.batch,
             "train.precision": "fp32", "execution.threads": 1, "execution.layout": self.layout, "execution.ranks": self.ranks,
             "execution.autotune": False, "execution.report": False, "augment.crop_share": (0.6, 1.0),
         }  # fmt: skip
-        run = place / "study" / "runs" / "point-0"
+        run = self.run_of(place)
         with console.quiet(also_warnings=True):
             prepare.prepare(Config().with_values(values), out=run, command="test")
             pool, known = kept_pools(self.ranks), {"cause": self.cause, "delay_s": self.delay_s}
@@ -95,6 +103,44 @@ def test_something_that_ranks_share(colours, kept_pools, tmp_path):
     assert cause == "contention" and share == pytest.approx(0.1 / row["step_s"], abs=APART), row["shares"]
 
 
+def test_memory_that_another_program_takes(colours, kept_pools, tmp_path):
+    """A side process copies memory while both ranks compute, and rests while one does. What it costs is the difference of
+    two measurements of the same steps, with it and without."""
+    alone = Planted("hog", 0.0, **LONG).row(colours, kept_pools, tmp_path / "without")
+    place = tmp_path / "with"
+    side = subprocess.Popen([sys.executable, str(Path(__file__).with_name("hog.py")), str(Planted.run_of(place))])
+    try:
+        row = Planted("hog", 0.0, **LONG).row(colours, kept_pools, place)
+    finally:
+        side.kill()
+        side.wait()
+    planted_s = row["step_s"] - alone["step_s"]
+    cause, share = first(row)
+    known = alone["seconds"]["contention"]  # which two ranks of one machine may have without any other program
+    assert planted_s > 2 * APART * row["step_s"], "a program that costs nothing plants nothing"
+    assert cause == "contention" and share == pytest.approx((known + planted_s) / row["step_s"], abs=APART), row[
+        "shares"
+    ]
+
+
+def test_tiny_batches(colours, kept_pools, tmp_path):
+    """Two rows a step of a small network are mostly calls. How much is known from the training runs' own timers with two
+    and with sixteen rows, which the probe does not see."""
+    rows = {
+        batch: Planted("nothing", 0.0, "serial", 1, batch=batch, model="scratch-cnn", epochs=10).row(
+            colours, kept_pools, tmp_path / str(batch)
+        )
+        for batch in (2, 16)
+    }
+    two_s, many_s = (
+        rows[batch]["step_s"] * sum(rows[batch]["timers"][part] for part in ("copy", "forward", "backward"))
+        for batch in (2, 16)
+    )
+    planted_s = (16 * two_s - 2 * many_s) / 14
+    cause, share = first(rows[2])
+    assert cause == "launch" and share == pytest.approx(planted_s / rows[2]["step_s"], abs=APART), rows[2]["shares"]
+
+
 def test_a_bad_cut(colours, kept_pools, tmp_path):
     row = Planted("cut", 0.02, layout="pipeline").row(colours, kept_pools, tmp_path)
     cause, share = first(row)
@@ -106,26 +152,48 @@ def test_a_bad_cut(colours, kept_pools, tmp_path):
     assert cause == "straggler" and share == pytest.approx((whole_s - even_s) / row["step_s"], abs=APART), row["shares"]
 
 
-LIMIT = 25e6  # bytes per second, of a token bucket on the only link of a network namespace
-LIMITED = "ip link set lo up && tc qdisc add dev lo root tbf rate 200mbit burst 256kb latency 400ms && exec "
+LIMIT = 25e6  # bytes per second, of a token bucket
+SLOW = "root tbf rate 200mbit burst 256kb latency 400ms"
+ONE_LINK = f"ip link set lo up && tc qdisc add dev lo {SLOW} && exec "
+TWO_PLACES = f"""
+set -e
+unshare -n sleep 300 & other=$!
+trap "kill $other" EXIT
+while [ "$(readlink /proc/$other/ns/net)" = "$(readlink /proc/$$/ns/net)" ]; do sleep 0.05; done
+ip link add link0 type veth peer name link0 netns $other
+ip addr add 10.99.0.1/24 dev link0; ip link set link0 up; tc qdisc add dev link0 {SLOW}
+nsenter -t $other -n sh -ec 'ip addr add 10.99.0.2/24 dev link0; ip link set link0 up; tc qdisc add dev link0 {SLOW}'
+export GLOO_SOCKET_IFNAME=link0 OTHER_PLACE=/proc/$other/ns/net
+"""
 
 
-def test_a_link_of_200_megabits(colours, tmp_path):
-    """Two ranks send a step's gradients to each other through one link: both halves of the sums pass it."""
-    words = [sys.executable, str(Path(__file__).with_name("limited.py")), str(colours), str(tmp_path)]
-    place = {"PYTHONPATH": str(Path(fanlight.__file__).parents[1])}
+def limited(before: str, colours: Path, place: Path) -> dict[str, Any]:
+    """The row of a ddp point in a network namespace that `before` has made slow."""
+    words = [sys.executable, str(Path(__file__).with_name("limited.py")), str(colours), str(place)]
+    paths = {"PYTHONPATH": os.pathsep.join(map(str, (Path(fanlight.__file__).parents[1], Path(__file__).parents[2])))}
     try:
         done = subprocess.run(
-            ["unshare", "-rn", "sh", "-c", LIMITED + shlex.join(words)], capture_output=True, text=True, timeout=300,
-            check=False, env=os.environ | place,
+            ["unshare", "-rn", "sh", "-c", before + shlex.join(words)], capture_output=True, text=True, timeout=300,
+            check=False, env=os.environ | paths,
         )  # fmt: skip
     except FileNotFoundError:
         pytest.skip("no unshare here")
     if any(word in done.stderr for word in ("Operation not permitted", "tc: not found", "ip: not found")):
         pytest.skip("no network namespaces or traffic control here")
     assert done.returncode == 0, done.stderr
-    row = json.loads(done.stdout.splitlines()[-1])
-    steps = row["steps"] + row["warmup_steps"]
-    planted_s = 2 * sum(row["sent_bytes"].values()) / steps / LIMIT
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize(
+    ("before", "times"),
+    [
+        pytest.param(ONE_LINK, 2, id="one link"),  # both ranks' halves of the sums pass it
+        pytest.param(TWO_PLACES, 1, id="two namespaces"),  # each direction has a bucket of its own
+    ],
+)
+def test_a_link_of_200_megabits(colours, tmp_path, before, times):
+    row = limited(before, colours, tmp_path)
+    planted_s = times * sum(row["sent_bytes"].values()) / (row["steps"] + row["warmup_steps"]) / LIMIT
     cause, share = first(row)
     assert cause == "communication" and share == pytest.approx(planted_s / row["step_s"], abs=APART), (row, planted_s)
+    assert abs(row["unexplained"]) < APART
