@@ -21,6 +21,7 @@ def main(data: str, place: Path) -> None:
         "data.path": data, "model.name": "small-cnn", "train.epochs": 2, "train.evaluate_every": 2, "train.batch_size": 8,
         "train.precision": "fp32", "execution.threads": 1, "execution.layout": "ddp", "execution.ranks": 2,
         "execution.autotune": False, "execution.report": False, "augment.crop_share": (0.6, 1.0),
+        "execution.bucket_mb": 64,  # all gradients in one, which is sent when they are all there: no computing hides it
     }  # fmt: skip
     run = place / "runs" / "ddp-0"
     places = ("study.layouts.two_places",) if "OTHER_PLACE" in os.environ else ()
