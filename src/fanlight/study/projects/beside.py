@@ -42,7 +42,8 @@ def words(comparisons: Sequence[Doc]) -> list[str]:
             line += ": they report no ratio"
         if ours:
             best = max(ours, key=lambda case: case["ratio"])
-            slower = ", a slow-down" if best["ratio"] < verdict.SLOWER else ""
+            slow, fast = best["ratio"] < verdict.SLOWER, best["ratio"] > verdict.FASTER
+            slower = ", a slow-down" if slow else "" if fast else ", no gain"
             over = "one core" if each["unit"] == "ratio" else each["base_here"]
             line += f"; here {best['here']} is {best['ratio']:.2f}× of {over}{slower}"
         else:

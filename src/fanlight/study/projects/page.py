@@ -58,7 +58,9 @@ def _head(unit: str) -> list[str]:
 
 def _cells(case: Doc, unit: str) -> list[str]:
     low_high = case["accuracy_interval"] if unit == "accuracy" else case["interval"]
-    here, reason = case["here"] or "–", "" if case["status"] == "measured" else f"{case['status']}: {case['reason']}"
+    here, reason = case["here"] or "–", case["reason"]
+    if case["status"] in ("failed", "lacking"):
+        reason = f"{case['status']}: {reason}"
     if unit == "accuracy":
         ends = "" if not low_high else f" ({low_high[0]:.3f} … {low_high[1]:.3f})"
         return [

@@ -191,7 +191,11 @@ def result(asked: Recipe, became: dict[str, Doc], plan: Doc, place: Path) -> Doc
     """The object of project.json and of `--json`."""
     comparisons = beside.compare(asked, became)
     measured = [each["result"] for each in became.values() if each["result"] is not None]
-    said = beside.words(comparisons)
+    said = [
+        f"{each['title']}: {line}" for each in became.values() if each["result"]
+        for line in each["result"]["verdict"].splitlines() if line.startswith("Other programs")
+    ]  # fmt: skip
+    said += beside.words(comparisons)
     failed = [f"{each['title']}: {each['status']}: {each['reason']}." for each in became.values() if each["reason"]]
     lacking = [f"Lacking: {each['what']}: {each['why']}; it comes from {each['from']}." for each in asked.lacking]
     of_layouts = {name: each["result"] for name, each in became.items() if each["result"] and each["of"] == "layouts"}
@@ -211,7 +215,7 @@ def result(asked: Recipe, became: dict[str, Doc], plan: Doc, place: Path) -> Doc
             for name, each in became.items() if each["result"] and each["of"] == "loading" for row in each["result"]["rows"]
         ],
         "verdict": "\n".join([*said, *failed, *lacking]), "machine": plan["machine"], "fanlight": plan["fanlight"],
-        "images": next((each.get("images_there", each["images"]) for each in measured), None),
+        "images": max((each["images"] for each in measured), default=None),
         "versions": next((each["versions"] for each in measured), {}),
         "command": plan["command"], "started": plan["started"], "measured_s": sum(each["seconds"] for each in became.values()),
     }  # fmt: skip
