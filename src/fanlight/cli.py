@@ -300,8 +300,13 @@ def write_report(run: Path) -> Path:
     """The report.html of a run or a study, written."""
     from fanlight.study import report as reports
 
-    is_study = not (run / "run.json").exists() and (run / "study.json").exists()
+    is_project = (run / "recipe.json").exists()
+    is_study = is_project or (not (run / "run.json").exists() and (run / "study.json").exists())
     try:
+        if is_project:
+            from fanlight.study.projects import page as project_page
+
+            return project_page.write(run)
         if is_study:
             from fanlight.study.layouts import page
 

@@ -19,14 +19,22 @@ ONLY = {  # options that one subject has and the other does not
     "loading": ("workers", "engines"),
     "layouts": (
         "model", "epochs", "batch_size", "layouts", "ranks", "precisions", "weak", "to_accuracy", "seeds", "device",
-        "threads", "time_limit", "resume", "values",
+        "threads", "time_limit", "resume", "values", "recipe",
     ),
+}  # fmt: skip
+OF_ONE = ("weak", "to_accuracy", "seeds")  # options of one study of layouts, not of a recipe's parts
+KEYS = {
+    "model.name": "model", "train.epochs": "epochs", "train.batch_size": "batch_size", "data.image_px": "image_size",
+    "execution.threads": "threads", "execution.device": "device", "data.limit": "limit",
 }  # fmt: skip
 
 
 def study(
     data: Annotated[str, typer.Argument(help="Class folders, an archive of them, a list file, or the built-in `digits`.")] = "",
     of: Annotated[str, typer.Option(help="What is studied: layouts (which parallelization pays) or loading.")] = "layouts",
+    recipe: Annotated[
+        str | None, typer.Option(help="All that a reference project compared: weather, sign-language, …; or one of `train`.")
+    ] = None,
     model: Annotated[str | None, typer.Option(help="timm, torchvision or own name. Default: as `train` has it.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Of each run. Default: enough steps for steady times.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images per step, global; with --weak, per core.")] = None,
@@ -54,6 +62,9 @@ def study(
     console.set_json(as_json)
     if of not in SUBJECTS:
         raise ConfigError(f"--of {of!r}: say what to study: {', '.join(SUBJECTS)}")
+    if _is_project(given):
+        _project(given)
+        return
     for subject, names in ONLY.items():
         if subject != of and (asked := [name for name in names if given[name]]):
             option = "set" if asked[0] == "values" else asked[0].replace("_", "-")
@@ -82,27 +93,12 @@ def _layouts(given: dict[str, Any]) -> None:
         raise ConfigError(
             f"--rounds {given['rounds']} and --seeds {given['seeds']} are the same thing; give one of them"
         )
-    if given["resume"] is not None:
-        begun = [
-            name
-            for name in (*ONLY["layouts"], "image_size", "limit", "out")
-            if name not in ("resume", "time_limit", "seeds")
-        ]
-        if asked := [name for name in begun if given[name]]:
-            option = "set" if asked[0] == "values" else asked[0].replace("_", "-")
-            raise ConfigError(
-                f"--{option} beside --resume: a study goes on as it was begun; leave it out (--rounds and --time-limit may be "
-                "given anew), or begin another with --out"
-            )
+    _check_resumed(given)
     from fanlight.recipes import assemble
     from fanlight.study.layouts import study as subject
 
-    keys = {
-        "model.name": "model", "train.epochs": "epochs", "train.batch_size": "batch_size", "data.image_px": "image_size",
-        "execution.threads": "threads", "execution.device": "device", "data.limit": "limit",
-    }  # fmt: skip
-    flags = {key: given[name] for key, name in keys.items()}
-    config = assemble(given["data"], recipe=None, config=None, flags=flags, values=given["values"] or [])
+    flags = {key: given[name] for key, name in KEYS.items()}
+    config = assemble(given["data"], recipe=given["recipe"], config=None, flags=flags, values=given["values"] or [])
     asked_for = subject.Asked(
         layouts=_products(_words(given["layouts"], "--layouts")),
         ranks=_numbers(_words(given["ranks"], "--ranks"), "--ranks"),
@@ -114,6 +110,69 @@ def _layouts(given: dict[str, Any]) -> None:
         config, asked_for, out=given["out"], resume=given["resume"], time_limit_s=limit_s, command=_command()
     )
     console.result(document)
+
+
+def _is_project(given: dict[str, Any]) -> bool:
+    """Whether a recipe of a whole study is asked for, or one is continued."""
+    if given["recipe"] is not None:
+        from fanlight.recipes import find_study
+
+        return find_study(given["recipe"])[1]
+    if given["resume"] is None:
+        return False
+    return (given["resume"] / "recipe.json").exists()
+
+
+def _project(given: dict[str, Any]) -> None:
+    """Every part of a recipe, or what is missing of them."""
+    if given["of"] != SUBJECTS[0]:
+        raise ConfigError(f"--of {given['of']}: a recipe says itself what is studied; leave --of out")
+    if asked := [name for name in OF_ONE if given[name]]:
+        raise ConfigError(
+            f"--{asked[0].replace('_', '-')} is of one study, and a recipe has parts; leave one of them out"
+        )
+    _check_resumed(given)
+    limit_s = _seconds(given["time_limit"])
+    from fanlight.study.projects import run
+
+    if given["resume"] is not None:
+        console.result(run.resume(given["resume"], given["data"], rounds=given["rounds"], time_limit_s=limit_s))
+        return
+    if not given["data"]:
+        raise ConfigError(f"say which images: fanlight study photos/ --recipe {given['recipe']}")
+    from fanlight.recipes import assemble, find_study
+
+    over = run.Given(
+        layouts=tuple(_products(_words(given["layouts"], "--layouts"))),
+        ranks=tuple(_numbers(_words(given["ranks"], "--ranks"), "--ranks")),
+        precisions=tuple(_words(given["precisions"], "--precisions")),
+        workers=tuple(_numbers(_words(given["workers"], "--workers"), "--workers")),
+        engines=tuple(_words(given["engines"], "--engines")), rounds=given["rounds"],
+    )  # fmt: skip
+    flags = {key: given[name] for key, name in KEYS.items()}
+    values = given["values"] or []
+
+    def configured(under: Any) -> Any:
+        return assemble(given["data"], recipe=None, config=None, flags=flags, values=values, under=under)
+
+    path, _ = find_study(given["recipe"])
+    console.result(run.study(
+        path, given["data"], over, configured=configured, out=given["out"], time_limit_s=limit_s, command=_command()
+    ))  # fmt: skip
+
+
+def _check_resumed(given: dict[str, Any]) -> None:
+    """ConfigError for what a study that goes on cannot be given anew."""
+    if given["resume"] is None:
+        return
+    names = (*ONLY["layouts"], *ONLY["loading"], "image_size", "limit", "out")
+    begun = [name for name in names if name not in ("resume", "time_limit", "seeds")]
+    if asked := [name for name in begun if given[name]]:
+        option = "set" if asked[0] == "values" else asked[0].replace("_", "-")
+        raise ConfigError(
+            f"--{option} beside --resume: a study goes on as it was begun; leave it out (--rounds and --time-limit may be "
+            "given anew), or begin another with --out"
+        )
 
 
 def _words(text: str | None, option: str) -> list[str]:

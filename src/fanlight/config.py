@@ -268,15 +268,20 @@ def from_document(document: object, *, where: str, under: Config | None = None) 
 
 def read(path: Path, *, under: Config | None = None) -> Config:
     """`under` (None: the defaults) with what a YAML file says."""
+    document = read_document(path)
+    return from_document({} if document is None else document, where=str(path), under=under)
+
+
+def read_document(path: Path) -> Any:
+    """What a YAML file holds; ConfigError where it cannot be read."""
     import yaml
 
     try:
-        document = yaml.load(path.read_text(encoding="utf-8"), Loader=_loader())
+        return yaml.load(path.read_text(encoding="utf-8"), Loader=_loader())
     except OSError as error:
         raise ConfigError(f"cannot read config {path}: {error.strerror}") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: text of other bytes, a date of no month
         raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
-    return from_document({} if document is None else document, where=str(path), under=under)
 
 
 def write(path: Path, config: Config, *, reasons: dict[str, str] | None = None) -> None:

@@ -1,7 +1,8 @@
 """One ddp point on two ranks, measured as a study measures it: `python limited.py DATA FOLDER` prints its row as JSON. A
-process of its own, since the test runs it in a network namespace whose link is slow."""
+process of its own, since the test runs it where the network is slow: on one link, or, with OTHER_PLACE, between two places."""
 
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 from fanlight import console
 from fanlight.config import Config
-from fanlight.parallel.launch import Pool
+from fanlight.parallel.launch import HEAVY, Pool
 from fanlight.study.layouts import folder, job, measured
 from fanlight.study.layouts.grid import Point
 from fanlight.train import prepare
@@ -20,11 +21,13 @@ def main(data: str, place: Path) -> None:
         "data.path": data, "model.name": "small-cnn", "train.epochs": 2, "train.evaluate_every": 2, "train.batch_size": 8,
         "train.precision": "fp32", "execution.threads": 1, "execution.layout": "ddp", "execution.ranks": 2,
         "execution.autotune": False, "execution.report": False, "augment.crop_share": (0.6, 1.0),
+        "execution.bucket_mb": 64,  # all gradients in one, which is sent when they are all there: no computing hides it
     }  # fmt: skip
     run = place / "runs" / "ddp-0"
+    places = ("study.layouts.two_places",) if "OTHER_PLACE" in os.environ else ()
     with console.quiet(also_warnings=True):
         prepare.prepare(Config().with_values(values), out=run, command="test")
-        with Pool(2, threads=1) as pool:
+        with Pool(2, threads=1, preload=(*HEAVY, *places)) as pool:
             pool.run(job.TRAIN, run=str(run), entered=time.time(), cores=None)
             blocks = pool.run(job.PROBE, run=str(run), block_s=0.5, repeats=2, cores=None)
     rows = [row for rank in blocks for row in rank]

@@ -58,6 +58,14 @@ def planted(cause: str, delay_s: float, world: World, run: Path) -> Iterator[Non
         finally:
             mine.unlink()
 
+    def told(self: Any, *given: Any, **options: Any) -> Any:  # hog.py, another program, is told who computes
+        mine = run / f"busy-{world.rank}"
+        mine.touch()
+        try:
+            return inner_call(self, *given, **options)
+        finally:
+            mine.unlink()
+
     def summed(tensor: torch.Tensor, *given: Any, **options: Any) -> Any:  # a link with so much latency
         if tensor.numel() > 64:  # gradients; not what the ledger and norms exchange
             time.sleep(delay_s)
@@ -70,6 +78,7 @@ def planted(cause: str, delay_s: float, world: World, run: Path) -> Iterator[Non
     place, name, stand_in = {
         "loader": (loader, "_train_rows", rows), "launch": (WholeStep, "__call__", call),
         "rank": (WholeStep, "__call__", on_last), "bus": (WholeStep, "__call__", shared),
+        "hog": (WholeStep, "__call__", told), "nothing": (WholeStep, "__call__", inner_call),
         "link": (dist, "all_reduce", summed), "cut": (Sight, "ready", ready),
     }[cause]  # fmt: skip
     with mock.patch.object(place, name, stand_in):

@@ -12,10 +12,12 @@ from typing import Any
 import pytest
 
 import fanlight
-from fanlight import console
+from fanlight import console, machine
 from fanlight.config import Config
+from fanlight.study import runs
 from fanlight.study.layouts import folder, measured, verdict
 from fanlight.study.layouts.grid import Point
+from fanlight.study.layouts.spent import typical
 from fanlight.train import prepare
 
 pytest_plugins = ["train.fixtures"]
@@ -24,6 +26,7 @@ pytestmark = [pytest.mark.usefixtures("own_place"), pytest.mark.slow]
 
 APART = 0.05  # of a step: how far a share may be from what was planted
 BATCH = 8
+LONG = {"batch": 16, "epochs": 10}  # steps so long, and so many, that three programs take turns on two cores
 
 
 @dataclass(frozen=True)
@@ -34,16 +37,26 @@ class Planted:
     delay_s: float
     layout: str = "ddp"
     ranks: int = 2
+    batch: int = BATCH
+    model: str = "small-cnn"
+    epochs: int = 3
+    microbatches: int | None = None  # as the layout has it
+
+    @staticmethod
+    def run_of(place: Path) -> Path:
+        return place / "study" / "runs" / "point-0"
 
     def row(self, data: Path, kept_pools: Any, place: Path) -> dict[str, Any]:
         """Its round, measured."""
         values: dict[str, Any] = {
-            "data.path": str(data), "model.name": "small-cnn", "train.epochs": 3, "train.evaluate_every": 3,
-            "train.batch_size": BATCH,
+            "data.path": str(data), "model.name": self.model, "train.epochs": self.epochs, "train.evaluate_every": self.epochs,
+            "train.batch_size": self.batch,
             "train.precision": "fp32", "execution.threads": 1, "execution.layout": self.layout, "execution.ranks": self.ranks,
             "execution.autotune": False, "execution.report": False, "augment.crop_share": (0.6, 1.0),
         }  # fmt: skip
-        run = place / "study" / "runs" / "point-0"
+        if self.microbatches:
+            values["train.microbatches"] = self.microbatches
+        run = self.run_of(place)
         with console.quiet(also_warnings=True):
             prepare.prepare(Config().with_values(values), out=run, command="test")
             pool, known = kept_pools(self.ranks), {"cause": self.cause, "delay_s": self.delay_s}
@@ -59,19 +72,19 @@ def first(row: dict[str, Any]) -> tuple[str, float]:
 
 
 def test_a_slow_loader(colours, kept_pools, tmp_path):
-    """One input thread that takes .2 s for a batch: the step waits for it, less what it computes meanwhile."""
-    row = Planted("loader", 0.2, layout="serial", ranks=1).row(colours, kept_pools, tmp_path)
+    """One input thread that takes .4 s for a batch: the step waits for it, less what it computes meanwhile."""
+    row = Planted("loader", 0.4, layout="serial", ranks=1).row(colours, kept_pools, tmp_path)
     cause, share = first(row)
     computing = sum(row["seconds"][name] for name in ("compute", "launch", "optimizer", "rest"))
     assert cause == "input" and share == pytest.approx(1 - computing / row["step_s"], abs=APART), row["shares"]
     assert share == pytest.approx(row["timers"]["input"], abs=APART)
-    assert row["step_s"] == pytest.approx(0.2, rel=0.15) and abs(row["unexplained"]) < APART
+    assert row["step_s"] == pytest.approx(0.4, rel=0.15) and abs(row["unexplained"]) < APART
 
 
 def test_a_slowed_rank(colours, kept_pools, tmp_path):
-    row = Planted("rank", 0.15).row(colours, kept_pools, tmp_path)
+    row = Planted("rank", 0.5).row(colours, kept_pools, tmp_path)
     cause, share = first(row)
-    assert cause == "straggler" and share == pytest.approx(0.15 / row["step_s"], abs=APART), row["shares"]
+    assert cause == "straggler" and share == pytest.approx(0.5 / row["step_s"], abs=APART), row["shares"]
     assert abs(row["unexplained"]) < APART
 
 
@@ -83,49 +96,116 @@ def test_what_a_step_costs_whatever_its_rows(colours, kept_pools, tmp_path):
 
 
 def test_a_slow_link(colours, kept_pools, tmp_path):
-    row = Planted("link", 0.15).row(colours, kept_pools, tmp_path)
+    row = Planted("link", 0.5).row(colours, kept_pools, tmp_path)
     cause, share = first(row)
-    assert cause == "communication" and share == pytest.approx(0.15 / row["step_s"], abs=APART), row["shares"]
+    assert cause == "communication" and share == pytest.approx(0.5 / row["step_s"], abs=APART), row["shares"]
 
 
 def test_something_that_ranks_share(colours, kept_pools, tmp_path):
-    """.1 s of a step (.025 for each of a rank's four rows) in which two ranks are half as quick as one."""
-    row = Planted("bus", 0.025).row(colours, kept_pools, tmp_path)
+    """.4 s of a step (.1 for each of a rank's four rows) in which two ranks are half as quick as one."""
+    row = Planted("bus", 0.1).row(colours, kept_pools, tmp_path)
     cause, share = first(row)
-    assert cause == "contention" and share == pytest.approx(0.1 / row["step_s"], abs=APART), row["shares"]
+    assert cause == "contention" and share == pytest.approx(0.4 / row["step_s"], abs=APART), row["shares"]
+
+
+@pytest.mark.skipif(
+    machine.cores_usable() < 3, reason="two ranks and a side process take a core each: else it is cores that they share"
+)
+def test_memory_that_another_program_takes(colours, kept_pools, tmp_path):
+    """A side process copies memory while both ranks compute, and rests while one does. What it costs is the difference of
+    two measurements of the same steps, with it and without."""
+    alone = Planted("hog", 0.0, **LONG).row(colours, kept_pools, tmp_path / "without")
+    place = tmp_path / "with"
+    side = subprocess.Popen([sys.executable, str(Path(__file__).with_name("hog.py")), str(Planted.run_of(place))])
+    try:
+        row = Planted("hog", 0.0, **LONG).row(colours, kept_pools, place)
+    finally:
+        side.kill()
+        side.wait()
+    planted_s = row["step_s"] - alone["step_s"]
+    cause, share = first(row)
+    known = alone["seconds"]["contention"]  # which two ranks of one machine may have without any other program
+    assert planted_s > 2 * APART * row["step_s"], "a program that costs nothing plants nothing"
+    assert cause == "contention" and share == pytest.approx((known + planted_s) / row["step_s"], abs=APART), row[
+        "shares"
+    ]
+
+
+def work_s(run: Path) -> float:
+    """What forward and backward of a serial run's steady step usually take, by its own timers."""
+    table, _ = runs.steady(runs.read(run).steps[0])
+    parts = [table[f"{part}_s"].to_pylist() for part in ("copy", "forward", "backward")]
+    return typical([sum(step) for step in zip(*parts)])
+
+
+def test_tiny_batches(colours, kept_pools, tmp_path):
+    """Two rows a step of a network of many small layers are mostly calls. How much is known from the training runs' own
+    timers with two and with sixteen rows, which the probe does not see."""
+    rows = {
+        batch: Planted("nothing", 0.0, "serial", 1, batch=batch, model="small-resnet", epochs=10).row(
+            colours, kept_pools, tmp_path / str(batch)
+        )
+        for batch in (2, 16)
+    }
+    two_s, many_s = (work_s(Planted.run_of(tmp_path / str(batch))) for batch in (2, 16))
+    planted_s = (16 * two_s - 2 * many_s) / 14
+    cause, share = first(rows[2])
+    assert cause == "launch" and share == pytest.approx(planted_s / rows[2]["step_s"], abs=APART), rows[2]["shares"]
 
 
 def test_a_bad_cut(colours, kept_pools, tmp_path):
-    row = Planted("cut", 0.02, layout="pipeline").row(colours, kept_pools, tmp_path)
+    row = Planted("cut", 0.04, layout="pipeline", batch=16, microbatches=8).row(colours, kept_pools, tmp_path)
     cause, share = first(row)
     whole_s, turns = (
-        0.02 * BATCH,
+        0.04 * 16,
         row["microbatches"] + 1,
     )  # of an even pipeline of two, whose ranks had half of it each
     even_s = whole_s / 2 * turns / row["microbatches"]
     assert cause == "straggler" and share == pytest.approx((whole_s - even_s) / row["step_s"], abs=APART), row["shares"]
 
 
-LIMIT = 25e6  # bytes per second, of a token bucket on the only link of a network namespace
-LIMITED = "ip link set lo up && tc qdisc add dev lo root tbf rate 200mbit burst 256kb latency 400ms && exec "
+LIMIT = 25e6  # bytes per second, of a token bucket
+SLOW = "root tbf rate 200mbit burst 256kb latency 400ms"
+ONE_LINK = f"ip link set lo up && tc qdisc add dev lo {SLOW} && exec "
+TWO_PLACES = f"""
+set -e
+unshare -n sleep 300 & other=$!
+trap "kill $other" EXIT
+while [ "$(readlink /proc/$other/ns/net)" = "$(readlink /proc/$$/ns/net)" ]; do sleep 0.05; done
+ip link add link0 type veth peer name link0 netns $other
+ip addr add 10.99.0.1/24 dev link0; ip link set link0 up; tc qdisc add dev link0 {SLOW}
+nsenter -t $other -n sh -ec 'ip addr add 10.99.0.2/24 dev link0; ip link set link0 up; tc qdisc add dev link0 {SLOW}'
+export GLOO_SOCKET_IFNAME=link0 OTHER_PLACE=/proc/$other/ns/net
+"""
 
 
-def test_a_link_of_200_megabits(colours, tmp_path):
-    """Two ranks send a step's gradients to each other through one link: both halves of the sums pass it."""
-    words = [sys.executable, str(Path(__file__).with_name("limited.py")), str(colours), str(tmp_path)]
-    place = {"PYTHONPATH": str(Path(fanlight.__file__).parents[1])}
+def limited(before: str, colours: Path, place: Path) -> dict[str, Any]:
+    """The row of a ddp point in a network namespace that `before` has made slow."""
+    words = [sys.executable, str(Path(__file__).with_name("limited.py")), str(colours), str(place)]
+    paths = {"PYTHONPATH": os.pathsep.join(map(str, (Path(fanlight.__file__).parents[1], Path(__file__).parents[2])))}
     try:
         done = subprocess.run(
-            ["unshare", "-rn", "sh", "-c", LIMITED + shlex.join(words)], capture_output=True, text=True, timeout=300,
-            check=False, env=os.environ | place,
+            ["unshare", "-rn", "sh", "-c", before + shlex.join(words)], capture_output=True, text=True, timeout=300,
+            check=False, env=os.environ | paths,
         )  # fmt: skip
     except FileNotFoundError:
         pytest.skip("no unshare here")
     if any(word in done.stderr for word in ("Operation not permitted", "tc: not found", "ip: not found")):
         pytest.skip("no network namespaces or traffic control here")
     assert done.returncode == 0, done.stderr
-    row = json.loads(done.stdout.splitlines()[-1])
-    steps = row["steps"] + row["warmup_steps"]
-    planted_s = 2 * sum(row["sent_bytes"].values()) / steps / LIMIT
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize(
+    ("before", "times"),
+    [
+        pytest.param(ONE_LINK, 2, id="one link"),  # both ranks' halves of the sums pass it
+        pytest.param(TWO_PLACES, 1, id="two namespaces"),  # each direction has a bucket of its own
+    ],
+)
+def test_a_link_of_200_megabits(colours, tmp_path, before, times):
+    row = limited(before, colours, tmp_path)
+    planted_s = times * sum(row["sent_bytes"].values()) / (row["steps"] + row["warmup_steps"]) / LIMIT
     cause, share = first(row)
     assert cause == "communication" and share == pytest.approx(planted_s / row["step_s"], abs=APART), (row, planted_s)
+    assert abs(row["unexplained"]) < APART

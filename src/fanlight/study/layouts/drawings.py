@@ -52,6 +52,7 @@ def speedups(points: Sequence[Doc], *, raster: bool = False) -> str | bytes:
     ax.plot([], [], "o-", color=INK, ms=6, lw=1.2, label="speedup, 95 % interval")
     ax.axvline(1, color="#8C8C8C", lw=1, ls=":")
     ax.set_xlim(0, right)
+    ax.set_xlabel("times one core, or one GPU", color=INK)
     _title(ax, "Speedup over one core (or one GPU) of the same number format", len(rows), len(points))
     _legend(figure, ax)
     return drawn(figure, raster=raster)
@@ -139,7 +140,7 @@ def shares(points: Sequence[Doc], *, raster: bool = False) -> str | bytes:
         if cause == "unexplained":
             style = {"edgecolor": "#555555", "lw": 0.0, "hatch": "xxxx"}
         ax.barh(range(len(rows)), width, left=start, color=colour, label=cause, height=0.68, **style)
-        for at in map(int, np.flatnonzero(width >= LABEL_FROM)):
+        for at in map(int, np.flatnonzero(np.abs(width) >= LABEL_FROM)):
             ink = "white" if colour in DARK else "#111111"
             box = {"boxstyle": "round,pad=0.15", "fc": "white", "ec": "none"} if cause == "unexplained" else None
             ax.text(start[at] + width[at] / 2, at, f"{100 * width[at]:.0f}", ha="center", va="center", color=ink, fontsize=8.5,
@@ -149,6 +150,7 @@ def shares(points: Sequence[Doc], *, raster: bool = False) -> str | bytes:
     ax.axvline(1, color="#8C8C8C", lw=0.8, ls=":")
     ax.set_xlim(min(0.0, float(left.min(initial=0)) * 1.05), max(1.0, float(right.max(initial=0)) * 1.02))
     ax.xaxis.set_major_formatter(PercentFormatter(1.0))
+    ax.set_xlabel("of the time of a step", color=INK)
     _title(ax, "Where a step's time goes, in percent of it", len(rows), len(told))
     _legend(figure, ax, columns=5)
     return drawn(figure, raster=raster)
@@ -250,7 +252,7 @@ def _against(point: Doc) -> str:
     if over is None or over["point"] == point["name"] or over["cores"] == 1 or point["layout"] == "serial":
         return said
     value = over["value"]
-    return f"{said}   {value:.2f}× of all cores" + (", slow-down" if value < 0.97 else "")
+    return f"{said}  ·  {value:.2f}× of all cores" + (", slow-down" if value < 0.97 else "")  # SVG joins blanks
 
 
 def _title(ax: Axes, words: str, shown: int, there: int) -> None:

@@ -25,15 +25,15 @@ PLAN, POINTS, PROBE, FAILURE = "study.json", "points.json", "probe.json", "failu
 PRUNED = ("checkpoints", "weights")  # of a run whose probe is done: as large as the model, times all runs
 
 
-def create(data: str, *, out: Path | None) -> Path:
-    """A new, empty folder: `out`, or the next free runs/<data>-study-<n>."""
+def create(data: str, *, out: Path | None, kind: str = "study", inner: str = "runs") -> Path:
+    """A new folder, empty but for `inner`: `out`, or the next free runs/<data>-<kind>-<n>."""
     if out is None:
-        stem = f"runs/{os.path.basename(os.path.abspath(data))}-study"
+        stem = f"runs/{os.path.basename(os.path.abspath(data))}-{kind}"
         out = next(path for n in range(1, 10_000) if not (path := Path(f"{stem}-{n}")).exists())
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"--out {out} is there already; name a new folder, or continue a study with --resume {out}")
     try:
-        (out / "runs").mkdir(parents=True, exist_ok=True)
+        (out / inner).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"--out {out} cannot be made: {error.strerror or error}; name another folder") from None
     return out

@@ -55,17 +55,19 @@ class Point:
 
 def points(
     *, cores: int, gpus: int, names: Sequence[str] = (), ranks: Sequence[int] = (), precisions: Sequence[str] = (),
-    device: str | None = None, threads: int | None = None,
+    device: str | None = None, threads: int | None = None, within: bool = False,
 ) -> list[Point]:  # fmt: skip
     """The grid. Empty: all that this machine can run, on 2, 4, 8 … ranks up to its cores or GPUs. The serial baselines of
-    every precision are always in it. ConfigError for a name, a number or a precision that cannot be."""
+    every precision are always in it. `within`: more ranks than cores are points that cannot run, and are not measured taking
+    turns. ConfigError for a name, a number or a precision that cannot be."""
     _check(names, ranks, precisions)
     chosen = list(dict.fromkeys(["serial", *(names or DEFAULT)]))
     formats = list(dict.fromkeys(precisions or PRECISIONS))
     found: list[Point] = []
     if device != "cuda":
         counts = sorted(set(ranks) or _powers(cores))
-        found += _on_cpu(chosen, [count for count in counts if count > 1], formats, cores=cores, threads=threads)
+        counts = [count for count in counts if count > 1]
+        found += _on_cpu(chosen, counts, formats, cores=cores, threads=threads, within=within)
     if device != "cpu":
         counts = sorted(set(ranks) or _powers(gpus))
         found += _on_gpus(chosen, [count for count in counts if count > 1], formats, gpus=gpus, cores=cores)
@@ -73,7 +75,7 @@ def points(
 
 
 def _on_cpu(
-    names: Sequence[str], counts: Sequence[int], formats: Sequence[str], *, cores: int, threads: int | None
+    names: Sequence[str], counts: Sequence[int], formats: Sequence[str], *, cores: int, threads: int | None, within: bool
 ) -> list[Point]:  # fmt: skip
     found = []
     for precision in formats:
@@ -85,7 +87,8 @@ def _on_cpu(
             own = layouts.degrees_of(name)
             for count in [own] if own else counts:
                 each = threads or max(1, cores // count)
-                reason = _refusal(name, count)
+                reason = f"{count} ranks take a core each, and {cores} can be used" if within and count > cores else ""
+                reason = reason or _refusal(name, count)
                 found.append(Point(name, count, precision, "cpu", each, min(cores, count * each), reason))
     return found
 

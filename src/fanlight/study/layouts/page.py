@@ -29,7 +29,8 @@ CAPTIONS = {
     "Beside it: the same over one process on all cores, which is what a user has without any parallel layout.",
     "curves": "The dotted line is the ideal: speedup as many times as there are cores. Points at the same number of cores are "
     "drawn side by side. Dashed and hollow: simulated, where there is any.",
-    "shares": "Found by differences of real steps with one thing changed. In white, crosshatched: what they do not explain.",
+    "shares": "Found by differences of real steps with one thing changed. In white, crosshatched: what they do not explain. "
+    "Left of 0 stands a difference that came out negative, which is noise; what it is too little, others are too much.",
     "epochs": "Training alone, without evaluation and start.",
     "accuracy": "Median seconds and mean accuracy of the evaluations over the rounds, which are seeds; the bar at the end is the "
     "least and the greatest of them.",
@@ -143,6 +144,12 @@ def _row(found: Told, point: Doc) -> Doc:
         made[f"{key}_low"], made[f"{key}_high"] = interval or (None, None)
     made["serial"] = (point.get("serial_fraction") or {}).get("value")
     made["to_accuracy_s"] = (point.get("to_accuracy") or {}).get("median_s")
+    names = {kind: each["point"] for kind, each in (point.get("over") or {}).items()}
+    made["serial_base"] = point["name"] in (
+        names.get("one_core"),
+        names.get("one_device"),
+    )  # over itself: 1, of no interval
+    made["all_base"] = point["name"] == names.get("all_cores")
     made["slow"] = over.get("value") is not None and over["value"] < 0.97 and point["layout"] != "serial"
     return made
 

@@ -7,6 +7,9 @@
     few       alone, on fewer (or more) rows: what does not shrink with them is what a step costs anyway
 
 The model, the step, the optimizer and the loader are the run's own, from its last state, to which they return.
+
+In the run a rank waits for messages in every step, and between two steps in which nothing is sent it sleeps as long, off the
+clock: a processor that rests now and then is quicker afterwards, and the system lets who rests go before who never does.
 """
 
 from __future__ import annotations
@@ -60,6 +63,7 @@ class Bench:
         self._clock = StepClock(world.device, heartbeat=world.heartbeat)
         self._ledger = Ledger(world, every=min(self.period, APART_STEPS))
         self._made_s = 0.0  # seconds that the newest batch took to make
+        self._pause_s = 0.0  # after a step in which nothing is sent
         whole = self.t.steps_per_epoch * (config.train.epochs or 1)
         self._steps_in_all = max(1, whole // self.period) * self.period  # after which learning rates begin anew
         self._step = self._silent_step = (
@@ -94,6 +98,11 @@ class Bench:
         one = itertools.repeat(self.batch)
         times = [seconds for _ in range(max(3, self.period)) for seconds in self._timed(one, is_joined=True)]
         told = self.world.tell({"step_s": statistics.median(times[1:])})
+        if self.world.ranks > 1:
+            with silent():
+                own = [seconds for _ in times for seconds in self._timed(one, is_joined=False)]
+            self._restore()
+            self._pause_s = max(0.0, told["step_s"] - statistics.fmean(own[1:]))
         wanted = min(STEPS_MOST, max(STEPS_LEAST, round(block_s / told["step_s"])))
         return -(-wanted // self.period) * self.period
 
@@ -160,7 +169,10 @@ class Bench:
             self._one(batches, is_joined=is_joined)
         if is_cuda:
             torch.cuda.synchronize(self.world.device)
-        return [(time.perf_counter() - begin) / count] * count
+        took_s = time.perf_counter() - begin
+        if not is_joined:
+            time.sleep(count * self._pause_s)
+        return [took_s / count] * count
 
     def _one(self, batches: Iterator[Batch], *, is_joined: bool) -> None:
         """A step as the loop makes it; unless joined, of this rank alone, whose sums nobody asks for."""

@@ -16,7 +16,7 @@ from fanlight import config as configuration
 from fanlight.config import Config
 from fanlight.data import manifest as manifests
 from fanlight.errors import ConfigError
-from fanlight.study.layouts import estimate, folder, grid, recipe, result, table
+from fanlight.study.layouts import estimate, folder, grid, recipe, result, room, table
 from fanlight.study.layouts.recipe import Basis
 from fanlight.study.layouts.runner import Runner
 from fanlight.train import devices
@@ -36,6 +36,7 @@ class Asked:
     rounds: int | None = None
     weak: bool = False
     to_accuracy: float | None = None
+    within: bool = False  # more ranks than cores are rows that say so
 
 
 def study(
@@ -98,9 +99,10 @@ def _begun(config: Config, asked: Asked, *, out: Path | None, command: str) -> t
     gpus = devices.gpus_visible()
     points = grid.points(
         cores=machine.cores_usable(), gpus=gpus, names=asked.layouts, ranks=asked.ranks, precisions=asked.precisions,
-        device=device, threads=config.execution.threads,
+        device=device, threads=config.execution.threads, within=asked.within,
     )  # fmt: skip
     about = recipe.basis(config, command=command, weak=asked.weak, to_accuracy=target)
+    points = room.checked(points, about)
     place = folder.create(config.data.path, out=out)
     configuration.write(place / "basis.yaml", about.config)
     about.manifest.save(place / "manifest.parquet")

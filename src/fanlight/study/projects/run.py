@@ -1,0 +1,221 @@
+"""Runs a recipe of a study: its parts in order, each an ordinary study in a folder of its own, then what was reported beside
+them. The folder:
+
+    recipe.json     the recipe, what was asked over it, the config of every part
+    project.json    the result, as `--json` prints it        report.html, report.md
+    parts/<name>/   a study of layouts or of loading, with its own report
+
+A part whose result is there is not measured again: a study that was stopped goes on with the others.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from fanlight import __version__, console, machine
+from fanlight import config as configuration
+from fanlight.config import Config
+from fanlight.data import checkup
+from fanlight.errors import ConfigError, FanlightError, RunError, Stopped
+from fanlight.study.layouts import folder
+from fanlight.study.layouts import study as layouts
+from fanlight.study.loading import run as loading
+from fanlight.study.projects import beside, recipe, weights
+from fanlight.study.projects.recipe import Part, Recipe
+from fanlight.train import checks
+from fanlight.train import folder as run_folders
+
+PLAN, RESULT = "recipe.json", "project.json"
+VERSION = 1  # of both
+LOADING_ROUNDS = 5
+Doc = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Given:
+    """What the user set over the recipe, for all parts. Empty or None: as the recipe has it."""
+
+    layouts: tuple[str, ...] = ()
+    ranks: tuple[int, ...] = ()
+    precisions: tuple[str, ...] = ()
+    workers: tuple[int, ...] = ()
+    engines: tuple[str, ...] = ()
+    rounds: int | None = None
+
+
+def study(
+    path: Path, data: str, given: Given, *, configured: Callable[[Config], Config], out: Path | None,
+    time_limit_s: float | None, command: str,
+) -> Doc:  # fmt: skip
+    """Begins the recipe in file `path`. `configured` puts the user's flags over a part's config. ConfigError and DataError for
+    what cannot be studied at all; a part that fails is a row with its reason."""
+    asked = recipe.read(path)
+    configs = {part.name: configured(asked.config_of(part)) for part in asked.parts}
+    for config in configs.values():
+        checks.check(config)
+    checkup.up_to_date(data, decode=False)  # is there, and is images: else nothing is begun
+    place = folder.create(data, out=out, kind=asked.name, inner="parts")
+    plan = {
+        "version": VERSION, "name": asked.name, "recipe": asked.document, "data": data, "given": asdict(given),
+        "configs": {name: [config.document(), sorted(config.asked)] for name, config in configs.items()},
+        "command": command, "machine": machine.describe(), "fanlight": __version__,
+        "started": datetime.now().astimezone().isoformat(timespec="seconds"),
+    }  # fmt: skip
+    folder.write(place / PLAN, plan)
+    return _parts(place, plan, time_limit_s=time_limit_s)
+
+
+def is_project(place: Path) -> bool:
+    return (place / PLAN).exists()
+
+
+def resume(place: Path, data: str, *, rounds: int | None, time_limit_s: float | None) -> Doc:
+    """Goes on with the study in folder `place`, as it was begun. RunError where it cannot be read."""
+    plan = read_plan(place)
+    if data and not run_folders.same_data(data, plan["data"]):
+        raise ConfigError(f"--resume {place} is a study of {plan['data']}, not of {data}")
+    if rounds:
+        plan = plan | {"given": plan["given"] | {"rounds": rounds}}
+    return _parts(place, plan, time_limit_s=time_limit_s)
+
+
+def read_plan(place: Path) -> Doc:
+    """recipe.json."""
+    try:
+        plan = json.loads((place / PLAN).read_text(encoding="utf-8"))
+        version = plan["version"], plan["recipe"], plan["given"], plan["configs"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise RunError(f"{place} has no readable {PLAN}; begin anew with: fanlight study DATA --recipe NAME") from None
+    if version[0] != VERSION:
+        raise RunError(
+            f"{place / PLAN} has version {version[0]!r}, this Fanlight reads {VERSION}; use the one that wrote it"
+        )
+    return plan
+
+
+def _parts(place: Path, plan: Doc, *, time_limit_s: float | None) -> Doc:
+    asked = recipe.parse(plan["recipe"], name=plan["name"])
+    over: Doc = {key: tuple(value) if isinstance(value, list) else value for key, value in plan["given"].items()}
+    given = Given(**over)
+    end = None if time_limit_s is None else time.monotonic() + time_limit_s
+    became: dict[str, Doc] = {}
+    for number, part in enumerate(asked.parts):
+        console.say(f"Part {number + 1} of {len(asked.parts)}: {part.title}")
+        left_s = None if end is None else (end - time.monotonic()) / (len(asked.parts) - number)
+        config = _config(plan["configs"][part.name])
+        begun = time.monotonic()
+        became[part.name] = {"of": part.of, "title": part.title, "study": f"parts/{part.name}", "status": "measured",
+                             "reason": "", "result": None}  # fmt: skip
+        try:
+            became[part.name] |= _one(part, config, given, place, left_s=left_s, command=plan["command"])
+        except (Stopped, KeyboardInterrupt):
+            raise Stopped(f"stopped; continue with: fanlight study --resume {place}") from None
+        except FanlightError as error:
+            became[part.name] |= {"status": "failed", "reason": str(error)}
+            console.warn(
+                f"part {part.name} failed", why=str(error), do=f"Mend that, then: fanlight study --resume {place}"
+            )
+        became[part.name] |= {"seconds": time.monotonic() - begun, "notes": weights.notes(place / "parts" / part.name)}
+    document = result(asked, became, plan, place)
+    folder.write(place / RESULT, document)
+    from fanlight.study.projects import page
+
+    report = page.write(place)
+    for line in document["verdict"].splitlines():
+        console.say(line)
+    console.say(f"Study: {place}  Report: {report}")
+    if all(part["status"] == "failed" for part in became.values()):
+        raise RunError(f"no part could be measured; the first: {next(iter(became.values()))['reason']}")
+    return document
+
+
+def _config(kept: list[Any]) -> Config:
+    document, asked = kept
+    return replace(configuration.from_document(document, where=PLAN), asked=frozenset(asked))
+
+
+def _one(part: Part, config: Config, given: Given, place: Path, *, left_s: float | None, command: str) -> Doc:
+    """What became of one part: measured now, or before."""
+    own = place / "parts" / part.name
+    if (known := _known(part, own, rounds=given.rounds)) is not None:
+        return {"result": known}
+    if left_s is not None and left_s <= 0:
+        return {"status": "not measured", "reason": "the time limit ended the study before it"}
+    if part.of == "loading":
+        shutil.rmtree(own, ignore_errors=True)
+        cores = machine.cores_usable()
+        workers = (
+            given.workers or tuple(count for count in part.workers if count <= cores) or (cores,) * bool(part.workers)
+        )
+        return {"result": loading.study(
+            config.data.path, workers=workers, names=given.engines or part.engines, image_px=config.data.image_px,
+            limit=config.data.limit, rounds=given.rounds or LOADING_ROUNDS, out=own, command=command,
+        )}  # fmt: skip
+    drawn = own.with_suffix(".safetensors")
+    rounds = layouts.Asked(rounds=given.rounds)
+    if (own / folder.PLAN).exists():
+        weights.again(configuration.read(own / "basis.yaml"), drawn)
+        found = layouts.study(Config(), rounds, out=None, resume=own, time_limit_s=left_s, command=command)
+    else:
+        shutil.rmtree(own, ignore_errors=True)
+        asked = replace(
+            rounds, layouts=given.layouts or part.layouts, ranks=given.ranks or part.ranks,
+            precisions=given.precisions or part.precisions, within=not given.ranks,
+        )  # fmt: skip
+        config = weights.stand_in(config, drawn)
+        found = layouts.study(config, asked, out=own, resume=None, time_limit_s=left_s, command=command)
+    drawn.unlink(missing_ok=True)  # hundreds of megabytes, which can be drawn again
+    return {"result": found}
+
+
+def _known(part: Part, own: Path, *, rounds: int | None) -> Doc | None:
+    """The result of a part that has come to its end."""
+    try:
+        found = json.loads(
+            (own / ("study.json" if part.of == "loading" else folder.POINTS)).read_text(encoding="utf-8")
+        )
+    except (OSError, ValueError):
+        return None
+    is_short = part.of == "layouts" and (found["ended"] or (rounds or 0) > found["rounds"])
+    return None if is_short else found
+
+
+def result(asked: Recipe, became: dict[str, Doc], plan: Doc, place: Path) -> Doc:
+    """The object of project.json and of `--json`."""
+    comparisons = beside.compare(asked, became)
+    measured = [each["result"] for each in became.values() if each["result"] is not None]
+    said = [
+        f"{each['title']}: {line}" for each in became.values() if each["result"]
+        for line in each["result"]["verdict"].splitlines() if line.startswith("Other programs")
+    ]  # fmt: skip
+    said += beside.words(comparisons)
+    failed = [f"{each['title']}: {each['status']}: {each['reason']}." for each in became.values() if each["reason"]]
+    lacking = [f"Lacking: {each['what']}: {each['why']}; it comes from {each['from']}." for each in asked.lacking]
+    of_layouts = {name: each["result"] for name, each in became.items() if each["result"] and each["of"] == "layouts"}
+    parts = [
+        {"name": name, **{key: each[key] for key in ("of", "title", "study", "status", "reason", "notes", "seconds")},
+         "verdict": each["result"]["verdict"] if each["result"] else ""}
+        for name, each in became.items()
+    ]  # fmt: skip
+    return {
+        "study": str(place), "version": VERSION, "of": "project", "recipe": asked.name, "title": asked.title,
+        "theirs": asked.theirs, "data": plan["data"], "parts": parts, "comparisons": comparisons,
+        "lacking": [dict(each) for each in asked.lacking],
+        "baselines": {name: each["baselines"] for name, each in of_layouts.items()},
+        "points": [{"part": name, **point} for name, each in of_layouts.items() for point in each["points"]],
+        "rows": [
+            {"part": name, **row}
+            for name, each in became.items() if each["result"] and each["of"] == "loading" for row in each["result"]["rows"]
+        ],
+        "verdict": "\n".join([*said, *failed, *lacking]), "machine": plan["machine"], "fanlight": plan["fanlight"],
+        "images": max((each["images"] for each in measured), default=None),
+        "versions": next((each["versions"] for each in measured), {}),
+        "command": plan["command"], "started": plan["started"], "measured_s": sum(each["seconds"] for each in became.values()),
+    }  # fmt: skip
