@@ -2,6 +2,7 @@
 
 import functools
 import json
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -86,7 +87,9 @@ FEATURES: dict[str, dict[str, Any]] = {
 SOME = ["fsdp", "1f1b", "interleaved", "tensor", "replicate-pipe", "shard-tensor"]
 
 
-@pytest.mark.parametrize("feature", FEATURES)
+@pytest.mark.parametrize(
+    "feature", [pytest.param(name, marks=[pytest.mark.slow] * (name in ("recompute", "growing"))) for name in FEATURES]
+)
 @pytest.mark.parametrize("layout", SOME)
 def test_features_and_layouts_go_together(call, layout, feature):
     net = "micro-bottleneck" if "tensor" in layout else "micro-convnext"
@@ -189,7 +192,7 @@ def test_every_layout_sees_the_serial_batches(call, layout):
 
 
 @pytest.mark.parametrize("dtype", ["fp64", SLOW_FP32])
-@pytest.mark.parametrize("net", ["micro-bottleneck", "micro-vit"])
+@pytest.mark.parametrize("net", [pytest.param("micro-bottleneck", marks=pytest.mark.slow), "micro-vit"])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_run_stays_within_the_noise_of_the_serial_run(call, layout, net, dtype):
     """The noise is how far serial is from itself with samples in other places of their microbatches."""
@@ -238,28 +241,33 @@ def test_evaluation_scores_every_sample_once(call, checkpoint, layout, net):
 # 5. Checkpoints
 
 
-PAIRED = ["micro-bottleneck", "micro-vit"]  # layers that tensor parallelism divides, of either kind
+PAIRED = [  # layers that tensor parallelism divides, of either kind
+    "micro-bottleneck",
+    pytest.param("micro-vit", marks=pytest.mark.slow),
+]
 
 
 @pytest.fixture(scope="module")
-def checkpoints(call, checkpoint, tmp_path_factory) -> dict[str, dict[str, str]]:
-    """By network and layout: the serial checkpoint, read by the layout and saved again as it holds it."""
+def checkpoints(call, checkpoint, tmp_path_factory) -> Callable[[str], dict[str, str]]:
+    """checkpoints(network), by layout: the serial checkpoint, read by the layout and saved again as it holds it."""
     place = tmp_path_factory.mktemp("layouts")
-    return {
-        net: {
+
+    @functools.cache
+    def of(net: str) -> dict[str, str]:
+        return {
             layout: call(
                 ranks, "through", values=values(net, layout), start=checkpoint[net], to=str(place / net / layout)
             )[0]
             for layout, (ranks, _) in LAYOUTS.items()
         }
-        for net in PAIRED
-    }
+
+    return of
 
 
 @pytest.mark.parametrize("net", PAIRED)
 @pytest.mark.parametrize("layout", ["", *LAYOUTS])
 def test_what_any_layout_saved_any_other_reads_bit_for_bit(call, checkpoint, checkpoints, layout, net):
-    given, starts = values(net, layout), {"serial": checkpoint[net], **checkpoints[net]}
+    given, starts = values(net, layout), {"serial": checkpoint[net], **checkpoints(net)}
     ranks = LAYOUTS[layout][0] if layout else 1
     found = call(ranks, "differing", values=given, expected=checkpoint[net], starts=starts)[0]
     assert found == {name: [] for name in starts}

@@ -244,7 +244,7 @@ def test_products_need_four_ranks():
     ("layout", "kinds"),
     [("ddp", {"gradients", "statistics of norms"}), ("fsdp", {"weights", "gradients", "statistics of norms"}),
      ("pipeline", {"activations", "gradients of activations"}), ("tensor", {"partial sums"}),
-     ("local-sgd", {"weights at meetings"})],
+     pytest.param("local-sgd", {"weights at meetings"}, marks=pytest.mark.slow)],
 )  # fmt: skip
 def test_a_dry_run_counts_what_ranks_hold_see_and_send(fanlight, colours, layout, kinds):
     words = ("--model", "small-resnet", "--precision", "fp32", "--ranks", "2", "--layout", layout, "--batch-size", "8")
