@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
+import threadpoolctl
 
 from fanlight import machine
 from fanlight.console import Progress, warn
@@ -48,7 +49,10 @@ def find(
     except FanlightError:
         pass  # not made yet, or of another version
     memory_bytes = memory_bytes or int(machine.memory_available() * MEMORY_SHARE)
-    with ThreadPoolExecutor(workers, thread_name_prefix="audit") as pool:
+    with (
+        threadpoolctl.threadpool_limits(1, user_api="blas"),  # its threads would wait for ours, and ours for them
+        ThreadPoolExecutor(workers, thread_name_prefix="audit") as pool,
+    ):
         pictures = _pictures(
             manifest, thorough=thorough, workers=workers, memory_bytes=memory_bytes, pool=pool, pixels=pixels
         )

@@ -53,8 +53,8 @@ def _padded(pictures: Signatures, chosen: np.ndarray) -> tuple[np.ndarray, np.nd
     there = place < counts[:, None]
     rows = np.where(there, starts[:, None] + place, 0)
     points = pictures.points[rows].astype(np.float32) * there[..., None]
-    codes = pictures.codes[rows].astype(np.float32) * there[..., None]
-    codes /= np.maximum(np.linalg.norm(codes, axis=2, keepdims=True), 1e-6)
+    codes = pictures.codes[rows].astype(np.float32)
+    codes *= (there / np.maximum(np.sqrt(np.einsum("pkc,pkc->pk", codes, codes)), np.float32(1e-6)))[..., None]
     arms = np.where(there, points[..., 2], 1) * np.exp(np.complex64(1j) * np.deg2rad(points[..., 3]))
     return points[..., 0] + np.complex64(1j) * points[..., 1], arms, codes
 
