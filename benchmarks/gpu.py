@@ -3,7 +3,7 @@ the synthetic-batch limit. Writes gpu.json and gpu.md to $OUT (or --out). Needs 
 
     PYTHONPATH=src python benchmarks/gpu.py
 
-Kernels of our own are a call of their own, as compiling them takes minutes: their tests, then benchmarks/scratch_gpu.py.
+Kernels of our own are a call of their own, as compiling them takes minutes: their tests, then `fanlight scratch bench`.
 
     PYTHONPATH=src python benchmarks/gpu.py --kernels
 """
@@ -67,12 +67,26 @@ def _tests(*words: str, timeout_s: float) -> dict[str, Any]:
 
 
 def _kernels(out: Path, *, is_tested: bool) -> None:
-    """Tests to kernels_tests.json, times to scratch_gpu.json and scratch_gpu.md; what time does not allow is named there."""
+    """Tests to kernels_tests.json, times to the folder `bench`; what time does not allow is named there."""
     begin = time.time()
     if is_tested:
         (out / "kernels_tests.json").write_text(json.dumps(_tests("tests/kernels", timeout_s=300), indent=1))
-    command = [sys.executable, str(Path(__file__).with_name("scratch_gpu.py")), "--out", str(out), "--formats", "bf16"]
-    subprocess.run([*command, "--limit-s", str(450 - (time.time() - begin)), "--n", "5"], check=True)
+    words = [
+        "--ops",
+        "kernels",
+        "--backends",
+        "triton,torch",
+        "--formats",
+        "bf16",
+        "--rounds",
+        "5",
+        "--out",
+        str(out / "bench"),
+    ]
+    left_s = 450 - (time.time() - begin)
+    subprocess.run(
+        [sys.executable, "-m", "fanlight", "scratch", "bench", *words, "--time-limit", f"{left_s:.0f}s"], check=True
+    )
 
 
 def _main_job(run: Path, layout: str) -> dict[str, Any]:

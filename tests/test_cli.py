@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -54,7 +55,7 @@ def test_every_flag_reaches_its_key(fanlight):
         "compile": True, "autotune": False, "time_limit": "90s",
         "cache_features": True, "freeze_epochs": 2, "recompute": True, "image_size_start": 32,
         "pipeline_schedule": "gpipe", "stages_per_rank": 2, "split_at": "layer1", "sync_every": 4,
-        "audit": "exact", "group_by": "a(b)",
+        "audit": "exact", "group_by": "a(b)", "min_count": 3, "beams": 5,
     }  # fmt: skip
     assert asked.keys() == cli.FLAGS.keys()
     printed = printed_config(fanlight, "photos", *tiny.flags(asked))
@@ -149,7 +150,7 @@ def test_the_command_is_kept(fanlight, colours, own_place):
     assert fanlight("train", colours, *tiny.QUICK, "--out", "my run").code == 0
     words = ["fanlight", "train", str(colours), *tiny.QUICK, "--out", "my run"]
     for document in (tiny.summary(own_place / "my run"), json.loads((own_place / "my run" / "env.json").read_text())):
-        assert cli.shlex.split(document["command"]) == words
+        assert shlex.split(document["command"]) == words
 
 
 def test_the_default_folder_is_named_by_data_and_model(fanlight, colours, own_place):

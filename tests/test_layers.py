@@ -35,8 +35,11 @@ TOP = {
     "cli",
     "cli_data",
     "cli_once",
+    "cli_plan",
+    "cli_report",
     "cli_scratch",
     "cli_study",
+    "cli_typed",
 }  # may import everything
 LINES_MOST = 400
 EMPTY_NAMES = ("utils", "helpers", "manager", "base", "common")

@@ -15,6 +15,7 @@ from fanlight.errors import ConfigError, near
 
 if TYPE_CHECKING:
     from fanlight.data.manifest import Manifest
+    from fanlight.train.describe import Describer
     from fanlight.train.predict import Predictor
 
 __all__ = ["Run", "evaluate", "load", "open", "predict", "train"]
@@ -53,6 +54,7 @@ def train(
     `options` are the command line's flags with underscores (`epochs=3, batch_size=64, ranks=2`), or config keys with
     two underscores for the dot (`optim__momentum=0.8`). Raises ConfigError for an unknown one, Stopped when interrupted.
     """
+    from fanlight import cli_plan
     from fanlight.cli import FLAGS, config_values, write_report
     from fanlight.recipes import assemble
     from fanlight.train import finish
@@ -65,6 +67,7 @@ def train(
     config = assemble(str(data), recipe=recipe, config=None, flags=config_values(options), values=[])
     command = _command(str(data), {"out": out, "recipe": recipe, "resume": resume, **options}, flags=FLAGS)
     with console.quiet():
+        config = cli_plan.laid_out(config, resume=resume)
         summary = finish.train(
             config, out=Path(out) if out else None, resume=None if resume is None else str(resume), command=command,
             entered=begin, report=write_report,
@@ -74,30 +77,30 @@ def train(
 
 def evaluate(
     run: Run | str | Path, *, data: str | Path = "", split: str = "", ranks: int = 1, tta: int = 1,
-    unknown_below: float | None = None,
+    unknown_below: float | None = None, beams: int | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Scores of a run's weights, as `fanlight evaluate --json` prints them."""
     from fanlight.train import scoring
 
     with console.quiet():
         return scoring.evaluate(
-            _folder(run), data=str(data), split=split, ranks=ranks, tta=tta, unknown_below=unknown_below
+            _folder(run), data=str(data), split=split, ranks=ranks, tta=tta, unknown_below=unknown_below, beams=beams
         )
 
 
-def load(run: Run | str | Path, *, device: str | None = None) -> Predictor:
+def load(run: Run | str | Path, *, device: str | None = None, beams: int | None = None) -> Predictor | Describer:
     """A run's network, ready for images: `load(run).predict(paths)`."""
     from fanlight.train import predict as predicting
 
-    return predicting.load(_folder(run), device=device)
+    return predicting.load(_folder(run), device=device, beams=beams)
 
 
 def predict(
     run: Run | str | Path, files: str | Path | Iterable[str | Path], *, top: int = 3, tta: int = 1,
     unknown_below: float | None = None,
 ) -> list[dict[str, Any]]:  # fmt: skip
-    """One answer per file: {path, label, probability, top} or {path, error}. Folders and globs are expanded; with
-    `unknown_below` a label may be `unknown`, and `unknown` says whether."""
+    """One answer per file: {path, label, probability, top}, {path, caption, score} or {path, error}. Folders and globs are
+    expanded; with `unknown_below` a label may be `unknown`, and `unknown` says whether."""
     from fanlight.train import predict as predicting
 
     return list(load(run).predict(predicting.expand(files), top=top, tta=tta, unknown_below=unknown_below))

@@ -3,22 +3,21 @@ print one line and set the exit code: 1 failed, 2 usage, 3 data refused, 75 stop
 nothing to continue."""
 
 import os
-import shlex
 import sys
-import time
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from fanlight import cli_data, cli_once, cli_scratch, cli_study, console
+from fanlight import cli_data, cli_once, cli_plan, cli_scratch, cli_study, console
 from fanlight.cli_data import GroupByOption, JsonOption, PackDirOption
+from fanlight.cli_report import write_report
+from fanlight.cli_typed import command, entered
 from fanlight.errors import (
     ConfigError,
     DataError,
     DiskError,
     FanlightError,
-    RunError,
     Stopped,
     TrainingError,
     disk_is_full,
@@ -28,7 +27,7 @@ INTERRUPTED = 130  # exit code of a command that Ctrl-C ended and that has nothi
 INTERRUPTED_WORDS = "Interrupted; there is nothing to continue, and the same command begins anew"
 
 app = typer.Typer(
-    help="Parallel deep learning for images: a folder of images in, a trained, evaluated classifier out.",
+    help="Parallel deep learning for images: a folder of images in, a trained, evaluated classifier or captioner out.",
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
 )  # fmt: skip
 cache_app = typer.Typer(help="Packs, manifests and built-in data that can be made again.", no_args_is_help=True)
@@ -49,6 +48,7 @@ UnknownOption = Annotated[
         "--unknown-below", metavar="P", help="Call an image unknown when its calibrated probability is below P."
     ),
 ]
+BeamsOption = Annotated[int | None, typer.Option(help="Of captions: sentences kept open. Default: the run's.")]
 
 # The flag of a config key, where it is not `--<field>`.
 FLAGS = {
@@ -62,7 +62,7 @@ FLAGS = {
     "freeze_epochs": "model.freeze_epochs",
     "optimizer": "optim.name", "schedule": "optim.schedule", "class_weights": "optim.class_weights",
     "sampling": "data.sampling", "ema": "train.ema", "patience": "train.patience", "audit": "data.audit",
-    "group_by": "data.group_by", "flip": "augment.flip",
+    "group_by": "data.group_by", "flip": "augment.flip", "min_count": "caption.min_count", "beams": "caption.beams",
     "policy": "augment.policy", "jitter": "augment.jitter", "erase": "augment.erase", "mixup": "augment.mixup",
     "cutmix": "augment.cutmix", "no_augment": "augment.off", "pack": "execution.pack",
     "compile": "execution.compile", "autotune": "execution.autotune", "time_limit": "train.time_limit_s",
@@ -75,13 +75,14 @@ FLAGS = {
 app.command()(cli_data.check)
 app.command()(cli_data.pack)
 app.command()(cli_study.study)
+app.command()(cli_plan.plan)
 cache_app.command("list")(cli_data.cache_list)
 cache_app.command("clear")(cli_data.cache_clear)
 
 
 @app.command()
 def train(
-    data: Annotated[str, typer.Argument(help="Class folders, an archive of them, a list file, or the built-in `digits`.")] = "",
+    data: Annotated[str, typer.Argument(help="Class folders, captions, a list file, an archive, or the built-in `digits`.")] = "",
     model: Annotated[str | None, typer.Option(help="timm, torchvision or own name. Default: by image size.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training images. Default: by their number.")] = None,
     batch_size: Annotated[
@@ -122,6 +123,8 @@ def train(
     freeze_epochs: Annotated[int | None, typer.Option(help="Train the last layer only at first, then all.")] = None,
     cache_features: Annotated[bool | None, typer.Option(help="With --freeze: see each image once, keep that.")] = None,
     flip: Annotated[bool | None, typer.Option(help="Mirror images left-right at random.")] = None,
+    min_count: Annotated[int | None, typer.Option(help="Of captions: words rarer than this are unknown.")] = None,
+    beams: Annotated[int | None, typer.Option(help="Of captions: sentences kept open while one is written.")] = None,
     policy: Annotated[str | None, typer.Option(help="Operations per image: none, trivial or rand.")] = None,
     jitter: Annotated[
         str | None, typer.Option(help="Most change of brightness, contrast, saturation, hue: .4,.4,.4,.1")
@@ -152,7 +155,7 @@ def train(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Prepare, print every choice, train nothing.")] = False,
     as_json: JsonOption = False,
 ) -> None:  # fmt: skip
-    """Train a classifier and evaluate it. One argument is enough: fanlight train photos/"""
+    """Train a classifier, or on captions a captioner, and evaluate it. One argument is enough: fanlight train photos/"""
     given = locals()
     console.set_json(as_json)
     flags = config_values({name: given[name] for name in FLAGS})
@@ -166,9 +169,10 @@ def train(
         raise ConfigError("say which images: fanlight train photos/ (or `digits`), or --resume RUN to continue a run")
     from fanlight.train import finish
 
+    asked = cli_plan.laid_out(asked, resume=resume)
     console.result(
         finish.train(
-            asked, out=out, resume=resume, command=_command(), entered=_entered(), dry_run=dry_run, report=write_report
+            asked, out=out, resume=resume, command=command(), entered=entered(), dry_run=dry_run, report=write_report
         )
     )
 
@@ -180,6 +184,7 @@ def evaluate(
     split: Annotated[str, typer.Option(help="train, val or test. Default: test where there is one, else val.")] = "",
     device: Annotated[str | None, typer.Option(help="cpu or cuda.")] = None,
     ranks: Annotated[int | None, typer.Option(help="Processes that score together.")] = None,
+    beams: BeamsOption = None,
     best: Annotated[bool, typer.Option("--best", help="The weights of the best evaluation instead of the last.")] = False,
     tta: TtaOption = 1,
     unknown_below: UnknownOption = None,
@@ -193,8 +198,9 @@ def evaluate(
     if data == "":  # of an unset variable
         raise ConfigError("--data is empty; name other images, or leave it out to score the run's own")
     scores = scoring.evaluate(
-        run, data=data or "", split=split, device=device, ranks=ranks, best=best, tta=tta, unknown_below=unknown_below
-    )
+        run, data=data or "", split=split, device=device, ranks=ranks, best=best, tta=tta, unknown_below=unknown_below,
+        beams=beams,
+    )  # fmt: skip
     console.result(scores)
 
 
@@ -204,17 +210,18 @@ def predict(
     files: Annotated[list[str], typer.Argument(help="Images, folders or globs.")],
     out: Annotated[Path | None, typer.Option(help="Write a .csv or .json file.")] = None,
     top: Annotated[int, typer.Option(help="How many classes to name per image.")] = 3,
+    beams: BeamsOption = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda.")] = None,
     best: Annotated[bool, typer.Option("--best", help="The weights of the best evaluation instead of the last.")] = False,
     tta: TtaOption = 1,
     unknown_below: UnknownOption = None,
     as_json: JsonOption = False,
 ) -> None:  # fmt: skip
-    """Name the class of images, with its calibrated probability."""
+    """Name the class of images, with its calibrated probability, or write a caption."""
     console.set_json(as_json)
     from fanlight.train import predict as predicting
 
-    predictor = predicting.load(run, device=device, best=best)
+    predictor = predicting.load(run, device=device, best=best, beams=beams)
     answers = predicting.tell(predictor, files, out=out, top=top, tta=tta, unknown_below=unknown_below)
     console.result({"predictions": answers})
     if answers and all("error" in answer for answer in answers):
@@ -254,7 +261,7 @@ def verify(
     }
     config = assemble(data, recipe=None, config=None, flags=config_values(flags), values=values or [])
     found = verifying.verify(
-        config, precision=precision or "fp32", ranks=ranks, steps=steps, out=out, command=_command(),
+        config, precision=precision or "fp32", ranks=ranks, steps=steps, out=out, command=command(),
         only=None if only is None else [word.strip() for word in only.split(",") if word.strip()],
     )  # fmt: skip
     console.say(f"Certificate: {found['run']}/certificate.md")
@@ -296,49 +303,11 @@ def config_values(options: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
-def write_report(run: Path) -> Path:
-    """The report.html of a run or a study, written."""
-    from fanlight.study import report as reports
-
-    is_project = (run / "recipe.json").exists()
-    is_study = is_project or (not (run / "run.json").exists() and (run / "study.json").exists())
-    try:
-        if is_project:
-            from fanlight.study.projects import page as project_page
-
-            return project_page.write(run)
-        if is_study:
-            from fanlight.study.layouts import page
-
-            return page.write(run)
-        return reports.write(run)
-    except OSError as error:
-        raise RunError(
-            f"the report of {run} cannot be written: {error.filename or run}: {error.strerror or error}; what "
-            f"the {'study' if is_study else 'run'} itself wrote is whole. Write it again with: fanlight report "
-            f"{shlex.quote(str(run))}"
-        ) from None
-
-
 def _print_config(config: Any) -> None:
     import yaml
 
     console.say(yaml.safe_dump(config.document(), sort_keys=False).rstrip())
     console.result(config.document())
-
-
-def _command() -> str:
-    return shlex.join(["fanlight", *sys.argv[1:]])
-
-
-def _entered() -> float:
-    """When the user pressed Enter: this process's start, seconds since 1970."""
-    import psutil
-
-    try:
-        return psutil.Process().create_time()
-    except psutil.Error:
-        return time.time()
 
 
 def main() -> None:

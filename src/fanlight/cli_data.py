@@ -1,12 +1,12 @@
 """The commands that look at images and prepare them, and the options that several commands share. `cli` registers them."""
 
 import shlex
-import sys
 from typing import Annotated
 
 import typer
 
 from fanlight import console
+from fanlight.cli_typed import command
 from fanlight.errors import ConfigError, unwritable
 
 DataArgument = Annotated[
@@ -57,7 +57,7 @@ def check(
         from fanlight.study import data_report
 
         try:
-            data_report.write(manifest, place, command=shlex.join(["fanlight", *sys.argv[1:]]), fixes=said)
+            data_report.write(manifest, place, command=command(), fixes=said)
         except OSError as error:
             raise unwritable(error, f"--report {place}", otherwise="use another path") from None
         console.say(f"Report: {place}")

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from fanlight import console
 from fanlight.cli_data import JsonOption, PackDirOption
+from fanlight.cli_report import write_report
+from fanlight.cli_typed import command, entered
 from fanlight.errors import ConfigError, unwritable
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ KEYS = {  # option → config key
     "val_fraction": "data.val_fraction", "seed": "train.seed", "flip": "augment.flip", "no_augment": "augment.off",
     "ema": "train.ema", "pack_dir": "execution.pack_dir", "report": "execution.report",
 }  # fmt: skip
+NET, BACKEND = "reference", "numba"
 SWEEP_KERNELS, SWEEP_LAYERS = "3,5", "1,2,3"
 
 
@@ -36,8 +37,8 @@ def scratch() -> None:
 def train(
     data: Annotated[str, typer.Argument(help="Class folders, an archive of them, a list file, or the built-in `digits`.")] = "",
     net: Annotated[
-        str, typer.Option(help="A line such as 'conv16k3 relu pool2 dense', or reference, lenet5, weather, cifar.")
-    ] = "reference",
+        str | None, typer.Option(help="A line such as 'conv16k3 relu pool2 dense'; lenet5, weather, cifar. Default: reference.")
+    ] = None,
     backend: Annotated[str | None, typer.Option(help="loops, numpy, numba, torch or triton. Default: numba.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training images. Default: by their number.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images per step, global: over all ranks together.")] = None,
@@ -46,7 +47,7 @@ def train(
     optimizer: Annotated[str | None, typer.Option(help="sgd or adamw.")] = None,
     schedule: Annotated[str | None, typer.Option(help="cosine, onecycle, step, wsd or constant.")] = None,
     ema: Annotated[float | None, typer.Option(help="Average the weights with this decay per step, such as 0.999.")] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="Compute threads per rank. Default: cores over ranks.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Compute threads per rank. Default: cores over ranks.")] = None,
     ranks: Annotated[int | None, typer.Option(help="Processes that train together, each with a part of a batch.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda. Default: as the backend has it.")] = None,
     image_size: Annotated[int | None, typer.Option(help="Side in pixels of what the network sees.")] = None,
@@ -64,7 +65,7 @@ def train(
     sweep_layers: Annotated[str, typer.Option(help="Of --sweep: numbers of convolutions, with commas.")] = SWEEP_LAYERS,
     values: Annotated[list[str] | None, typer.Option("--set", help="Any config key: --set optim.momentum=0.8")] = None,
     out: Annotated[Path | None, typer.Option(help="The run folder. Default: runs/<data>-<model>-<n>.")] = None,
-    resume: Annotated[Path | None, typer.Option(help="Continue this run folder, with any --backend.")] = None,
+    resume: Annotated[str | None, typer.Option(help="Continue this run folder, with any --backend.")] = None,
     as_json: JsonOption = False,
 ) -> None:  # fmt: skip
     """Train a network that one line describes, by operators from scratch. The run folder is like any other."""
@@ -75,7 +76,7 @@ def train(
     config = assemble(
         data, recipe=None, config=None, flags={key: given[name] for name, key in KEYS.items()}, values=values or []
     )
-    if resume is not None and (data or sweep or net != "reference"):
+    if resume is not None and (data or sweep or net is not None):
         raise ConfigError(f"--resume {resume} continues a run as it was begun; leave DATA, --net and --sweep out")
     if resume is None and not data:
         raise ConfigError("say which images: fanlight scratch train photos/ (or `digits`), or --resume RUN")
@@ -85,24 +86,82 @@ def train(
     from fanlight.scratch import sweep as sweeping
     from fanlight.scratch import train as training
 
+    chosen_net = _one_of("--net", net, "model.name", config.model.name, otherwise=NET)
+    chosen = _one_of("--backend", backend, "execution.backend", config.execution.backend, otherwise=BACKEND)
     if sweep:
         console.result(
             sweeping.sweep(
-                config, net=net, backend=backend or "numba", kernels=kernels, layers=layers, out=out,
-                command=_command(), entered=time.time,
+                config, net=chosen_net, backend=chosen, kernels=kernels, layers=layers, out=out,
+                command=command(), entered=time.time,
             )
         )  # fmt: skip
         return
     if resume is None:
-        config = training.of(config, net=net, backend=backend or "numba")
-    elif backend is not None:
-        config = training.on(config, backend=backend)
+        config = training.of(config, net=chosen_net, backend=chosen)
+    else:
+        config = training.resumed(config, run=resume, backend=backend or config.execution.backend)
     console.result(
-        training.train(
-            config, out=out, resume=None if resume is None else str(resume), command=_command(), entered=_entered(),
-            report=_report,
-        )
-    )  # fmt: skip
+        training.train(config, out=out, resume=resume, command=command(), entered=entered(), report=write_report)
+    )
+
+
+def _one_of(option: str, given: str | None, key: str, value: str | None, *, otherwise: str) -> str:
+    """What an option says, or --set of its key; ConfigError where both do."""
+    if given is not None and value is not None:
+        raise ConfigError(f"{option} {given!r} and --set {key}={value} are the same thing; give one of them")
+    return next((each for each in (given, value) if each is not None), otherwise)
+
+
+@app.command()
+def bench(
+    quick: Annotated[bool, typer.Option("--quick", help="3 rounds, nothing compiled by torch: minutes, not an hour.")] = False,
+    ops: Annotated[
+        str | None, typer.Option(help="With commas: convolution,pooling,dense,…,step,batch,epoch. Default: all but kernels.")
+    ] = None,
+    backends: Annotated[
+        str | None, typer.Option(help="With commas: loops,numpy,numba,triton,torch,torch-compiled,torch-graph. Default: all.")
+    ] = None,
+    rounds: Annotated[int | None, typer.Option(help="Turns of every contestant. Default: 15, with --quick 3.")] = None,
+    threads: Annotated[int | None, typer.Option(help="The most on the CPU. Default: the cores that may be used.")] = None,
+    formats: Annotated[str, typer.Option(help="With commas: fp32,tf32,bf16,fp16; all but the first on GPUs only.")] = "fp32",
+    time_limit: Annotated[str | None, typer.Option(help="Begin no group of operators after it: 90s, 10m, 1.5h.")] = None,
+    out: Annotated[Path | None, typer.Option(help="A new folder. Default: runs/scratch-bench-<n>.")] = None,
+    as_json: JsonOption = False,
+) -> None:  # fmt: skip
+    """Time every operator, a training step and an epoch on every backend beside PyTorch, results first; a page with plots."""
+    console.set_json(as_json)
+    limit_s = None if time_limit is None else _seconds(time_limit)
+    given = {"ops": ops, "backends": backends, "formats": formats}
+    words: dict[str, Any] = {name: _words(text, f"--{name}") for name, text in given.items()}
+    from fanlight.scratch.bench import run
+    from fanlight.study import scratch_page
+
+    asked = run.Asked(**words, rounds=rounds, threads=threads, quick=quick, time_limit_s=limit_s)
+    document = run.bench(asked, out=out, command=command())
+    place = Path(document["bench"])
+    try:
+        page = scratch_page.write(place)
+    except OSError as error:
+        raise unwritable(error, f"the page in {place}", otherwise="name another folder by --out") from None
+    console.say(f"Report: {page}")
+    console.result(document)
+
+
+def _words(text: str | None, option: str) -> tuple[str, ...]:
+    """What stands between commas, each once; none where the option was left out."""
+    words = tuple(dict.fromkeys(word.strip() for word in (text or "").split(",") if word.strip()))
+    if text is not None and not words:
+        raise ConfigError(f"{option} is empty; name some, with commas between, or leave it out")
+    return words
+
+
+def _seconds(text: str) -> float:
+    from fanlight.config import Config
+
+    limit_s = Config().with_value("train.time_limit_s", text).train.time_limit_s
+    if limit_s is None or limit_s <= 0:
+        raise ConfigError(f"--time-limit {text!r} should be a time such as 90s, 10m or 1.5h")
+    return limit_s
 
 
 def _numbers(text: str, option: str) -> list[int]:
@@ -110,26 +169,3 @@ def _numbers(text: str, option: str) -> list[int]:
     if not words or not all(word.isdecimal() and 0 < int(word) < 100 for word in words):
         raise ConfigError(f"{option} {text!r} should be whole numbers from 1 to 99 with commas between, such as 3,5,7")
     return list(dict.fromkeys(map(int, words)))
-
-
-def _report(run: Path) -> Path:
-    from fanlight.study import report
-
-    try:
-        return report.write(run)
-    except OSError as error:
-        raise unwritable(error, f"the report of {run}", otherwise="use another --out") from None
-
-
-def _command() -> str:
-    return shlex.join(["fanlight", *sys.argv[1:]])
-
-
-def _entered() -> float:
-    """When the user pressed Enter: this process's start, seconds since 1970."""
-    import psutil
-
-    try:
-        return psutil.Process().create_time()
-    except psutil.Error:
-        return time.time()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,6 +9,7 @@ import typer
 
 from fanlight import console
 from fanlight.cli_data import JsonOption
+from fanlight.cli_typed import command
 from fanlight.errors import ConfigError
 
 SUBJECTS = ("layouts", "loading")
@@ -42,16 +41,16 @@ def study(
     layouts: Annotated[str | None, typer.Option(help="With commas: ddp,fsdp,pipeline,… Default: all.")] = None,
     ranks: Annotated[str | None, typer.Option(help="With commas: 1,2,4. Default: powers of two up to the cores.")] = None,
     precisions: Annotated[str | None, typer.Option(help="With commas. Default: fp32,bf16.")] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="Compute threads per rank. Default: cores over ranks.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Compute threads per rank. Default: cores over ranks.")] = None,
     weak: Annotated[bool, typer.Option("--weak", help="The batch grows with the cores.")] = False,
     to_accuracy: Annotated[float | None, typer.Option(help="Seconds until this share of right answers, over seeds.")] = None,
-    seeds: Annotated[int | None, typer.Option(min=1, help="Of --to-accuracy, at least 3: as --rounds.")] = None,
-    rounds: Annotated[int | None, typer.Option(min=1, help="Turns of every point. Default: until intervals are narrow.")] = None,
+    seeds: Annotated[int | None, typer.Option(help="Of --to-accuracy, at least 3: as --rounds.")] = None,
+    rounds: Annotated[int | None, typer.Option(help="Turns of every point. Default: until intervals are narrow.")] = None,
     time_limit: Annotated[str | None, typer.Option(help="Begin no run that would end later: 90s, 10m, 1.5h.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda. Default: both, where there is a GPU.")] = None,
     workers: Annotated[str | None, typer.Option(help="Of loading, with commas: 1,2,4. Default: up to the cores.")] = None,
     engines: Annotated[str | None, typer.Option(help="Of loading. Default: serial,threads,processes,dask.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Use this many images.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Use this many images.")] = None,
     values: Annotated[list[str] | None, typer.Option("--set", help="Any config key: --set optim.name=sgd")] = None,
     out: Annotated[Path | None, typer.Option(help="The study's folder. Default: runs/<data>-study-<n>.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Continue the study in this folder, as it was begun.")] = None,
@@ -60,6 +59,9 @@ def study(
     """Measure which parallelization pays on these images and this machine, how far, and what eats the rest."""
     given = locals()
     console.set_json(as_json)
+    for name in ("threads", "seeds", "rounds", "limit"):
+        if given[name] is not None and given[name] < 1:
+            raise ConfigError(f"--{name} {given[name]}: a whole number from 1 on, or leave it out")
     if of not in SUBJECTS:
         raise ConfigError(f"--of {of!r}: say what to study: {', '.join(SUBJECTS)}")
     if _is_project(given):
@@ -83,7 +85,7 @@ def _loading(given: dict[str, Any]) -> None:
 
     document = run.study(
         given["data"], workers=_numbers(counts, "--workers"), names=names, image_px=given["image_size"],
-        limit=given["limit"], rounds=given["rounds"] or LOADING_ROUNDS, out=given["out"], command=_command(),
+        limit=given["limit"], rounds=given["rounds"] or LOADING_ROUNDS, out=given["out"], command=command(),
     )  # fmt: skip
     console.result(document)
 
@@ -107,7 +109,7 @@ def _layouts(given: dict[str, Any]) -> None:
     )  # fmt: skip
     limit_s = _seconds(given["time_limit"])
     document = subject.study(
-        config, asked_for, out=given["out"], resume=given["resume"], time_limit_s=limit_s, command=_command()
+        config, asked_for, out=given["out"], resume=given["resume"], time_limit_s=limit_s, command=command()
     )
     console.result(document)
 
@@ -157,7 +159,7 @@ def _project(given: dict[str, Any]) -> None:
 
     path, _ = find_study(given["recipe"])
     console.result(run.study(
-        path, given["data"], over, configured=configured, out=given["out"], time_limit_s=limit_s, command=_command()
+        path, given["data"], over, configured=configured, out=given["out"], time_limit_s=limit_s, command=command()
     ))  # fmt: skip
 
 
@@ -214,7 +216,3 @@ def _seconds(text: str | None) -> float | None:
     if limit_s is None or limit_s <= 0:
         raise ConfigError(f"--time-limit {text!r} should be a time such as 90s, 10m or 1.5h")
     return limit_s
-
-
-def _command() -> str:
-    return shlex.join(["fanlight", *sys.argv[1:]])

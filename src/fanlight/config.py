@@ -80,12 +80,7 @@ class Augment:
     policy: str = "none"  # operations drawn per image: none, trivial (TrivialAugment Wide) or rand (RandAugment)
     rand_ops: int = 2  # of policy rand: operations per image
     rand_magnitude: int = 9  # of policy rand: strength of each, 0 … 30
-    jitter: tuple[float, float, float, float] = (
-        0.0,
-        0.0,
-        0.0,
-        0.0,
-    )  # most change of brightness, contrast, saturation, hue
+    jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)  # most: brightness, contrast, saturation, hue
     erase: float = 0.0  # probability that a rectangle of an image is erased
     mixup: float = 0.0  # alpha of the Beta that blends two images with; 0: no mixup
     cutmix: float = (
@@ -111,6 +106,16 @@ class Augment:
     def changes_pixels(self) -> bool:
         """Whether policy, jitter or erase is on."""
         return self.policy != "none" or any(self.jitter) or self.erase > 0
+
+
+@dataclass(frozen=True)
+class Caption:
+    """Of images with sentences: which words are known, which sentences are trained on, how they are written."""
+
+    min_count: int | None = None  # times that a word occurs in training captions to be known; None: by their number
+    longest: int | None = None  # words of a caption that are trained on and written; None: all of 99 in 100 captions
+    per_image: int | None = None  # captions of an image that an epoch trains on; None: up to 5
+    beams: int = 3  # sentences kept open while one is written; 1: always the likeliest word
 
 
 @dataclass(frozen=True)
@@ -197,6 +202,7 @@ class Config:
     data: Data = field(default_factory=Data)
     model: Model = field(default_factory=Model)
     augment: Augment = field(default_factory=Augment)
+    caption: Caption = field(default_factory=Caption)
     optim: Optim = field(default_factory=Optim)
     train: Train = field(default_factory=Train)
     execution: Execution = field(default_factory=Execution)

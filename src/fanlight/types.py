@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     import torch
 
 
+PAD, START, END, UNK = range(4)  # of words as numbers: what every vocabulary begins with
+
+
 class Position(NamedTuple):
     """Where training stands: the next optimizer step is `step` (from 0) of `epoch` (from 0)."""
 

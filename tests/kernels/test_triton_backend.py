@@ -119,8 +119,8 @@ def test_updates_read_their_numbers_from_memory_too(kernels):
     arrays = [numbers(7, 3, 3, 3, seed=seed, dtype="float32") for seed in range(3)] + [
         numbers(7, 3, 3, 3, seed=3, dtype="float32") ** 2
     ]
-    hyper = {"lr": 0.1, "step": 1000}
-    read = {"lr": np.array([0.1], np.float32), "step": np.array([1000])}
+    hyper = {"lr": 0.1, "step": 1000, "divisor": 4.0}
+    read = {"lr": np.array([0.1], np.float32), "step": np.array([1000]), "divisor": np.array(4, np.float32)}
     for is_last in (False, True):
         found = [kernels.call("TRITON.adamw", arrays, each, kind="float32", is_last=is_last, shows=[0, 2, 3])
                  for each in (hyper, read)]  # fmt: skip
@@ -131,6 +131,14 @@ def test_updates_read_their_numbers_from_memory_too(kernels):
         assert error(found[0][0].astype(np.float64), wanted[0]) < RTOL
     (velocity,) = kernels.call("TRITON.sgd", arrays[:3], {"lr": read["lr"]}, kind="float32", shows=[2])
     assert np.array_equal(velocity, arrays[1])
+    for name, spoiled in (
+        ("adamw", {"step": 2, "divisor": np.array(np.nan, np.float32)}),
+        ("sgd", {"divisor": np.inf}),
+    ):
+        count = 4 if name == "adamw" else 3
+        options = {"lr": 0.1, **spoiled}
+        after = kernels.call(f"TRITON.{name}", arrays[:count], options, kind="float32", shows=list(range(count)))
+        assert all(np.array_equal(found, before) for found, before in zip(after, arrays)), name
 
 
 def test_sixteen_bits_go_beside_parameters_of_thirty_two(kernels):

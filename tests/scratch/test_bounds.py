@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from numba.core.dispatcher import Dispatcher
 
-from fanlight.scratch.cpu import convolution, convolution_weight, tile, winograd
+from fanlight.scratch.cpu import convolution, convolution_weight, tile, walk, winograd
 from fanlight.scratch.operators import NUMBA, NUMPY
 from scratch.differences import FP64_RTOL, error, numbers
 from scratch.test_convolution import results
@@ -37,18 +38,29 @@ def dots(sums, first, pitch, a, a_start, a_pitch, b, b0, b1, b2, length):
         within(sums, first + m * pitch, 3)[:] += [row @ within(b, start, length) for start in (b0, b1, b2)]
 
 
+def combined(formula):
+    """What an intrinsic of tile.combine does."""
+
+    def combine(to, at, to_pitch, x, start, offsets, length, bias, floor):
+        assert length >= LANES, f"{length} numbers, less than a vector"
+        seen = [within(x, start + offset, length) for offset in offsets]
+        for r, found in enumerate(formula(*seen, bias)):
+            within(to, at + r * to_pitch, length)[:] = np.maximum(found, floor)
+
+    return combine
+
+
 @pytest.fixture(scope="module")
 def checked() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        for module, names in (
-            (convolution, ("_correlate", "_stretch", "_rows")),
-            (convolution_weight, ("_dots", "_dots_of", "_sum_rows")),
-            (winograd, ("_correlate", "_stretch", "_multiply")),
-        ):
-            for name in names:
-                patch.setattr(module, name, getattr(module, name).py_func)
+        for module in (convolution, convolution_weight, winograd, walk):
+            for name, kernel in list(vars(module).items()):
+                if isinstance(kernel, Dispatcher):
+                    patch.setattr(module, name, kernel.py_func)
         patch.setattr(convolution, "add_products", products)
         patch.setattr(winograd, "add_products", products)
+        patch.setattr(winograd, "add_rows", combined(winograd._sums))
+        patch.setattr(winograd, "take_results", combined(winograd._results))
         patch.setattr(convolution_weight, "add_dots", dots)
         yield
 
@@ -59,14 +71,19 @@ def checked() -> Iterator[None]:
     st.tuples(st.integers(1, 3), st.integers(1, 3)),
     st.tuples(st.integers(1, 2), st.integers(1, 5)),
     st.tuples(st.integers(0, 9), st.integers(0, 9)),
+    st.integers(1, 5),
 )
-@example((1, 1), (1, 11), (1, 1), (1, 5), (0, 0))  # a row that reaches 50 numbers to the right
-@example((8, 8), (3, 11), (1, 1), (1, 5), (0, 0))  # the same by Winograd's way
+@example((1, 1), (1, 11), (1, 1), (1, 5), (0, 0), 1)  # a row that reaches 50 numbers to the right
+@example((8, 8), (3, 11), (1, 1), (1, 5), (0, 0), 1)  # the same by Winograd's way
+@example((8, 9), (3, 3), (1, 1), (1, 1), (9, 9), 1)  # rows of a vector's length and more, ten of them
+@example((9, 8), (3, 2), (1, 1), (1, 1), (2, 0), 1)  # one row of one number in the last piece
+@example((8, 9), (3, 3), (1, 1), (1, 1), (3, 3), 5)  # several small images at once
+@example((8, 9), (3, 3), (1, 1), (1, 1), (6, 8), 4)  # the same, of rows that a vector fills
 @settings(max_examples=30)
-def test_no_tile_reads_or_writes_outside_its_arrays(checked, channels, kernel, stride, dilation, more):
+def test_no_tile_reads_or_writes_outside_its_arrays(checked, channels, kernel, stride, dilation, more, images):
     inputs, outputs = channels
     height, width = ((size - 1) * apart + 1 + extra for size, apart, extra in zip(kernel, dilation, more))
-    x, bias = numbers(1, inputs, height, width), numbers(outputs, seed=2)
+    x, bias = numbers(images, inputs, height, width), numbers(outputs, seed=2)
     weight = numbers(outputs, inputs, *kernel, seed=1)
     options = {"stride": stride, "dilation": dilation}
     for found, want in zip(

@@ -68,12 +68,15 @@ def test_gradients_are_those_of_pytorch_in_double_precision(case):
     st.tuples(st.integers(8, 20), st.integers(8, 20), st.integers(1, 2)),
     st.tuples(st.integers(3, 21), st.integers(4, 50)),
     st.integers(1, 4), st.integers(1, 3), st.tuples(st.integers(0, 3), st.integers(3, 5)), st.booleans(),
+    st.integers(1, 9),
 )  # fmt: skip
 @settings(max_examples=40)
-def test_kernels_of_three_rows_take_fewer_products_to_the_same_end(sizes, image, columns, dilation, padding, relu):
+def test_kernels_of_three_rows_take_fewer_products_to_the_same_end(
+    sizes, image, columns, dilation, padding, relu, count
+):
     """Those of `winograd.fits`: channels enough, stride 1."""
     inputs, outputs, groups = sizes
-    x, bias = numbers(2, groups * inputs, *image), numbers(groups * outputs, seed=2)
+    x, bias = numbers(count, groups * inputs, *image), numbers(groups * outputs, seed=2)
     weight = numbers(len(bias), inputs, 3, columns, seed=1)
     options = {"padding": padding, "dilation": (1, dilation), "groups": groups}
     wanted = results(NUMPY, x, weight, bias, options, relu=relu)

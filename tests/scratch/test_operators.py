@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numba
 import pytest
+import threadpoolctl
 
 from fanlight.data import cache
 from fanlight.scratch import cpu, operators
@@ -17,9 +18,11 @@ from scratch.differences import BACKENDS
 
 FOLDER = Path(operators.__file__).parent
 OPERATORS = [
-    path for path in FOLDER.rglob("*.py") if path.parent != FOLDER or path.name in ("operators.py", "shapes.py")
+    path
+    for path in FOLDER.rglob("*.py")
+    if path.parent not in (FOLDER, FOLDER / "bench") or path.name in ("operators.py", "shapes.py")
 ]
-OUTSIDE = {"numpy", "numba", "llvmlite", "threadpoolctl", "fanlight"} | sys.stdlib_module_names
+OUTSIDE = {"numpy", "scipy", "numba", "llvmlite", "threadpoolctl", "fanlight"} | sys.stdlib_module_names
 
 
 def test_every_backend_has_every_operator_with_the_same_arguments():
@@ -88,6 +91,12 @@ def test_threads_are_as_many_as_there_may_be():
     threads.set_threads(1)
     assert numba.get_num_threads() == 1
     threads.set_threads(before)
+    found = {
+        Path(each["filepath"]).parent.name: each["num_threads"]
+        for each in threadpoolctl.threadpool_info() if each["user_api"] == "blas"
+    }  # fmt: skip
+    assert found.get("scipy.libs", 1) == 1, "Numba's threads call it, each for itself"
+    assert found.get("numpy.libs", before) == before
     most = numba.config.NUMBA_NUM_THREADS
     with pytest.raises(ValueError, match=f"{most + 1} threads, of 1 … {most}; more .* NUMBA_NUM_THREADS"):
         threads.set_threads(most + 1)

@@ -54,3 +54,19 @@ def test_what_does_not_fit_is_named(backend):
         backend.sgd(a, a.astype(np.float32), a.copy(), lr=0.1)
     with pytest.raises(ValueError, match=r"a parameter of \[2, 4\], its gradient or its state is not contiguous"):
         backend.sgd(numbers(4, 4)[::2], numbers(2, 4), numbers(2, 4), lr=0.1)
+
+
+@pytest.mark.parametrize("backend", BACKENDS, **NAMES)
+@pytest.mark.parametrize(("name", "more"), [("sgd", {"momentum": 0.9, "weight_decay": 0.1}), ("adamw", {"step": 2})])
+def test_gradients_are_divided_first_and_without_a_divisor_nothing_moves(backend, name, more):
+    """As a clipped step is: a divisor that is no number is that of a norm that is none."""
+    arrays = [numbers(3, 5, seed=seed) ** 2 for seed in range(4 if name == "adamw" else 3)]
+    parts, wanted = [each.copy() for each in arrays], [each.copy() for each in arrays]
+    for divisor in (np.nan, np.inf):
+        getattr(backend, name)(*parts, lr=0.1, divisor=divisor, **more)
+    assert all(np.array_equal(found, before) for found, before in zip(parts, arrays, strict=True))
+    getattr(backend, name)(*parts, lr=0.1, divisor=4.0, **more)
+    wanted[1] /= 4
+    getattr(backend, name)(*wanted, lr=0.1, **more)
+    assert all(error(parts[place], wanted[place]) < FP64_RTOL for place in range(len(parts)) if place != 1)
+    assert np.array_equal(parts[1], arrays[1])  # the gradient itself stays

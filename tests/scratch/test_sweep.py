@@ -8,6 +8,8 @@ import pytest
 from fanlight.errors import ConfigError
 from fanlight.models import line
 from fanlight.scratch import sweep
+from train import colours as tiny
+from train.stopping import ask_to_stop
 
 pytest_plugins = ["train.fixtures"]
 pytestmark = pytest.mark.usefixtures("own_place")
@@ -36,6 +38,27 @@ def test_padding_goes_with_the_kernel_and_the_last_pooling_is_not_repeated():
     ]
     with pytest.raises(ConfigError, match="--sweep varies convolutions, and 'dense4 relu dense' has none"):
         sweep.variants(line.of("dense4 relu dense"), kernels=[3], layers=[1])
+
+
+def test_a_sweep_of_images_that_are_none_begins_nothing(fanlight, own_place, monkeypatch):
+    answer = fanlight("scratch", "train", "nowhere", "--sweep", "--out", "sweep")
+    assert answer.code == 3 and "nowhere does not exist" in answer.err and not (own_place / "sweep").exists()
+    monkeypatch.setattr(sweep.launch, "joined", lambda: True)
+    answer = fanlight("scratch", "train", "nowhere", "--sweep", "--out", "sweep")
+    assert answer.code == 2 and "start it without a launcher, and give --ranks N" in answer.err
+
+
+def test_a_sweep_that_is_stopped_says_where_it_was(fanlight, colours, own_place, monkeypatch):
+    tiny.before_update(monkeypatch, 8, ask_to_stop)  # six steps each
+    answer = fanlight(
+        "scratch", "train", colours, "--net", "conv4k3 relu dense", "--backend", "numpy", "--sweep", "--sweep-kernels", "3,5",
+        "--sweep-layers", "1", "--epochs", "1", "--batch-size", "8", "--threads", "1", "--out", "sweep",
+    )  # fmt: skip
+    assert answer.code == 75 and answer.err.splitlines()[-1].endswith(
+        "continue with: fanlight train --resume sweep/k5-l1; that is network 2 of 2, and a sweep does not go on with the "
+        "others: those before it are in sweep/sweep.md"
+    ), answer.err
+    assert len(json.loads((own_place / "sweep/sweep.json").read_text())["rows"]) == 1
 
 
 def test_a_sweep_is_a_table_in_three_formats(fanlight, colours, own_place):

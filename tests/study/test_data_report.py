@@ -102,6 +102,7 @@ def test_captions_without_classes_are_shown_as_one(tmp_path: Path, write: Callab
     text = page(found, tmp_path)
     assert re.search(rf"<b>{count}</b><span>images with captions<br>", text)
     assert mosaic(text, "all images").shape == (100, 100 * count, 3)
+    assert "<h2>Captions</h2>" in text and "different words" in text
     assert "Images per class" not in text and "Fewer than 20 images" not in text and "of each class" not in text
     assert "Share of pixels by their value, from some of the images." in text
 

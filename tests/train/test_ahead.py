@@ -11,6 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from fanlight.train import ahead
+
 pytest_plugins = ["train.fixtures"]
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only there a process forks safely")
 
@@ -113,3 +115,16 @@ def test_an_interrupted_child_takes_away_what_it_has_begun(tmp_path, whole_group
     parent.wait(timeout=20)
     parent.stdout.close()
     assert not part.exists()
+
+
+def test_a_child_that_was_waited_for_is_left_alone(monkeypatch):
+    """A Ctrl-C may come between that and the next line, when the number may be another process's."""
+    monkeypatch.setattr(os, "kill", lambda *_: pytest.fail("nobody may be sent a signal"))
+    gone = subprocess.Popen([sys.executable, "-S", "-c", ""])
+    assert gone.wait() == 0
+    ahead._end(gone.pid)
+    over = os.posix_spawn(sys.executable, [sys.executable, "-S", "-c", ""], {})
+    os.waitid(os.P_PID, over, os.WEXITED | os.WNOWAIT)
+    ahead._end(over)
+    with pytest.raises(ChildProcessError):
+        os.waitpid(over, os.WNOHANG)

@@ -12,6 +12,8 @@ from fanlight.models import zoo
 from fanlight.train import export, folder
 from train import colours as tiny
 
+TOLD = {"task": "classify", "classes": ["a", "b", "c"]}
+
 pytest_plugins = ["train.fixtures"]
 pytestmark = pytest.mark.usefixtures("own_place")
 
@@ -36,7 +38,7 @@ def test_equal_weights_are_equal_files(finished, own_place):
     files = []
     for number in range(20):
         path = own_place / "weights" / f"{number}.safetensors"
-        export.save_weights(model.state_dict(), path, config, ["a", "b", "c"])
+        export.save_weights(model.state_dict(), path, config, TOLD)
         files.append(path.read_bytes())
     assert len(set(files)) == 1
     assert not list((own_place / "weights").glob("*.part"))
@@ -45,7 +47,7 @@ def test_equal_weights_are_equal_files(finished, own_place):
 def test_the_file_holds_plain_contiguous_tensors(finished, own_place):
     model = zoo.create("small-resnet", classes=3, image_px=16, seed=1).model.to(memory_format=torch.channels_last)
     path = own_place / "weights" / "last.safetensors"
-    export.save_weights(model.state_dict(), path, folder.read_config(finished), ["a", "b", "c"])
+    export.save_weights(model.state_dict(), path, folder.read_config(finished), TOLD)
     loaded = load_file(path)
     for name, value in model.state_dict().items():
         assert torch.equal(loaded[name], value), name

@@ -65,9 +65,9 @@ def test_views_are_those_of_the_evaluation(fanlight, finished, colours):
     """A file is seen by both in the same squares."""
     predictor = predict.load(finished)
     file = colours / "red" / "00.png"
-    squares = predictor.squares(file.read_bytes(), views=4)
+    squares = predictor.eye.squares(file.read_bytes(), views=4)
     assert squares.shape == (4, 16, 16, 3)
-    assert np.array_equal(squares[0], predictor.squares(file.read_bytes())[0])
+    assert np.array_equal(squares[0], predictor.eye.squares(file.read_bytes())[0])
     assert np.array_equal(squares[1], squares[0][:, ::-1])
     each = [predictor.logits(square[None, None]) for square in squares]
     np.testing.assert_allclose(predictor.logits(squares[None]), np.mean(each, 0), rtol=1e-5)

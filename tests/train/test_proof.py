@@ -146,17 +146,6 @@ def test_a_loss_that_is_nan_is_the_drift(place):
     assert np.isnan(proof._drift(losses, [1.0, 2.0, 3.0]))
 
 
-def test_classes_are_compared_where_they_are_clear():
-    rows = np.array([[1.0, 0.0], [0.5, 0.5 + 1e-6]])
-    assert proof._same_classes(rows, rows) and proof._same_classes(rows[:, [0, 1]] - [[0, 0], [0, 1e-5]], rows)
-    assert not proof._same_classes(rows[:, ::-1], rows)
-    for spoilt in (np.nan, np.inf):
-        bad = rows.copy()
-        bad[0] = spoilt
-        assert not proof._same_classes(bad, bad) and not proof._same_classes(rows, bad)
-        assert not proof._same_classes(bad, rows)
-
-
 @pytest.mark.parametrize(
     ("one", "other", "is_same"),
     [

@@ -25,6 +25,7 @@ OPEN_BY_DESIGN = {  # None means none of it, not to be decided
     "execution.pipeline_schedule", "execution.stages_per_rank", "execution.split_at", "execution.bucket_mb",  # of pipelines
     "train.compress_gradients", "train.sync_every", "optim.outer_lr", "optim.outer_momentum",  # of ranks that train apart
     "execution.backend",  # of networks from scratch
+    "caption.min_count", "caption.longest", "caption.per_image",  # of images with captions
     "data.image_px_start", "execution.cache_features", "optim.unfrozen_lr_scale",  # of networks that are frozen
 }  # fmt: skip
 

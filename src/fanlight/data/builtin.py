@@ -5,20 +5,25 @@ import shutil
 import tempfile
 from pathlib import Path
 
-NAMES = ("digits",)
+NAMES = ("digits", "shapes")
+DRAWN = "built-in shapes"  # the source of a manifest of scenes, each drawn by lots of its own
 
 
 def write(name: str, *, cache: Path) -> Path:
-    """The folder of class folders of a built-in data set below `cache`; written on the first call."""
-    if name != "digits":
+    """The folder of a built-in data set below `cache`, of class folders (`digits`) or of images with captions (`shapes`); written
+    on the first call."""
+    if name not in NAMES:
         raise ValueError(f"no built-in data set {name!r}; there are: {', '.join(NAMES)}")
-    folder = cache / "builtin" / "digits-v1"
+    folder = cache / "builtin" / f"{name}-v1"
     if folder.is_dir():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=".digits-", dir=folder.parent))
+    part = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=folder.parent))
     try:
-        _write_digits(part)
+        if name == "digits":
+            _write_digits(part)
+        else:
+            _write_shapes(part)
         part.chmod(0o755)
         os.rename(part, folder)
     except OSError:
@@ -40,3 +45,12 @@ def _write_digits(folder: Path) -> None:
         (folder / str(label)).mkdir()
     for number, (image_HW, label) in enumerate(zip(digits.images, digits.target, strict=True)):
         Image.fromarray(np.rint(image_HW * (255 / 16)).astype(np.uint8)).save(folder / str(label) / f"{number:04d}.png")
+
+
+def _write_shapes(folder: Path) -> None:
+    """7,000 drawn scenes, with five captions each that can be judged."""
+    from fanlight.console import Progress
+    from fanlight.data.shapes import write as shapes
+
+    with Progress("Drawing shapes", total=sum(shapes.COUNTS.values()), unit="images") as progress:
+        shapes.write(folder, done=progress.advance)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from fanlight.data import builtin
 
-FOLDERS = ("packs", "features", "manifests", "audits", "builtin", "archives", "compiled")
+FOLDERS = ("packs", "features", "manifests", "audits", "builtin", "archives", "compiled", "plans")
 
 
 def folder() -> Path:
@@ -33,7 +33,7 @@ class Entry:
     """One thing in the cache."""
 
     path: Path
-    kind: str  # pack, features, manifest, audit, built-in, archive, compiled
+    kind: str  # pack, features, manifest, audit, built-in, archive, compiled, plan
     bytes: int
     text: str  # what it holds, in words
 
@@ -50,6 +50,9 @@ def entries() -> list[Entry]:
     ]  # the others are locks and parts
     found += [Entry(path, "archive", path.stat().st_size, path.name.partition("-")[2]) for path in unpacked]
     found += [Entry(path, "compiled", _bytes(path), "kernels of scratch/cpu") for path in _children("compiled")]
+    found += [
+        Entry(path, "plan", path.stat().st_size, "what this machine was measured to do") for path in _children("plans")
+    ]
     return sorted(found, key=lambda entry: -entry.bytes)
 
 

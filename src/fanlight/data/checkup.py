@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from fanlight.console import say, warn
-from fanlight.data import cache, copies, formats, grouping, scan
+from fanlight.data import cache, copies, formats, grouping, scan, sentences
 from fanlight.data import manifest as manifests
 from fanlight.data.audit import Audit
 from fanlight.data.manifest import Manifest
@@ -98,6 +98,9 @@ def tell(path: str, manifest: Manifest, found: Audit | None, *, out: Path | None
     if not manifest.classes:
         document["captions"] = sum(len(json.loads(text)) for text in manifest.column("captions")[manifest.ok] if text)
     _print(document, manifest, imbalance=facts["imbalance"])
+    if (survey := sentences.survey(manifest)) is not None:
+        document |= sentences.tell(survey)
+    say(f"Manifest: {document['manifest'] or 'not kept'}")
     return document
 
 
@@ -135,7 +138,6 @@ def _print(document: dict[str, Any], manifest: Manifest, *, imbalance: float) ->
     for kind, what in (("copies", "copies"), ("film", "films"), ("group", "groups")):
         leaks = [" = ".join(item["paths"]) for item in document["leaks"] if item["of"] == kind]
         _print_some(f"{what} in several splits", leaks)
-    say(f"Manifest: {document['manifest'] or 'not kept'}")
 
 
 def _print_some(what: str, lines: list[str], *, most: int = SHOWN) -> None:

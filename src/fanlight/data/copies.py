@@ -6,7 +6,7 @@ import numpy as np
 
 from fanlight import machine
 from fanlight.console import say
-from fanlight.data import audit
+from fanlight.data import audit, builtin
 from fanlight.data.audit import store
 from fanlight.data.audit.result import Audit
 from fanlight.data.families import linked
@@ -23,8 +23,9 @@ def find(
     """The manifest with `copies` and `film` filled in, beside what it has of them; and the audit.
 
     None as the level: thorough where a thorough audit has seen all these files before, else quick. A quick one takes `pixels`
-    where they are at hand; a thorough one is always that of the files, so that `check` and `train` find the same."""
-    if level == "exact" or not manifest.rows().size:
+    where they are at hand; a thorough one is always that of the files, so that `check` and `train` find the same. Drawn scenes
+    are not searched: they differ in colours, which an audit does not look at, and none is a copy."""
+    if level == "exact" or not manifest.rows().size or manifest.source == builtin.DRAWN:
         return manifest, None
     thorough = level == "thorough" or (level is None and store.covers(manifest, thorough=True))
     found = audit.find(

@@ -11,13 +11,14 @@ from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import cv2
 import numpy as np
 import torch
 
 from fanlight.config import Augment
-from fanlight.data import augment, mix, order, policy
+from fanlight.data import augment, buckets, mix, order, policy
 from fanlight.data.source import Source
 from fanlight.types import Batch, Position, Rows
 
@@ -34,6 +35,22 @@ class Features:
         return torch.from_numpy(self.table[self.places[chosen]])
 
 
+class Chooser(Protocol):
+    """Which of its targets each sample is trained on in an epoch. The same on every rank."""
+
+    def of_epoch(self, targets: np.ndarray, *, keys: np.ndarray, seed: int, epoch: int) -> np.ndarray:
+        """[B, …] of `targets` [B, …] of B samples with these `keys`."""
+        ...
+
+    def weights(self, targets: np.ndarray) -> np.ndarray:
+        """float64 [B], what each sample adds to the loss's denominator then."""
+        ...
+
+    def lengths(self, targets: np.ndarray) -> np.ndarray:
+        """int64 [B]: batches are made of samples of like length."""
+        ...
+
+
 @dataclass(frozen=True)
 class Samples:
     """A split, ready to be read: sample i is manifest row `rows[i]` with `targets[i]` and `weights[i]`. N samples."""
@@ -44,10 +61,19 @@ class Samples:
     weights: np.ndarray  # float64 [N], what a sample adds to the loss's denominator
     blocks: np.ndarray | None = None  # int64 [N], for the `blocks` order
     draws: order.Draws | None = None  # how an epoch draws with replacement; None: every sample once
+    chooser: Chooser | None = None  # of what an epoch trains on, where samples have several targets; None: of all
     features: Features | None = None  # what a batch holds in place of pixels
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def of_epoch(self, keys: np.ndarray, *, seed: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """Targets [B, …] of the samples with these keys in an epoch, and float64 [B] what each adds to the denominator."""
+        chosen = order.samples_of(keys)
+        if self.chooser is None:
+            return self.targets[chosen], self.weights[chosen]
+        targets = self.chooser.of_epoch(self.targets[chosen], keys=keys, seed=seed, epoch=epoch)
+        return targets, self.chooser.weights(targets)
 
 
 @dataclass(frozen=True)
@@ -103,15 +129,17 @@ def train_batches(
             cutting.batch, microbatches=cutting.microbatches, rank=cutting.rank, ranks=cutting.ranks,
             unit=cutting.augment.row_unit,
         )  # fmt: skip
-        parts = tuple(_train_rows(samples, keys_B[part], position.epoch, cutting, pin) for part in slices)
-        denominator = float(samples.weights[order.samples_of(keys_B)].sum())
-        return Batch(position, parts, denominator, time.perf_counter() - begin)
+        targets, weights_B = samples.of_epoch(keys_B, seed=cutting.seed, epoch=position.epoch)
+        parts = tuple(
+            _train_rows(samples, keys_B[part], targets[part], position.epoch, cutting, pin) for part in slices
+        )
+        return Batch(position, parts, float(weights_B.sum()), time.perf_counter() - begin)
 
     def tasks() -> Iterator[tuple[Position, np.ndarray]]:
         for position in order.positions(start, epochs=epochs, steps=steps):
             if position.epoch not in orders:
                 orders.clear()
-                orders[position.epoch] = _order(samples, cutting.seed, position.epoch)
+                orders[position.epoch] = _order(samples, cutting, position.epoch)
             first = position.step * cutting.batch
             yield position, orders[position.epoch][first : first + cutting.batch]
 
@@ -124,7 +152,7 @@ def evaluation_batches(
     """This rank's batches of an evaluation: every sample once, the last batch padded with its last image. A batch's parts
     are its `views`: the same samples seen in other squares (augment.view_boxes), the centre first.
 
-    `samples` of a padded batch is shorter than `images`: rows beyond it are not counted.
+    `samples` of a padded batch is shorter than `images` and `targets`: rows beyond it are not counted.
     """
 
     def make(position: Position, chosen: np.ndarray) -> Batch:
@@ -132,7 +160,7 @@ def evaluation_batches(
         last = chosen[-1:] if len(chosen) else every[:1]
         padded = np.concatenate([chosen, np.repeat(last, batch - len(chosen))])
         rows = samples.rows[padded]
-        targets = torch.from_numpy(samples.targets[chosen])
+        targets = torch.from_numpy(samples.targets[padded])
         if not cutting.has_images:
             part = Rows(chosen, None, targets, unseen=(batch, cutting.image_px))
             return Batch(position, (part,) * views, float(samples.weights[chosen].sum()), time.perf_counter() - begin)
@@ -156,9 +184,11 @@ def evaluation_batches(
     yield from _ahead(make, tasks, workers if samples.features is None else 0)
 
 
-def _train_rows(samples: Samples, keys: np.ndarray, epoch: int, cutting: Cutting, pin: bool) -> Rows:
+def _train_rows(
+    samples: Samples, keys: np.ndarray, own_targets: np.ndarray, epoch: int, cutting: Cutting, pin: bool
+) -> Rows:
     chosen = order.samples_of(keys)
-    targets = torch.from_numpy(samples.targets[chosen])
+    targets = torch.from_numpy(own_targets)
     if samples.features is not None:
         return Rows(chosen, samples.features.of(chosen), targets, keys=keys)
     rows = samples.rows[chosen]
@@ -183,8 +213,18 @@ def _train_rows(samples: Samples, keys: np.ndarray, epoch: int, cutting: Cutting
     return Rows(chosen, pixels, targets, changes, mixing, keys)
 
 
-def _order(samples: Samples, seed: int, epoch: int) -> np.ndarray:
-    """Keys of the epoch's samples, in the order of training. Where samples are drawn, blocks are those of the drawn."""
+def _order(samples: Samples, cutting: Cutting, epoch: int) -> np.ndarray:
+    """Keys of the epoch's samples, in the order of training; batches of like length where targets have lengths."""
+    keys = _keyed_order(samples, cutting.seed, epoch)
+    if samples.chooser is None:
+        return keys
+    targets, _ = samples.of_epoch(keys, seed=cutting.seed, epoch=epoch)
+    lengths = samples.chooser.lengths(targets)
+    return buckets.bucketed(keys, lengths, batch=cutting.batch, seed=cutting.seed, epoch=epoch)
+
+
+def _keyed_order(samples: Samples, seed: int, epoch: int) -> np.ndarray:
+    """Where samples are drawn, blocks are those of the drawn."""
     if samples.draws is None:
         if samples.blocks is not None:
             return order.block_order(samples.blocks, seed=seed, epoch=epoch)

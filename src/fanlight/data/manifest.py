@@ -85,12 +85,21 @@ class Manifest:
         return np.where(self.ok, np.array(found, np.int64), -1)
 
     @cached_property
+    def is_captioned(self) -> bool:
+        """Whether it has sentences in place of classes."""
+        return not self.classes and bool(self.captioned.any())
+
+    @cached_property
+    def captioned(self) -> np.ndarray:
+        """bool [rows]: usable, and with a sentence at least."""
+        return self.ok & ~np.isin(self.column("captions"), ("", "[]"))
+
+    @cached_property
     def fingerprint(self) -> str:
         """Names the data set: sha256 over path, label, split and sha256 of the usable rows, in their order, and over their
-        weights where the data gives any."""
+        weights and captions where the data gives any."""
         names = ["path", "label", "split", "sha256"]
-        if (self.column("weight") != "").any():
-            names.append("weight")
+        names += [name for name in ("weight", "captions") if (self.column(name) != "").any()]
         columns = [self.column(name)[self.ok] for name in names]
         return hashlib.sha256("\n".join("\t".join(row) for row in zip(*columns)).encode()).hexdigest()
 

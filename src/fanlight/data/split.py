@@ -2,7 +2,7 @@
 
 Groups never straddle: copies of one picture, or frames of one film, on both sides would be a false result. A group's side
 is a hash of (seed, group) alone, so that it stays when files are added; only where that leaves a class far from its share
-do others count. A group is of every class that it holds an image of. NumPy only.
+do others count. A group is of every class that it holds an image of. Images with captions are one class. NumPy only.
 """
 
 import hashlib
@@ -21,6 +21,19 @@ VAL_FRACTION_MAX = 0.9
 UNEVEN_MOST = 0.35
 TIE = 1.0  # share of val of a class: groups that leave it as far from that share, within this, are taken by their hash
 FAR = 0.5  # of val_fraction, between it and what validation gets: farther is said
+
+
+@dataclass(frozen=True)
+class Kinds:
+    """What a split is in proportion by: the classes, or one of all images that have captions."""
+
+    names: tuple[str, ...]
+    of_row: np.ndarray  # int64 [rows], -1: not used
+
+    @property
+    def usable(self) -> np.ndarray:
+        """bool [rows]"""
+        return self.of_row >= 0
 
 
 @dataclass(frozen=True)
@@ -43,22 +56,29 @@ def assign(manifest: Manifest, *, val_fraction: float, seed: int, folds: int | N
         raise ConfigError(f"val_fraction {val_fraction} is outside (0, {VAL_FRACTION_MAX}]; try 0.2")
     if folds is not None and not (folds >= 2 and 0 <= fold < folds):
         raise ConfigError(f"fold {fold} of folds={folds}: there must be at least 2 folds, and fold is 0 … folds-1")
-    _check_classes(manifest)
+    kinds = _kinds(manifest)
     split = manifest.column("split").copy()
-    split[(split == "") & manifest.ok] = "train"
-    is_pool = manifest.ok & ((split == "train") | ((split == "val") & (folds is not None)))
+    split[(split == "") & kinds.usable] = "train"
+    if (silent := manifest.ok & ~kinds.usable).any():
+        first = manifest.column("path")[silent][0]
+        warn(
+            f"{int(silent.sum())} images without captions are not used, first {first}",
+            why="There is nothing to learn from them, and nothing to score them by", do="Give them captions",
+        )  # fmt: skip
+        split[silent] = ""
+    is_pool = kinds.usable & ((split == "train") | ((split == "val") & (folds is not None)))
     pool = np.flatnonzero(is_pool)
     if not pool.size:
         raise DataError(f"{manifest.root} has no images to train on; put some into train, or leave out the splits")
-    if folds is None and (manifest.ok & (split == "val")).any():
+    if folds is None and (kinds.usable & (split == "val")).any():
         return manifest.with_columns(split=split)
 
-    found = _families(manifest, pool, seed=seed)
+    found = _families(manifest, kinds, pool, seed=seed)
     if folds is None:
-        is_val_G = _carve(manifest, found, val_fraction=val_fraction)
+        is_val_G = _carve(kinds.names, found, val_fraction=val_fraction)
     else:
-        is_val_G = _deal(manifest, found, folds=folds) == fold
-    _warn_of_gaps(manifest, found, is_val_G, val_fraction=val_fraction if folds is None else 1 / folds)
+        is_val_G = _deal(kinds.names, found, folds=folds) == fold
+    _warn_of_gaps(kinds.names, found, is_val_G, val_fraction=val_fraction if folds is None else 1 / folds)
     split[pool] = np.where(is_val_G[found.family_R], "val", "train")
     return manifest.with_columns(split=split)
 
@@ -67,16 +87,16 @@ def limit(manifest: Manifest, count: int, *, seed: int) -> Manifest:
     """Exactly min(count, usable) usable rows, in proportion by class and given split, at least one to train per class.
 
     Quarantined rows stay listed. ConfigError where `count` is less than the number of classes."""
-    _check_classes(manifest)
-    classes = len(manifest.classes)
+    kinds = _kinds(manifest)
+    classes = len(kinds.names)
     if count < classes:
         raise ConfigError(
             f"limit {count} is less than one image for each of {classes} classes; try limit={10 * classes}"
         )
-    rows = manifest.rows()
+    rows = np.flatnonzero(kinds.usable)
     if count >= rows.size:
         return manifest
-    split_R, label_R = manifest.column("split")[rows], manifest.labels[rows]
+    split_R, label_R = manifest.column("split")[rows], kinds.of_row[rows]
     rank_R = np.select([split_R == "val", split_R == "test"], [1, 2], default=0)
     strata, stratum_R, size_S = np.unique(label_R * 3 + rank_R, return_inverse=True, return_counts=True)
     least_S = np.zeros_like(size_S)
@@ -91,17 +111,16 @@ def limit(manifest: Manifest, count: int, *, seed: int) -> Manifest:
     return manifest.take(np.sort(np.concatenate([chosen, np.flatnonzero(~manifest.ok)])))
 
 
-def _check_classes(manifest: Manifest) -> None:
-    if not manifest.classes and any(manifest.column("captions")[manifest.ok]):
-        raise DataError(
-            f"{manifest.root} has captions, not classes: {manifest.source}; a classifier needs labels, such as one folder of "
-            "images per class, or a list with a column label"
-        )
+def _kinds(manifest: Manifest) -> Kinds:
+    """DataError where there is nothing to learn: no classes and no captions, or one class only."""
+    if manifest.is_captioned:
+        return Kinds(("images with captions",), np.where(manifest.captioned, 0, -1))
     if len(manifest.classes) < 2:
         only = ", ".join(manifest.classes) or "none"
         raise DataError(
             f"{manifest.root} has usable images of one class only ({only}); a classifier needs at least two"
         )
+    return Kinds(manifest.classes, manifest.labels)
 
 
 def _hashes(names: np.ndarray, *, seed: int) -> np.ndarray:
@@ -110,23 +129,23 @@ def _hashes(names: np.ndarray, *, seed: int) -> np.ndarray:
     return np.frombuffer(digests, "<u8")
 
 
-def _families(manifest: Manifest, pool: np.ndarray, *, seed: int) -> Families:
+def _families(manifest: Manifest, kinds: Kinds, pool: np.ndarray, *, seed: int) -> Families:
     names, family_R = families(manifest, pool)
     hashes_G = _hashes(names, seed=seed)
     order = np.argsort(hashes_G, kind="stable")
     family_R = np.argsort(order)[family_R]
-    size_GC = np.zeros((names.size, len(manifest.classes)), np.int64)
-    np.add.at(size_GC, (family_R, manifest.labels[pool]), 1)
+    size_GC = np.zeros((names.size, len(kinds.names)), np.int64)
+    np.add.at(size_GC, (family_R, kinds.of_row[pool]), 1)
     return Families(family_R, size_GC, uniform_G=hashes_G[order] / 2.0**64)
 
 
-def _carve(manifest: Manifest, found: Families, *, val_fraction: float) -> np.ndarray:
+def _carve(names: tuple[str, ...], found: Families, *, val_fraction: float) -> np.ndarray:
     """bool [G]: goes to val. By the hash where that is near the classes' shares, else as near to them as groups allow."""
     size_GC, is_val_G = found.size_GC, found.uniform_G < val_fraction
     count_C, groups_C = size_GC.sum(0), np.count_nonzero(size_GC, axis=0)
     if (single := np.flatnonzero(count_C == 1)).size:
         raise DataError(
-            f"class {manifest.classes[single[0]]} has a single image to train on, none is left to validate; add images or "
+            f"class {names[single[0]]} has a single image to train on, none is left to validate; add images or "
             "remove it (or raise --limit, where that left one)"
         )
     target_C = val_fraction * count_C
@@ -174,14 +193,14 @@ def _carve(manifest: Manifest, found: Families, *, val_fraction: float) -> np.nd
     return is_val_G
 
 
-def _deal(manifest: Manifest, found: Families, *, folds: int) -> np.ndarray:
+def _deal(names: tuple[str, ...], found: Families, *, folds: int) -> np.ndarray:
     """int [G]: fold. The groups of each class, that of fewest groups first, large ones first, go to the fold that has the
     fewest images of the class."""
     size_GC, fold_G = found.size_GC, np.full(len(found.size_GC), -1)
     groups_C = np.count_nonzero(size_GC, axis=0)
     total_F = np.zeros(folds, np.int64)
     count_FC = np.zeros((folds, size_GC.shape[1]), np.int64)
-    for label, name in enumerate(manifest.classes):
+    for label, name in enumerate(names):
         if 0 < groups_C[label] < folds:
             raise ConfigError(
                 f"class {name} has {groups_C[label]} groups of images, fewer than folds={folds}; "
@@ -200,14 +219,14 @@ def _deal(manifest: Manifest, found: Families, *, folds: int) -> np.ndarray:
     return fold_G
 
 
-def _warn_of_gaps(manifest: Manifest, found: Families, is_val_G: np.ndarray, *, val_fraction: float) -> None:
+def _warn_of_gaps(names: tuple[str, ...], found: Families, is_val_G: np.ndarray, *, val_fraction: float) -> None:
     """Says which classes one side has nothing of, and a share of val that is far from what was asked for."""
     size_GC = found.size_GC
     count_C, val_C = size_GC.sum(0), size_GC[is_val_G].sum(0)
     for side, images_C in (("validation", val_C), ("training", count_C - val_C)):
         if (lacking := np.flatnonzero((images_C == 0) & (count_C > 0))).size:
             warn(
-                f"no {side} images for {', '.join(manifest.classes[label] for label in lacking)}",
+                f"no {side} images for {', '.join(names[label] for label in lacking)}",
                 why="Groups stay whole, and no other side could be found for those of such a class",
                 do="Add images of another group",
             )

@@ -8,8 +8,9 @@ import torch
 import triton
 import triton.language as tl
 
-from fanlight.kernels.column_sum import BLOCK_C, BLOCK_M, parts, rows
+from fanlight.kernels.column_sum import part_of, parts, rows
 from fanlight.kernels.launch import given
+from fanlight.kernels.tiles import BLOCK_C, BLOCK_M, of_channels, own_tile, read, tile, write
 
 Three = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
@@ -75,14 +76,12 @@ def _room(out: torch.Tensor | None, x: torch.Tensor) -> torch.Tensor:
 
 @triton.jit
 def _statistics(x_ptr, found_ptr, M, C, D, rows_of_part, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr):
-    c_C = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
-    begin = tl.program_id(1) * rows_of_part
-    end = tl.minimum(begin + rows_of_part, M)
+    """Of a part: mean, and squares around it."""
+    begin, end = part_of(M, rows_of_part)
     mean_C, squares_C = tl.zeros((BLOCK_C,), tl.float32), tl.zeros((BLOCK_C,), tl.float32)
     for start in range(begin, end, BLOCK_M):
-        m_M = start + tl.arange(0, BLOCK_M)
-        ok = (m_M < end)[:, None] & (c_C < C)[None, :]
-        x_MC = tl.load(x_ptr + m_M.to(tl.int64)[:, None] * C + c_C[None, :], mask=ok, other=0.0).to(tl.float32)
+        _, _, ok, at = tile(start, end, tl.program_id(0) * BLOCK_C, C, BLOCK_M, BLOCK_C)
+        x_MC = read(x_ptr, at, ok)
         before = tl.cast(start - begin, tl.float32)
         more = tl.cast(tl.minimum(end - start, BLOCK_M), tl.float32)
         own_C = tl.sum(x_MC, axis=0) / more
@@ -90,46 +89,7 @@ def _statistics(x_ptr, found_ptr, M, C, D, rows_of_part, BLOCK_M: tl.constexpr, 
         step_C = own_C - mean_C
         squares_C += tl.sum(off_MC * off_MC, axis=0) + step_C * step_C * (before * more / (before + more))
         mean_C += step_C * (more / (before + more))
-    to = tl.program_id(1) * C + c_C
-    tl.store(found_ptr + to, mean_C, mask=c_C < C)
-    tl.store(found_ptr + D * C + to, squares_C, mask=c_C < C)
-
-
-@triton.jit
-def _merge(found_ptr, mean_ptr, var_ptr, M, C, D, rows_of_part, BLOCK_D: tl.constexpr, BLOCK_C: tl.constexpr):
-    c_C = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
-    d_D = tl.arange(0, BLOCK_D)
-    ok = (d_D < D)[:, None] & (c_C < C)[None, :]
-    at = d_D[:, None] * C + c_C[None, :]
-    mean_DC = tl.load(found_ptr + at, mask=ok, other=0.0)
-    squares_DC = tl.load(found_ptr + D * C + at, mask=ok, other=0.0)
-    count_D = tl.maximum(tl.minimum(M - d_D * rows_of_part, rows_of_part), 0).to(tl.float32)
-    count_D = tl.where(d_D < D, count_D, 0.0)[:, None]
-    total = tl.cast(M, tl.float32)
-    mean_C = tl.sum(mean_DC * count_D, axis=0) / total
-    off_DC = mean_DC - mean_C[None, :]
-    var_C = tl.sum(squares_DC + count_D * off_DC * off_DC, axis=0) / total
-    tl.store(mean_ptr + c_C, mean_C, mask=c_C < C)
-    tl.store(var_ptr + c_C, var_C, mask=c_C < C)
-
-
-@triton.jit
-def _normalise(
-    x_ptr, weight_ptr, bias_ptr, mean_ptr, var_ptr, y_ptr, M, C, eps, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr
-):
-    m_M = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
-    c_C = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
-    ok_C = c_C < C
-    ok = (m_M < M)[:, None] & ok_C[None, :]
-    weight_C = tl.load(weight_ptr + c_C, mask=ok_C, other=0.0).to(tl.float32)
-    bias_C = tl.load(bias_ptr + c_C, mask=ok_C, other=0.0).to(tl.float32)
-    mean_C = tl.load(mean_ptr + c_C, mask=ok_C, other=0.0).to(tl.float32)
-    var_C = tl.load(var_ptr + c_C, mask=ok_C, other=1.0).to(tl.float32)
-    scale_C = weight_C / tl.sqrt(var_C + eps)
-    at = m_M.to(tl.int64)[:, None] * C + c_C[None, :]
-    x_MC = tl.load(x_ptr + at, mask=ok, other=0.0).to(tl.float32)
-    y_MC = (x_MC - mean_C[None, :]) * scale_C[None, :] + bias_C[None, :]
-    tl.store(y_ptr + at, y_MC.to(y_ptr.dtype.element_ty), mask=ok)
+    _keep(found_ptr, mean_C, squares_C, C, D, BLOCK_C)
 
 
 @triton.jit
@@ -137,35 +97,55 @@ def _products(
     grad_ptr, x_ptr, mean_ptr, found_ptr, M, C, D, rows_of_part, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr
 ):
     """Of a part: Σ grad and Σ grad · (x − mean)."""
-    c_C = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
-    mean_C = tl.load(mean_ptr + c_C, mask=c_C < C, other=0.0).to(tl.float32)
-    begin = tl.program_id(1) * rows_of_part
-    end = tl.minimum(begin + rows_of_part, M)
+    begin, end = part_of(M, rows_of_part)
+    mean_C = of_channels(mean_ptr, tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C), C, 0.0)
     sum_C, along_C = tl.zeros((BLOCK_C,), tl.float32), tl.zeros((BLOCK_C,), tl.float32)
     for start in range(begin, end, BLOCK_M):
-        m_M = start + tl.arange(0, BLOCK_M)
-        ok = (m_M < end)[:, None] & (c_C < C)[None, :]
-        at = m_M.to(tl.int64)[:, None] * C + c_C[None, :]
-        grad_MC = tl.load(grad_ptr + at, mask=ok, other=0.0).to(tl.float32)
-        x_MC = tl.load(x_ptr + at, mask=ok, other=0.0).to(tl.float32)
+        _, _, ok, at = tile(start, end, tl.program_id(0) * BLOCK_C, C, BLOCK_M, BLOCK_C)
+        grad_MC = read(grad_ptr, at, ok)
         sum_C += tl.sum(grad_MC, axis=0)
-        along_C += tl.sum(grad_MC * (x_MC - mean_C[None, :]), axis=0)
+        along_C += tl.sum(grad_MC * (read(x_ptr, at, ok) - mean_C[None, :]), axis=0)
+    _keep(found_ptr, sum_C, along_C, C, D, BLOCK_C)
+
+
+@triton.jit
+def _keep(found_ptr, first_C, second_C, C, D, BLOCK_C: tl.constexpr):
+    """What a part has found, [2, D, C]."""
+    c_C = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
     to = tl.program_id(1) * C + c_C
-    tl.store(found_ptr + to, sum_C, mask=c_C < C)
-    tl.store(found_ptr + D * C + to, along_C, mask=c_C < C)
+    tl.store(found_ptr + to, first_C, mask=c_C < C)
+    tl.store(found_ptr + D * C + to, second_C, mask=c_C < C)
+
+
+@triton.jit
+def _merge(found_ptr, mean_ptr, var_ptr, M, C, D, rows_of_part, BLOCK_D: tl.constexpr, BLOCK_C: tl.constexpr):
+    d_D, c_C, ok, at = tile(0, D, tl.program_id(0) * BLOCK_C, C, BLOCK_D, BLOCK_C)
+    mean_DC, squares_DC = read(found_ptr, at, ok), read(found_ptr, D * C + at, ok)
+    count_D = tl.maximum(tl.minimum(M - d_D * rows_of_part, rows_of_part), 0).to(tl.float32)
+    count_D = tl.where(d_D < D, count_D, 0.0)[:, None]
+    total = tl.cast(M, tl.float32)
+    mean_C = tl.sum(mean_DC * count_D, axis=0) / total
+    off_DC = mean_DC - mean_C[None, :]
+    write(mean_ptr, c_C, mean_C, c_C < C)
+    write(var_ptr, c_C, tl.sum(squares_DC + count_D * off_DC * off_DC, axis=0) / total, c_C < C)
 
 
 @triton.jit
 def _totals(found_ptr, var_ptr, dweight_ptr, dbias_ptr, C, D, eps, BLOCK_D: tl.constexpr, BLOCK_C: tl.constexpr):
-    c_C = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
-    d_D = tl.arange(0, BLOCK_D)
-    ok = (d_D < D)[:, None] & (c_C < C)[None, :]
-    at = d_D[:, None] * C + c_C[None, :]
-    var_C = tl.load(var_ptr + c_C, mask=c_C < C, other=1.0).to(tl.float32)
-    dbias_C = tl.sum(tl.load(found_ptr + at, mask=ok, other=0.0), axis=0)
-    along_C = tl.sum(tl.load(found_ptr + D * C + at, mask=ok, other=0.0), axis=0)
-    tl.store(dbias_ptr + c_C, dbias_C, mask=c_C < C)
-    tl.store(dweight_ptr + c_C, along_C / tl.sqrt(var_C + eps), mask=c_C < C)
+    _, c_C, ok, at = tile(0, D, tl.program_id(0) * BLOCK_C, C, BLOCK_D, BLOCK_C)
+    along_C = tl.sum(read(found_ptr, D * C + at, ok), axis=0)
+    write(dbias_ptr, c_C, tl.sum(read(found_ptr, at, ok), axis=0), c_C < C)
+    write(dweight_ptr, c_C, along_C / tl.sqrt(of_channels(var_ptr, c_C, C, 1.0) + eps), c_C < C)
+
+
+@triton.jit
+def _normalise(
+    x_ptr, weight_ptr, bias_ptr, mean_ptr, var_ptr, y_ptr, M, C, eps, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr
+):
+    _, c_C, ok, at = own_tile(M, C, BLOCK_M, BLOCK_C)
+    scale_C = of_channels(weight_ptr, c_C, C, 0.0) / tl.sqrt(of_channels(var_ptr, c_C, C, 1.0) + eps)
+    mean_C, bias_C = of_channels(mean_ptr, c_C, C, 0.0), of_channels(bias_ptr, c_C, C, 0.0)
+    write(y_ptr, at, (read(x_ptr, at, ok) - mean_C[None, :]) * scale_C[None, :] + bias_C[None, :], ok)
 
 
 @triton.jit
@@ -173,19 +153,14 @@ def _slopes(
     grad_ptr, x_ptr, weight_ptr, mean_ptr, var_ptr, dweight_ptr, dbias_ptr, dx_ptr, M, C, eps, THROUGH: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    m_M = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
-    c_C = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
-    ok_C = c_C < C
-    ok = (m_M < M)[:, None] & ok_C[None, :]
-    at = m_M.to(tl.int64)[:, None] * C + c_C[None, :]
-    rstd_C = 1 / tl.sqrt(tl.load(var_ptr + c_C, mask=ok_C, other=1.0).to(tl.float32) + eps)
-    scale_C = tl.load(weight_ptr + c_C, mask=ok_C, other=0.0).to(tl.float32) * rstd_C
-    slope_MC = tl.load(grad_ptr + at, mask=ok, other=0.0).to(tl.float32)
+    _, c_C, ok, at = own_tile(M, C, BLOCK_M, BLOCK_C)
+    rstd_C = 1 / tl.sqrt(of_channels(var_ptr, c_C, C, 1.0) + eps)
+    scale_C = of_channels(weight_ptr, c_C, C, 0.0) * rstd_C
+    slope_MC = read(grad_ptr, at, ok)
     if THROUGH:
         total = tl.cast(M, tl.float32)
-        mean_C = tl.load(mean_ptr + c_C, mask=ok_C, other=0.0).to(tl.float32)
-        along_C = tl.load(dweight_ptr + c_C, mask=ok_C, other=0.0) * rstd_C / total
-        shift_C = tl.load(dbias_ptr + c_C, mask=ok_C, other=0.0) / total
-        x_MC = tl.load(x_ptr + at, mask=ok, other=0.0).to(tl.float32)
-        slope_MC -= shift_C[None, :] + (x_MC - mean_C[None, :]) * along_C[None, :]
-    tl.store(dx_ptr + at, (slope_MC * scale_C[None, :]).to(dx_ptr.dtype.element_ty), mask=ok)
+        along_C = of_channels(dweight_ptr, c_C, C, 0.0) * rstd_C / total
+        shift_C = of_channels(dbias_ptr, c_C, C, 0.0) / total
+        off_MC = read(x_ptr, at, ok) - of_channels(mean_ptr, c_C, C, 0.0)[None, :]
+        slope_MC -= shift_C[None, :] + off_MC * along_C[None, :]
+    write(dx_ptr, at, slope_MC * scale_C[None, :], ok)

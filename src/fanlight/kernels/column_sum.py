@@ -4,10 +4,8 @@ import torch
 import triton
 import triton.language as tl
 
-from fanlight.kernels.launch import IS_INTERPRETED
 from fanlight.kernels.split_sum import PARTS_MOST, PROGRAMS, added
-
-BLOCK_M, BLOCK_C = (64, 16) if IS_INTERPRETED else (64, 64)
+from fanlight.kernels.tiles import BLOCK_C, BLOCK_M, read, tile
 
 
 def conv2d_bias(grad: torch.Tensor, *, out: torch.Tensor | None = None) -> torch.Tensor:
@@ -42,15 +40,18 @@ def summed(x_MC: torch.Tensor, *, out: torch.Tensor | None = None) -> torch.Tens
 
 
 @triton.jit
+def part_of(M, rows_of_part):
+    """The rows begin … end of a program's part, where programs go over channels first and parts second."""
+    begin = tl.program_id(1) * rows_of_part
+    return begin, tl.minimum(begin + rows_of_part, M)
+
+
+@triton.jit
 def _sum(x_ptr, sums_ptr, M, C, rows_of_part, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr):
     c_C = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
-    begin = tl.program_id(1) * rows_of_part
-    end = tl.minimum(begin + rows_of_part, M)
+    begin, end = part_of(M, rows_of_part)
     acc_C = tl.zeros((BLOCK_C,), tl.float32)
     for start in range(begin, end, BLOCK_M):
-        m_M = start + tl.arange(0, BLOCK_M)
-        ok = (m_M < end)[:, None] & (c_C < C)[None, :]
-        acc_C += tl.sum(
-            tl.load(x_ptr + m_M.to(tl.int64)[:, None] * C + c_C[None, :], mask=ok, other=0.0).to(tl.float32), axis=0
-        )
+        _, _, ok, at = tile(start, end, tl.program_id(0) * BLOCK_C, C, BLOCK_M, BLOCK_C)
+        acc_C += tl.sum(read(x_ptr, at, ok), axis=0)
     tl.store(sums_ptr + tl.program_id(1) * C + c_C, acc_C, mask=c_C < C)

@@ -13,6 +13,7 @@ import triton.language as tl
 
 from fanlight.kernels.launch import IS_INTERPRETED, given
 from fanlight.kernels.sizes import PLAIN, Pair, sizes
+from fanlight.kernels.tiles import read, write
 
 BLOCK = 128 if IS_INTERPRETED else 256
 
@@ -71,12 +72,8 @@ def _forward(
     x_ptr, weight_ptr, bias_ptr, y_ptr, N, C, H, W, O, R, S, P, Q, G,
     stride_h, stride_w, pad_h, pad_w, dil_h, dil_w, HAS_BIAS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    blocks = tl.cdiv(P * Q, BLOCK)
-    pid = tl.program_id(0)
-    plane = (pid // blocks).to(tl.int64)  # n·O + o
+    plane, at_L, inside = _stretch(P * Q, BLOCK)  # plane n·O + o
     n, o = plane // O, plane % O
-    at_L = (pid % blocks) * BLOCK + tl.arange(0, BLOCK)
-    inside = at_L < P * Q
     top_L, left_L = (at_L // Q) * stride_h - pad_h, (at_L % Q) * stride_w - pad_w
     deep = C // G
     first = (o // (O // G)) * deep
@@ -85,12 +82,11 @@ def _forward(
         image_ptr = x_ptr + (n * C + first + c) * H * W
         for tap in range(R * S):
             h_L, w_L = top_L + (tap // S) * dil_h, left_L + (tap % S) * dil_w
-            ok = inside & (h_L >= 0) & (h_L < H) & (w_L >= 0) & (w_L < W)
-            seen = tl.load(image_ptr + h_L * W + w_L, mask=ok, other=0.0).to(tl.float32)
+            seen = _pixel(image_ptr, h_L, w_L, inside, H, W)
             acc += seen * tl.load(weight_ptr + (o * deep + c) * R * S + tap).to(tl.float32)
     if HAS_BIAS:
         acc += tl.load(bias_ptr + o).to(tl.float32)
-    tl.store(y_ptr + plane * P * Q + at_L, acc.to(y_ptr.dtype.element_ty), mask=inside)
+    write(y_ptr, plane * P * Q + at_L, acc, inside)
 
 
 @triton.jit(do_not_specialize=PLAIN)
@@ -98,12 +94,8 @@ def _input(
     grad_ptr, weight_ptr, dx_ptr, N, C, H, W, O, R, S, P, Q, G,
     stride_h, stride_w, pad_h, pad_w, dil_h, dil_w, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    blocks = tl.cdiv(H * W, BLOCK)
-    pid = tl.program_id(0)
-    plane = (pid // blocks).to(tl.int64)  # n·C + c
+    plane, at_L, inside = _stretch(H * W, BLOCK)  # plane n·C + c
     n, c = plane // C, plane % C
-    at_L = (pid % blocks) * BLOCK + tl.arange(0, BLOCK)
-    inside = at_L < H * W
     deep = C // G
     first = (c // deep) * (O // G)
     acc = tl.zeros((BLOCK,), tl.float32)
@@ -113,11 +105,10 @@ def _input(
             down_L = at_L // W + pad_h - (tap // S) * dil_h
             across_L = at_L % W + pad_w - (tap % S) * dil_w
             p_L, q_L = down_L // stride_h, across_L // stride_w
-            ok = inside & (down_L >= 0) & (across_L >= 0) & (p_L < P) & (q_L < Q)
-            ok = ok & (p_L * stride_h == down_L) & (q_L * stride_w == across_L)
-            came = tl.load(given_ptr + p_L * Q + q_L, mask=ok, other=0.0).to(tl.float32)
+            whole = inside & (p_L * stride_h == down_L) & (q_L * stride_w == across_L)
+            came = _pixel(given_ptr, p_L, q_L, whole, P, Q)
             acc += came * tl.load(weight_ptr + ((first + k) * deep + c % deep) * R * S + tap).to(tl.float32)
-    tl.store(dx_ptr + plane * H * W + at_L, acc.to(dx_ptr.dtype.element_ty), mask=inside)
+    write(dx_ptr, plane * H * W + at_L, acc, inside)
 
 
 @triton.jit(do_not_specialize=PLAIN)
@@ -139,7 +130,20 @@ def _weight(
             at_L = start + tl.arange(0, BLOCK)
             inside = at_L < P * Q
             h_L, w_L = (at_L // Q) * stride_h + down, (at_L % Q) * stride_w + across
-            ok = inside & (h_L >= 0) & (h_L < H) & (w_L >= 0) & (w_L < W)
-            came = tl.load(given_ptr + at_L, mask=inside, other=0.0).to(tl.float32)
-            acc += came * tl.load(image_ptr + h_L * W + w_L, mask=ok, other=0.0).to(tl.float32)
+            acc += read(given_ptr, at_L, inside) * _pixel(image_ptr, h_L, w_L, inside, H, W)
     tl.store(dweight_ptr + pid, tl.sum(acc, axis=0).to(dweight_ptr.dtype.element_ty))
+
+
+@triton.jit
+def _stretch(L, BLOCK: tl.constexpr):
+    """The plane that a program works on, and its positions of L in it; which of them there are."""
+    blocks = tl.cdiv(L, BLOCK)
+    at_L = (tl.program_id(0) % blocks) * BLOCK + tl.arange(0, BLOCK)
+    return (tl.program_id(0) // blocks).to(tl.int64), at_L, at_L < L
+
+
+@triton.jit
+def _pixel(plane_ptr, h_L, w_L, inside, H, W):
+    """float32 of a plane's pixels, 0 outside."""
+    ok = inside & (h_L >= 0) & (h_L < H) & (w_L >= 0) & (w_L < W)
+    return read(plane_ptr, h_L * W + w_L, ok)

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from fanlight.errors import ConfigError, near
+from fanlight.models import told
+from fanlight.models.decoder import Decoder
 
 ALSO_BLOCKS = {  # blocks although they do not repeat, stand in no container, or hold other blocks
     "DepthwiseSeparableConv",  # first stage of EfficientNet and MobileNet
@@ -129,6 +131,8 @@ class _Tracer(fx.Tracer):
         self._goes_into = () if parts else (nn.Sequential,)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        if isinstance(m, Decoder):  # of captions: it holds blocks, and reads words that are no input
+            return True
         if isinstance(m, self._goes_into) or f"{module_qualified_name}." == _PREFIX:
             return False
         return module_qualified_name.removeprefix(_PREFIX) not in self._holders
@@ -201,7 +205,7 @@ def _batch_nodes(model: nn.Module, nodes: list[fx.Node], example: Tensor) -> set
                 found.add(n.name)
             return value
 
-    with torch.no_grad(), modes_kept([model]):
+    with torch.no_grad(), modes_kept([model]), told.standing_in(model):
         model.eval()
         try:
             Watch(fx.GraphModule(model, nodes[0].graph)).run(example)

@@ -148,12 +148,14 @@ def of(net: str) -> Line:
     """The line of a name of NAMED, or of a text. ConfigError where it is neither."""
     if net in NAMED:
         return parse(NAMED[net])
-    if not is_text(net) and not re.match(r"(?:conv|pool|avgpool|dropout)[0-9.]", net):
+    if not is_text(net) and not re.match(r"\[|(?:conv|pool|avgpool|dropout)[0-9.]", net) and net not in KINDS:
         raise ConfigError(
             f"network {net!r} is neither a line such as '{NAMED['reference']}' nor one of {', '.join(NAMED)}."
             f"{near(net, NAMED)}"
         )
-    return parse(net)
+    found = parse(net)
+    _ends_in_dense(found)
+    return found
 
 
 def parse(text: str) -> Line:
@@ -188,15 +190,21 @@ def parse(text: str) -> Line:
 
 def place(line: Line, *, image: Shape, classes: int) -> tuple[Placed, ...]:
     """Layers with their shapes, for images [C, H, W]. ConfigError, naming both shapes, where one does not fit."""
-    last = line.layers[-1]
-    if not isinstance(last, Dense):
-        raise wrong(line.text, last.at, f"a network ends in `dense`, an output per class; after {last} there is none")
+    last = _ends_in_dense(line)
     if last.outputs not in (None, classes):
         raise wrong(
             line.text, last.at, f"{last} gives {last.outputs} outputs and the data has {classes} classes; write `dense`, "
             f"which takes their number, or dense{classes}"
         )  # fmt: skip
     return _place(line, line.layers, image, classes, prefix="")
+
+
+def _ends_in_dense(line: Line) -> Dense:
+    """The last layer, which has to be one."""
+    last = line.layers[-1]
+    if not isinstance(last, Dense):
+        raise wrong(line.text, last.at, f"a network ends in `dense`, an output per class; after {last} there is none")
+    return last
 
 
 def walk(placed: tuple[Placed, ...]) -> Iterator[Placed]:

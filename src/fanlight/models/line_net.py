@@ -7,9 +7,12 @@ from collections import OrderedDict
 
 from torch import Tensor, nn
 
+from fanlight import machine
+from fanlight.console import bytes_text
 from fanlight.models import line
 from fanlight.models.line import Line, Placed, Shape
 
+WEIGHT_BYTES = 4
 ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "gelu": nn.GELU}
 
 
@@ -21,8 +24,23 @@ class Block(nn.Sequential):
 
 
 def build(text: Line, *, image: Shape, classes: int) -> nn.Sequential:
-    """The network for images [B, *image] and outputs [B, classes]; torch's own initial weights."""
-    return nn.Sequential(_named(line.place(text, image=image, classes=classes)))
+    """The network for images [B, *image] and outputs [B, classes]; torch's own initial weights. ConfigError where memory cannot
+    hold them."""
+    placed = line.place(text, image=image, classes=classes)
+    _check_room(text, placed)
+    return nn.Sequential(_named(placed))
+
+
+def _check_room(text: Line, placed: tuple[Placed, ...]) -> None:
+    count, free = line.parameters(placed), machine.memory_available()
+    if WEIGHT_BYTES * count <= free:
+        return
+    most = max(line.walk(placed), key=lambda each: sum(map(math.prod, line.weights(each).values())))
+    raise line.wrong(
+        text.text, most.layer.at, f"{count:,} weights take {bytes_text(WEIGHT_BYTES * count)}, and this machine has "
+        f"{bytes_text(free)} free; most are those of {most.layer}, which {list(most.x)} reaches: pool more before it, or "
+        "give it fewer outputs"
+    )  # fmt: skip
 
 
 def _named(placed: tuple[Placed, ...]) -> OrderedDict[str, nn.Module]:

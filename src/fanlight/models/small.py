@@ -123,10 +123,13 @@ class SmallResNet(nn.Module):
             if isinstance(module, BasicBlock):
                 nn.init.zeros_(module.bn2.weight)  # every block starts as its shortcut (Goyal et al. 2017)
 
-    def forward(self, x_BCHW: Tensor) -> Tensor:
+    def forward_features(self, x_BCHW: Tensor) -> Tensor:
+        """The last grid, as timm's networks call it."""
         x_BCHW = self.act1(self.bn1(self.conv1(x_BCHW)))
-        x_BCHW = self.layer3(self.layer2(self.layer1(x_BCHW)))
-        return self.fc(torch.flatten(self.pool(x_BCHW), 1))
+        return self.layer3(self.layer2(self.layer1(x_BCHW)))
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        return self.fc(torch.flatten(self.pool(self.forward_features(x_BCHW)), 1))
 
 
 def _stage(inputs: int, outputs: int, *, stride: int) -> nn.Sequential:
@@ -168,9 +171,12 @@ class SmallCNN(nn.Module):
                 if isinstance(module, nn.Conv2d):
                     nn.init.dirac_(module.weight[: module.in_channels])
 
+    def forward_features(self, x_BCHW: Tensor) -> Tensor:
+        """The last grid, as timm's networks call it."""
+        return self.groups(self.act(self.whiten(x_BCHW)))
+
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        x_BCHW = self.pool(self.groups(self.act(self.whiten(x_BCHW))))
-        return self.fc(torch.flatten(x_BCHW, 1))
+        return self.fc(torch.flatten(self.pool(self.forward_features(x_BCHW)), 1))
 
 
 class _ConvGroup(nn.Module):

@@ -11,18 +11,19 @@ import torch
 from torch import Tensor, nn
 
 from fanlight.errors import ConfigError
+from fanlight.models import told
 from fanlight.models.zoo import head
 
 
 class Tail(nn.Module):
-    """Features [b, …] to outputs [b, K] by the model's own last layer, whose parameters it shares."""
+    """Features [b, …] to outputs [b, K], of a captioner logits, by the model's own last layer, whose parameters it shares."""
 
     def __init__(self, model: nn.Module):
         super().__init__()
         self.last = model.get_submodule(head(model))
 
     def forward(self, features: Tensor) -> Tensor:
-        return self.last(features).flatten(1)  # a 1 × 1 convolution gives [b, K, 1, 1]
+        return _outputs(self.last(features))
 
 
 @contextmanager
@@ -43,7 +44,7 @@ def watching(model: nn.Module) -> Iterator[Callable[[], Tensor]]:
 @torch.no_grad()
 def features(model: nn.Module, x: Tensor) -> Tensor:
     """What the last layer sees of `x` [b, 3, P, P]. Inputs of a frozen network ask for no gradient."""
-    with watching(model) as newest:
+    with watching(model) as newest, told.standing_in(model):
         model(x)
         return newest()
 
@@ -57,7 +58,8 @@ def check(model: nn.Module, example: Tensor) -> None:
     was_training = model.training
     model.eval()
     try:
-        outputs = model(example)
+        with told.standing_in(model):
+            outputs = model(example)
     finally:
         handle.remove()
         model.train(was_training)
@@ -69,5 +71,10 @@ def check(model: nn.Module, example: Tensor) -> None:
         raise ConfigError(f"{family} gives its last layer {len(features)} rows for {len(example)} images")
     # By memory and not by value: a last layer may start with weights of 0, whose outputs say nothing.
     is_last = made.untyped_storage().data_ptr() == outputs.untyped_storage().data_ptr()
-    if not is_last or made.flatten(1).shape != outputs.shape:
+    if not is_last or _outputs(made).shape != outputs.shape:
         raise ConfigError(f"{family} computes more after its last layer with weights")
+
+
+def _outputs(made: Tensor) -> Tensor:
+    """A 1 × 1 convolution gives [b, K, 1, 1]."""
+    return made.flatten(1) if made.shape[2:] == (1, 1) else made

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from fanlight import console
 from fanlight.errors import ConfigError, near
-from fanlight.models import line, line_net, small, weights_file
+from fanlight.models import captioner, line, line_net, small, told, weights_file
 
 HUB_TIMEOUT_S = 5.0  # for the hub's first answer, and for each read of a download outside it
 LARGEST_TRIED_PX = 512  # when an image size does not work, larger ones are tried up to this
@@ -45,9 +45,12 @@ def create(
     seed: int,
     pretrained: bool = False,
     weights: Path | str | None = None,
+    longest: int = captioner.LONGEST,
 ) -> Created:
     """The network `name` for images [B, 3, image_px, image_px] and outputs [B, classes], on the CPU, in training mode.
 
+    Of a captioner (`resnet18+lstm`), `classes` are the words of its vocabulary, `longest` the most of a caption with START and
+    END; published weights, and a file of a network's weights, are its encoder's.
     ConfigError: an unknown name, an image size that the network cannot take, a weights file that does not fit it.
     Published weights that cannot be had are a warning and a note, and the weights are random.
     """
@@ -55,6 +58,10 @@ def create(
         raise ConfigError(f"a network needs 1 class and 1 px at least, got {classes} classes and {image_px} px")
     if pretrained and weights is not None:
         raise ConfigError(f"model.pretrained and model.weights={weights} name two sources of weights; choose one")
+    if captioner.is_name(name):
+        return _captioner(
+            name, words=classes, image_px=image_px, seed=seed, pretrained=pretrained, weights=weights, longest=longest
+        )
     build = functools.partial(_seeded, _builder(name, classes), seed)
     model = _checked(name, build, classes=classes, image_px=image_px)
     if weights is not None:
@@ -71,11 +78,11 @@ def create(
 
 def check_name(name: str) -> None:
     """ConfigError, with near names, where there is no such network: before anything is packed or written."""
-    _builder(name, 1)
+    _builder(captioner.parse(name).encoder if captioner.is_name(name) else name, 1)
 
 
 def names() -> list[str]:
-    """Every name that `create` knows, sorted."""
+    """Every name that `create` knows, sorted; with `+lstm` or `+transformer` most are captioners (captioner.py)."""
     return sorted({*small.NAMES, *_timm_names(), *_torchvision_names()})
 
 
@@ -130,6 +137,25 @@ def _builder(name: str, classes: int) -> _Build:
     if name in _torchvision_names():
         return functools.partial(_torchvision_model, name, classes)
     raise ConfigError(f"model {name!r} is unknown.{near(name, names())} `fanlight.models.zoo.names()` lists all")
+
+
+def _captioner(
+    name: str, *, words: int, image_px: int, seed: int, pretrained: bool, weights: Path | str | None, longest: int
+) -> Created:
+    """A captioner whose encoder is made as the network alone would be."""
+    asked = captioner.parse(name)
+    path = None if weights is None else Path(weights)
+    is_whole = path is not None and any(key.startswith(("decoder.", "module.decoder.")) for key in _read(path))
+    alone = None if is_whole else path
+    made = create(asked.encoder, classes=2, image_px=image_px, seed=seed, pretrained=pretrained, weights=alone)
+
+    def build(px: int, *, pretrained: bool) -> nn.Module:
+        return captioner.build(made.model, asked, words=words, longest=longest, image_px=px)
+
+    model = _seeded(build, seed, image_px)
+    if path is not None and is_whole:
+        return Created(model, notes=_load(model, path), pretrained=False)
+    return Created(model, notes=made.notes[:1], pretrained=made.pretrained)  # the others are of its head
 
 
 def _seeded(build: _Build, seed: int, image_px: int, *, pretrained: bool = False) -> nn.Module:
@@ -210,17 +236,18 @@ def _checked(name: str, build: _Build, *, classes: int, image_px: int) -> nn.Mod
 
 def refusal(model: nn.Module, image_px: int, *, classes: int) -> str:
     """Why this very network, made for images of another side perhaps, takes none of `image_px`; empty where it does."""
+    wanted = [1, 1, 1, classes] if isinstance(model, captioner.Captioner) else [1, classes]
     try:
         shape = _output_shape(model, image_px, device="cpu")
     except _WRONG_SIZE as error:
         return (str(error).strip() or type(error).__name__).splitlines()[0]
-    return "" if shape == [1, classes] else f"it gives {shape} for one image"
+    return "" if shape == wanted else f"it gives {shape} for one image"
 
 
 def _output_shape(model: nn.Module, image_px: int, *, device: str) -> list[int] | str:
     image = torch.zeros(1, 3, image_px, image_px, dtype=torch.float32, device=device)
     model.eval()
-    with torch.no_grad():
+    with torch.no_grad(), told.standing_in(model):
         output = model(image)
     model.train()
     return list(output.shape) if isinstance(output, Tensor) else type(output).__name__

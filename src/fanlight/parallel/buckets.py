@@ -7,6 +7,7 @@ where torch's DistributedDataParallel, which counts one forward to one backward,
 from __future__ import annotations
 
 import contextlib
+import itertools
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -15,9 +16,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from fanlight.parallel import comm
+from fanlight.parallel import comm, cutting
 
-BUCKET_BYTES = 25 << 20  # as DistributedDataParallel: below, latency counts; above, there is less to overlap with
+BUCKET_BYTES = cutting.BUCKET_BYTES
 
 
 class Buckets:
@@ -35,15 +36,15 @@ class Buckets:
         self._armed, self._next = False, 0  # the bucket that is sent next
         self._place: dict[nn.Parameter, int] = {}
         self._hooks = []
-        size = bucket_bytes
-        for parameter in reversed([p for module in modules for p in module.parameters() if p.requires_grad]):
-            if size + parameter.nbytes > bucket_bytes or self._buckets[-1][0].dtype != parameter.dtype:
-                self._buckets.append([])
-                size = 0
-            self._buckets[-1].append(parameter)
-            size += parameter.nbytes
-            self._place[parameter] = len(self._buckets) - 1
-            self._hooks.append(parameter.register_post_accumulate_grad_hook(self._arrived))
+        order = list(reversed([p for module in modules for p in module.parameters() if p.requires_grad]))
+        for _, same in itertools.groupby(order, key=lambda p: p.dtype):  # one format in a bucket
+            parameters = list(same)
+            for bucket in cutting.within([p.nbytes for p in parameters], limit=bucket_bytes):
+                self._buckets.append([parameters[index] for index in bucket])
+        for number, members in enumerate(self._buckets):
+            for parameter in members:
+                self._place[parameter] = number
+                self._hooks.append(parameter.register_post_accumulate_grad_hook(self._arrived))
 
     def arm(self) -> None:
         """The next backward brings the last gradients of the step: a bucket is sent when all of its are there."""

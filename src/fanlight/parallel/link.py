@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -12,6 +13,7 @@ import torch.distributed as dist
 from fanlight.parallel.comm import World
 
 SMALL_BYTES, LARGE_BYTES = 4 << 10, 4 << 20
+SIZES = (4 << 10, 256 << 10, 4 << 20)  # of a sweep
 REPEATS = 5
 OVERHEAD = 0.1  # most of a bucket's time that may be latency
 BUCKET_LEAST_MB, BUCKET_MOST_MB = 1.0, 25.0  # torch's own first and further buckets
@@ -47,6 +49,55 @@ def measure(world: World) -> Link:
     rate = (LARGE_BYTES - SMALL_BYTES) / max(times[LARGE_BYTES] - latency_s, 1e-9)
     told = world.tell({"latency_s": latency_s, "bytes_per_s": rate})
     return Link(**told)
+
+
+@dataclass(frozen=True)
+class Sending:
+    """What collectives of a group were measured to take, in seconds."""
+
+    all_reduce_s: dict[int, float]  # by bytes
+    gather_s: float  # of a few numbers from every rank
+    beside_s: float  # of computing while an all-reduce is under way, until both are done
+    alone_s: float  # of the same computing alone
+    sent_s: float  # of the same all-reduce alone
+
+    @property
+    def steals(self) -> float:
+        """Of a second of sending, what it takes from computing: 0 where it hides wholly, 1 where it does not."""
+        return min(1.5, max(0.0, (self.beside_s - self.alone_s) / self.sent_s))
+
+
+def sweep(world: World, *, compute: Callable[[], None], sizes: Sequence[int] = SIZES) -> Sending:
+    """All-reduces of `sizes` bytes with nothing else to do, and the largest of them beside `compute`, which is started when it
+    is on its way. Of the group that sums gradients. Collective; every rank gets rank 0's numbers."""
+    reduced = {}
+    for size in sizes:
+        buffer = torch.zeros(size // 4, device=world.device)
+        reduced[size] = _median(lambda buffer=buffer: dist.all_reduce(buffer, group=world.group), world)  # type: ignore[misc]
+    small = torch.zeros(64, device=world.device)
+    every = [torch.zeros_like(small) for _ in range(world.ranks)]
+    gather_s = _median(lambda: dist.all_gather(every, small, group=world.group), world)
+    buffer = torch.zeros(max(sizes) // 4, device=world.device)
+
+    def both() -> None:
+        work = dist.all_reduce(buffer, group=world.group, async_op=True)
+        compute()
+        work.wait()
+
+    alone_s, beside_s = _median(compute, world), _median(both, world)
+    told = world.tell({"reduced": list(reduced.values()), "rest": [gather_s, beside_s, alone_s, reduced[max(sizes)]]})
+    return Sending(dict(zip(sizes, told["reduced"])), *told["rest"])
+
+
+def _median(what: Callable[[], object], world: World) -> float:
+    """Seconds of it, the ranks beginning together; the first time is left out."""
+    took_s = []
+    for _ in range(REPEATS + 1):
+        world.barrier()
+        begin = _now(world.device)
+        what()
+        took_s.append(_now(world.device) - begin)
+    return median(took_s[1:])
 
 
 def _now(device: torch.device) -> float:

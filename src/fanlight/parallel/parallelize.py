@@ -81,6 +81,7 @@ def place(
         assert example is not None
         model.to(world.device)  # where the ranks of the group can talk
         example = example.to(world.device)
+        ready(len(example), example.device)
         with tensor.exactly():
             expected = tensor.outputs(model, example)
         division = tensor.divide(model, group=world.tensor, rank=layout.place(world.rank).tp, ranks=layout.tp)

@@ -162,9 +162,8 @@ class Pipeline:
                     x = found.into[stage].empty(self.device).zero_()
                 else:
                     x = self._example(key)
-                y = module.eval()(x)
-                if stage + 1 < self.layout.stages:
-                    found.out_of[stage] = Wire.of(y)
+                if stage + 1 < self.layout.stages:  # what the last one makes goes nowhere
+                    found.out_of[stage] = Wire.of(module.eval()(x))
                     numbers = torch.tensor(found.out_of[stage].numbers(), dtype=torch.int64, device=self.device)
                     self._post_send(numbers, stage + 1, is_forward=True)
         self.drain()

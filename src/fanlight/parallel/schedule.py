@@ -81,7 +81,7 @@ def makespan(found: Orders, *, forward_s: Sequence[float], backward_s: Sequence[
         for rank, order in enumerate(found.by_rank):
             while places[rank] < len(order):
                 action = order[places[rank]]
-                needed = _needs(action, stages=found.stages)
+                needed = needs(action, stages=found.stages)
                 if any(other not in ends for other in needed):
                     break
                 arrivals = [ends[o] + (send_s if found.rank_of(o.stage) != rank else 0.0) for o in needed]
@@ -93,7 +93,7 @@ def makespan(found: Orders, *, forward_s: Sequence[float], backward_s: Sequence[
     return max(ends.values(), default=0.0)
 
 
-def _needs(action: Action, *, stages: int) -> list[Action]:
+def needs(action: Action, *, stages: int) -> list[Action]:
     """What must be done before it."""
     forward, stage, microbatch = action
     if forward:
@@ -152,7 +152,7 @@ def _interleaved(ranks: int, each: int, microbatches: int) -> list[list[Action]]
     free_at, next_f, next_b = [0] * ranks, [0] * ranks, [0] * ranks
 
     def ready(action: Action | None, now: int) -> bool:
-        return action is not None and all(done_at.get(o, now + 1) <= now for o in _needs(action, stages=stages))
+        return action is not None and all(done_at.get(o, now + 1) <= now for o in needs(action, stages=stages))
 
     def at(order: list[tuple[int, int]], place: int, rank: int, *, is_forward: bool) -> Action | None:
         if place == len(order):

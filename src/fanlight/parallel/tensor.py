@@ -44,12 +44,14 @@ class Pair:
 
 
 _MLP = Pair("mlp.fc1", "mlp.fc2")
+_ATTENTION = Pair("attn.qkv", "attn.proj", heads="attn")
 TABLE: dict[str, tuple[Pair, ...]] = {  # by the block's class
     "BasicBlock": (Pair("conv1", "conv2", norm="bn1"),),
     "Bottleneck": (Pair("conv2", "conv3", norm="bn2"),),
     "ConvNeXtBlock": (_MLP,),
     "CNBlock": (Pair("block.3", "block.5"),),  # torchvision's ConvNeXt
-    "Block": (Pair("attn.qkv", "attn.proj", heads="attn"), _MLP),
+    "Block": (_ATTENTION, _MLP),
+    "DecoderBlock": (_ATTENTION, _MLP),  # of captions; what looks at the grid stays whole
 }
 
 

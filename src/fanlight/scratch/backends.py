@@ -31,24 +31,38 @@ def chosen(name: str, *, device: str | None) -> tuple[str, str | None]:
     """The backend that runs and its device (None: left open), from what was asked. ConfigError where they contradict."""
     if name not in NAMES:
         raise ConfigError(f"--backend {name!r} does not exist; use one of {', '.join(NAMES)}.{near(name, NAMES)}")
+    if device not in (None, "cpu", "cuda"):
+        raise ConfigError(f"--device {device!r} does not exist; use cpu or cuda, or leave it out")
     if name in ON_CPU:
         if device == "cuda":
             raise ConfigError(f"--backend {name} computes on CPUs and --device is cuda; use --backend triton or torch")
         return name, "cpu"
     if name == "torch":
         return name, device
-    has_triton = importlib.util.find_spec("triton") is not None
-    if has_triton and os.environ.get("TRITON_INTERPRET") == "1":  # kernels line by line on a CPU, to look into them
+    why = without_gpu()
+    if why is None and _is_interpreted():
         return name, "cpu"
-    if device == "cpu" or not has_triton or not torch.cuda.is_available():
-        why = "No CUDA device is visible here" if has_triton else "Triton is not installed here"
-        why = "--device is cpu" if device == "cpu" else why
+    if device == "cpu" or why is not None:
         console.warn(
-            f"--backend triton computes on GPUs, so --backend {INSTEAD} runs instead", why=why,
-            do=f"Give --backend {INSTEAD} to choose it, or use a machine with a GPU",
+            f"--backend triton computes on GPUs, so --backend {INSTEAD} runs instead",
+            why=why or "--device is cpu", do=f"Give --backend {INSTEAD} to choose it, or use a machine with a GPU",
         )  # fmt: skip
         return INSTEAD, "cpu"
     return name, "cuda"
+
+
+def without_gpu() -> str | None:
+    """Why kernels cannot run on this machine; None where they can."""
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed here"
+    if not _is_interpreted() and not torch.cuda.is_available():
+        return "No CUDA device is visible here"
+    return None
+
+
+def _is_interpreted() -> bool:
+    """Whether kernels are run line by line on a CPU, to look into them."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
 
 
 def table(name: str) -> SimpleNamespace:
@@ -65,19 +79,21 @@ def threads(backend: str, count: int) -> Iterator[None]:
         return
     import threadpoolctl
 
-    with threadpoolctl.threadpool_limits(count, user_api="blas"):
-        if backend == "numpy":
+    if backend == "numpy":
+        with threadpoolctl.threadpool_limits(count, user_api="blas"):
             yield
-            return
-        import numba
+        return
+    import numba
 
-        before, config = numba.get_num_threads(), vars(numba.config)
-        if count > config["NUMBA_NUM_THREADS"]:
-            raise ConfigError(
-                f"--threads {count}: Numba began with {config['NUMBA_NUM_THREADS']}; use as many at most, or set "
-                f"NUMBA_NUM_THREADS={count} first"
-            )
-        numba.set_num_threads(count)
+    from fanlight.scratch.cpu import threads as of_numba
+
+    if count > of_numba.most():
+        raise ConfigError(
+            f"--threads {count}: Numba began with {of_numba.most()}; use as many at most, or set NUMBA_NUM_THREADS={count} first"
+        )
+    before = numba.get_num_threads()
+    with threadpoolctl.threadpool_limits(user_api="blas"):  # puts back what is set inside
+        of_numba.set_threads(count)
         try:
             yield
         finally:

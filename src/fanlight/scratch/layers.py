@@ -219,6 +219,10 @@ class Norm(Layer):
         if run.exchange is not None:
             self.mean, self.var, self.count = run.exchange.merged(self.mean, self.var, count=self.count)
             given = t.batch_norm_fixed(x, weight, bias, self.mean, self.var, eps=EPS, out=given)
+        if self.count == 1:  # in torch's words, which the trainer knows how to answer
+            raise ValueError(
+                f"expected more than 1 value per channel of {self.name} when training, got {list(x.shape)}"
+            )
         t.batch_norm_running(running_mean, running_var, self.mean, self.var, count=self.count, momentum=MOMENTUM)
         return given
 

@@ -6,7 +6,7 @@ N images, C channels, H × W image, O filters, G groups, R × S kernel or window
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -135,6 +135,68 @@ def convolution(
     return found
 
 
+def input_gradient(
+    grad: Shape,
+    weight: Shape,
+    *,
+    image: Pair,
+    stride: int | Pair,
+    padding: int | Pair,
+    dilation: int | Pair,
+    groups: int,
+) -> Convolution:
+    """Of the gradient [N, O, P, Q] of what weights [O, C/G, R, S] made of images of H × W = `image` pixels."""
+    images, weights, groups = _four(grad, "gradients"), _four(weight, "weights"), pair("groups", groups, least=1)[0]
+    return convolution(
+        (images[0], weights[1] * groups, *pair("image", image, least=1)), weights, stride=stride, padding=padding,
+        dilation=dilation, groups=groups, y=grad,
+    )  # fmt: skip
+
+
+def weight_gradient(
+    grad: Shape,
+    x: Shape,
+    *,
+    kernel: Pair,
+    stride: int | Pair,
+    padding: int | Pair,
+    dilation: int | Pair,
+    groups: int,
+) -> Convolution:
+    """Of the gradient [N, O, P, Q] of what weights of R × S = `kernel` pixels made of images [N, C, H, W]."""
+    results, images, groups = _four(grad, "gradients"), _four(x, "images"), pair("groups", groups, least=1)[0]
+    return convolution(
+        images, (results[1], images[1] // groups, *pair("kernel", kernel, least=1)), stride=stride, padding=padding,
+        dilation=dilation, groups=groups, y=grad,
+    )  # fmt: skip
+
+
+def pool_gradient(
+    grad: Shape,
+    window: int | Pair,
+    *,
+    image: Pair,
+    stride: int | Pair | None,
+    padding: int | Pair,
+    index: Shape | None = None,
+) -> Window:
+    """Of the gradient [N, C, P, Q] of what a pooling made of images of H × W = `image` pixels."""
+    results = _four(grad, "gradients")
+    images = (*results[:2], *pair("image", image, least=1))
+    return pool(images, window, stride=stride, padding=padding, y=grad, index=index)
+
+
+def _four(shape: Shape, name: str) -> Shape:
+    if len(shape) != 4:
+        raise ValueError(f"{name} have four axes, got {list(shape)}")
+    return shape
+
+
+def of(array: np.ndarray | None) -> Shape | None:
+    """An array's shape, where there is one."""
+    return None if array is None else array.shape
+
+
 def linear(x: Shape, weight: Shape, *, bias: Shape | None = None, y: Shape | None = None) -> Shape:
     """The result's shape [N, O] of rows [N, I] and weights [O, I]."""
     if len(x) != 2 or len(weight) != 2 or x[1] != weight[1]:
@@ -146,6 +208,20 @@ def linear(x: Shape, weight: Shape, *, bias: Shape | None = None, y: Shape | Non
     return x[0], weight[0]
 
 
+def linear_input(grad: Shape, weight: Shape) -> Shape:
+    """The shape [N, I] of rows of which weights [O, I] made the rows whose gradient this is, [N, O]."""
+    x = (*grad[:1], *weight[1:])
+    linear(x, weight, y=grad)
+    return x
+
+
+def linear_weight(grad: Shape, x: Shape) -> Shape:
+    """The shape [O, I] of weights that made of rows [N, I] the rows whose gradient this is, [N, O]."""
+    weight = (*grad[1:], *x[1:])
+    linear(x, weight, y=grad)
+    return weight
+
+
 def channels(x: Shape, **of_channel: Shape) -> tuple[int, int, int]:
     """[N, C, …] as (N, C, L), L values per channel of an image; the others named have C values each."""
     if len(x) < 2:
@@ -155,8 +231,8 @@ def channels(x: Shape, **of_channel: Shape) -> tuple[int, int, int]:
     return x[0], x[1], int(np.prod(x[2:]))
 
 
-def alike(first: np.ndarray, *others: np.ndarray) -> None:
-    """All of one shape."""
+def alike(first: Any, *others: Any) -> None:
+    """All of one shape, arrays or tensors."""
     for each in others:
         if each.shape != first.shape:
             raise ValueError(f"{list(each.shape)} beside {list(first.shape)}: both are of one shape")
@@ -184,16 +260,27 @@ def rate(share: float) -> None:
 
 def keys(rows: np.ndarray, shape: Shape) -> None:
     """One uint64 key per row of `shape`."""
-    if rows.dtype != np.uint64:
-        raise ValueError(f"keys are uint64, got {rows.dtype}")
+    if kind(rows) != "uint64":
+        raise ValueError(f"keys are uint64, got {kind(rows)}")
     same("keys", rows.shape, shape[:1], beside=f"values of {list(shape)}")
+
+
+def kind(array: Any) -> str:
+    """The name of an array's or a tensor's number type."""
+    return str(array.dtype).removeprefix("torch.")
+
+
+def targets_of(logits: Any, targets: Any) -> tuple[int, int]:
+    """(N, K) of logits [N, K] and classes [N], arrays or tensors, whose values are not looked at."""
+    if logits.ndim != 2 or not kind(targets).startswith(("int", "uint")):
+        raise ValueError(f"a loss takes [N, K] and whole numbers [N], got {list(logits.shape)} and {kind(targets)}")
+    same("targets", targets.shape, logits.shape[:1], beside=f"logits of {list(logits.shape)}")
+    return logits.shape[0], logits.shape[1]
 
 
 def classes(logits: np.ndarray, targets: np.ndarray) -> tuple[int, int]:
     """(N, K) of logits [N, K] and classes [N], which are 0 … K − 1."""
-    if logits.ndim != 2 or not np.issubdtype(targets.dtype, np.integer):
-        raise ValueError(f"a loss takes [N, K] and whole numbers [N], got {list(logits.shape)} and {targets.dtype}")
-    same("targets", targets.shape, logits.shape[:1], beside=f"logits of {list(logits.shape)}")
+    targets_of(logits, targets)
     if len(targets) and not 0 <= targets.min() <= targets.max() < logits.shape[1]:
         raise ValueError(
             f"classes {targets.min()} … {targets.max()} of logits {list(logits.shape)}: 0 … {logits.shape[1] - 1}"

@@ -157,7 +157,7 @@ class Mover(torch.optim.Optimizer):
     """SGD and AdamW of a table, with the states, under the names, that torch's have: a checkpoint knows no difference."""
 
     grad_scale: torch.Tensor | None = None  # what gradients are divided by first, as torch's fused optimizers take it
-    found_inf: torch.Tensor | None = None  # 1 where nothing may move
+    found_inf: torch.Tensor | None = None  # 1 where nothing may move; where either is on a GPU, nobody waits for it
 
     def __init__(self, groups: list[dict[str, Any]], config: configuration.Optim, *, backend: str, arrays: Arrays):
         self._config, self._table, self._arrays = config, table(backend), arrays
@@ -166,22 +166,29 @@ class Mover(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        if self.found_inf is not None and self.found_inf.item():
+        divisor = self._divisor()
+        if isinstance(divisor, float) and not math.isfinite(divisor):
             return
-        divisor = 1.0 if self.grad_scale is None else self.grad_scale.item()
         for group in self.param_groups:
             for parameter in group["params"]:
-                if parameter.grad is None:
-                    continue
-                if divisor != 1.0 and math.isfinite(divisor):
-                    parameter.grad.div_(divisor)
-                self._move(parameter, lr=group["lr"], weight_decay=group["weight_decay"])
+                if parameter.grad is not None:
+                    self._move(parameter, lr=group["lr"], weight_decay=group["weight_decay"], divisor=divisor)
 
-    def _move(self, parameter: torch.Tensor, *, lr: float, weight_decay: float) -> None:
+    def _divisor(self) -> float | torch.Tensor:
+        """What gradients are divided by; no number where nothing may move."""
+        divisor = self.grad_scale
+        if self.found_inf is not None:
+            divisor = torch.ones_like(self.found_inf) if divisor is None else divisor
+            divisor = torch.where(self.found_inf > 0, math.nan, divisor)
+        if divisor is None:
+            return 1.0
+        return divisor if self._arrays.is_torch else divisor.item()
+
+    def _move(self, parameter: torch.Tensor, *, lr: float, weight_decay: float, divisor: float | torch.Tensor) -> None:
         state, c = self.state[parameter], self._config
         assert parameter.grad is not None
         weights = [self._arrays.of(parameter), self._arrays.of(parameter.grad)]
-        how = {"lr": lr, "weight_decay": weight_decay}
+        how = {"lr": lr, "weight_decay": weight_decay, "divisor": divisor}
         if c.name == "sgd":
             if not state:
                 state["momentum_buffer"] = torch.zeros_like(parameter)
@@ -192,6 +199,6 @@ class Mover(torch.optim.Optimizer):
             state.update(
                 step=torch.tensor(0.0), exp_avg=torch.zeros_like(parameter), exp_avg_sq=torch.zeros_like(parameter)
             )
-        state["step"] += 1
+        state["step"] = state["step"].cpu() + 1  # of a run that goes on it is on the GPU, where to read it is to wait
         moments = [self._arrays.of(state[name]) for name in ("exp_avg", "exp_avg_sq")]
         self._table.adamw(*weights, *moments, step=int(state["step"].item()), betas=(c.momentum, c.beta2), **how)

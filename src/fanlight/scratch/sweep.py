@@ -19,11 +19,13 @@ import torch
 
 from fanlight import console, machine
 from fanlight.config import Config
-from fanlight.errors import ConfigError, FanlightError, Stopped
+from fanlight.data import checkup
+from fanlight.errors import ConfigError, DiskError, FanlightError, Stopped
 from fanlight.models import line
 from fanlight.models.line import Conv, Dense, Layer, Line, Pool
+from fanlight.parallel import launch
 from fanlight.scratch import train
-from fanlight.train import folder, memory
+from fanlight.train import checks, folder, memory
 
 COLUMNS = (
     "kernel", "layers", "net", "parameters", "accuracy", "interval", "train_s", "images_per_s", "planned_bytes",
@@ -83,11 +85,16 @@ def sweep(
 ) -> dict[str, Any]:  # fmt: skip
     """Trains every variant into a folder of its own below `out`, and writes sweep.csv, sweep.md and sweep.json there after each;
     the JSON object of `scratch train --sweep --json`. A network that the images do not fit is a row that says so."""
+    if launch.joined():
+        raise ConfigError("--sweep trains one network after the other; start it without a launcher, and give --ranks N")
     todo = variants(line.of(net), kernels=kernels, layers=layers)
     folder.check_out(out)
+    config = train.of(config.with_value("execution.report", False), net=net, backend=backend)
+    checks.check(config)
+    checkup.up_to_date(config.data.path, decode=False)  # images that are none would be so for every network
     place = folder.create(config.data.path, "sweep", out=out)
     document: dict[str, Any] = {
-        "sweep": str(place), "data": config.data.path, "net": net, "backend": None, "command": command,
+        "sweep": str(place), "data": config.data.path, "net": net, "backend": config.execution.backend, "command": command,
         "machine": machine.describe(), "started": datetime.now(UTC).isoformat(timespec="seconds"), "rows": [],
     }  # fmt: skip
     for number, variant in enumerate(todo):
@@ -95,10 +102,14 @@ def sweep(
         row = dict.fromkeys(COLUMNS) | {"kernel": variant.kernel, "layers": variant.layers, "net": str(variant.net)}
         memory.forget_peak(torch.device("cpu"))
         try:
-            own = train.of(config.with_value("execution.report", False), net=str(variant.net), backend=backend)
-            run = place / f"k{variant.kernel}-l{variant.layers}"
+            own, run = config.with_value("model.name", str(variant.net)), place / f"k{variant.kernel}-l{variant.layers}"
             found = train.train(own, out=run, resume=None, command=command, entered=entered(), report=lambda run: run)
-        except Stopped:
+        except Stopped as stopped:
+            raise Stopped(
+                f"{stopped}; that is network {number + 1} of {len(todo)}, and a sweep does not go on with the others: those "
+                f"before it are in {place}/sweep.md"
+            ) from None
+        except DiskError:  # of the others there would be no more room either
             raise
         except FanlightError as error:
             row["reason"] = str(error).splitlines()[0]
@@ -107,11 +118,12 @@ def sweep(
             scores = found["metrics"].get("test") or found["metrics"].get("val") or {}
             row |= {key: found[key] for key in COLUMNS if key in found}
             row |= {"accuracy": scores.get("accuracy"), "interval": scores.get("interval")}
-            document["backend"] = found["backend"]
         document["rows"].append(row)
         write(place, document)
     if all(row["reason"] for row in document["rows"]):
-        raise ConfigError(f"no network of the sweep could be trained; the first: {document['rows'][0]['reason']}")
+        raise ConfigError(
+            f"no network of the sweep could be trained, and {place}/sweep.md says why; the first: {document['rows'][0]['reason']}"
+        )
     console.say(f"\n{table(document['rows'])}\nSweep: {place}/sweep.md, sweep.csv, sweep.json")
     return document
 

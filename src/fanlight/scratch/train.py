@@ -11,14 +11,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from fanlight import console
+from fanlight import console, machine
 from fanlight.config import Config
 from fanlight.errors import ConfigError
 from fanlight.models import line
 from fanlight.parallel.comm import World
 from fanlight.scratch import backends
 from fanlight.scratch.step import Mover, ScratchStep
-from fanlight.train import finish, folder, job
+from fanlight.train import finish, folder, job, state
+from fanlight.train.optim import MOMENTS
 from fanlight.train.step import Normalise, Sight
 from fanlight.train.training import Training
 
@@ -31,6 +32,7 @@ DOES_NOT = {  # config key → whether a value asks for it, and what to do
     "train.precision": (lambda value: value not in (None, "fp32"), "operators take float32; use --precision fp32"),
     "train.compress_gradients": (lambda value: value is not None, "leave it out"),
     "optim.label_smoothing": (bool, "the loss is plain cross-entropy; use 0"),
+    "data.image_px_start": (lambda value: value is not None, "arrays are made once, of one size; leave it out"),
     "augment.mixup": (bool, "the loss is of one class per image; leave it out"),
     "augment.cutmix": (bool, "the loss is of one class per image; leave it out"),
     "model.freeze": (bool, "every layer trains; leave it out"),
@@ -48,12 +50,12 @@ class ScratchTraining(Training):
 
     def __post_init__(self) -> None:
         check(self.config)
+        self._check_room()
         for tensor in (*self.model.parameters(), *self.model.buffers()):
             tensor.data = tensor.data.contiguous()  # operators take NCHW, whatever format the config has
         if self._backend in backends.ON_CPU:
-            torch.set_num_threads(
-                1
-            )  # it only prepares rows; more of its threads would wait on the cores that operators use
+            # It only prepares rows: more of its threads would wait on the cores that operators use.
+            torch.set_num_threads(1)
         super().__post_init__()
 
     def enter(self, epoch: int) -> None:
@@ -62,6 +64,16 @@ class ScratchTraining(Training):
             assert isinstance(self.step, ScratchStep)
             groups = self.optimizer.torch.param_groups
             self.optimizer.torch = Mover(groups, self.config.optim, backend=self._backend, arrays=self.step.arrays)
+
+    def _check_room(self) -> None:
+        """ConfigError where memory cannot hold what training keeps beside the weights; images and results come on top."""
+        count, optimizer = sum(p.numel() for p in self.model.parameters()), self.config.optim.name
+        needed, free = 4 * count * (1 + MOMENTS[optimizer]), machine.memory_available()
+        if self.world.device.type == "cpu" and needed > free:
+            raise ConfigError(
+                f"model.name is '{self.config.model.name}': gradients and {optimizer}'s state of its {count:,} weights take "
+                f"{console.bytes_text(needed)}, and this machine has {console.bytes_text(free)} free; give a smaller --net"
+            )
 
     @property
     def _backend(self) -> str:
@@ -104,11 +116,7 @@ def rank_main(world: World, *, run: str, entered: float, wall_before_s: float = 
     path = Path(run)
     config = folder.read_config(path)
     backend = config.execution.backend or "torch"
-    if backends.chosen(backend, device=config.execution.device)[0] != backend:
-        raise ConfigError(
-            f"{run} was begun with execution.backend {backend}, which cannot run here; continue it with: fanlight scratch "
-            f"train --resume {shlex.quote(run)} --backend {backends.INSTEAD} --device cpu"
-        )
+    _check_place(config, path)
     made: list[Training] = []
 
     def keep(*parts: Any) -> Training:
@@ -117,7 +125,8 @@ def rank_main(world: World, *, run: str, entered: float, wall_before_s: float = 
 
     if backend == "numba" and world.is_first and not backends.is_compiled():
         console.say("  Numba compiles its operators, half a minute once; later runs find them in Fanlight's cache")
-    with backends.threads(backend, config.execution.threads or 1):
+    # Numbers that overflow are seen by the trainer in the loss, which names the step; NumPy would tell of every array.
+    with backends.threads(backend, config.execution.threads or 1), np.errstate(all="ignore"):
         summary = job.rank_main(world, run=run, entered=entered, wall_before_s=wall_before_s, kind=keep)
     parameters = sum(p.numel() for p in made[-1].model.parameters())
     step: Any = made[-1].step
@@ -132,6 +141,23 @@ def rank_main(world: World, *, run: str, entered: float, wall_before_s: float = 
             f"Backend {backend}: {console.bytes_text(planned)} of arrays{over}, made once and used at every step"
         )
     return folder.update_summary(path, backend=backend, parameters=parameters, planned_bytes=planned)
+
+
+def _check_place(config: Config, run: Path) -> None:
+    """ConfigError for a backend that there is not, or not on this machine or device."""
+    backend, device = config.execution.backend or "torch", config.execution.device
+    why = backends.without_gpu() if backend == "triton" else None
+    if why is None:
+        with console.quiet(also_warnings=True):
+            if backends.chosen(backend, device=device)[0] == backend:
+                return
+        why = f"execution.device is {device}"
+    other = backends.INSTEAD
+    if state.whole(run / "checkpoints"):
+        way = f"continue with another: fanlight scratch train --resume {shlex.quote(str(run))} --backend {other} --device cpu"
+    else:
+        way = f"use another, such as --set execution.backend={other}"
+    raise ConfigError(f"execution.backend is {backend}, which computes on GPUs. {why}; {way}")
 
 
 def train(
@@ -156,11 +182,27 @@ def of(config: Config, *, net: str, backend: str) -> Config:
     return on(config.with_values({**given, "model.name": text.text}), backend=backend)
 
 
+def resumed(config: Config, *, run: str, backend: str | None) -> Config:
+    """`config`, what is asked anew, for a run that goes on, with another backend where one is given."""
+    if backend is not None:  # what the run itself asks for is looked at when it goes on
+        return _placed(config, backend)
+    path = Path(run)
+    if (path / "resolved.yaml").exists() and folder.read_config(path).execution.backend is None:
+        raise ConfigError(
+            f"--resume {run} was trained by `fanlight train`; continue it with: fanlight train --resume {shlex.quote(run)}, or "
+            "give a --backend to continue with"
+        )
+    return config
+
+
 def on(config: Config, *, backend: str) -> Config:
-    """`config` on a backend and its device."""
-    backend, device = backends.chosen(backend, device=config.execution.device)
-    config = config.with_value("execution.backend", backend)
-    if device is not None:
-        config = config.with_value("execution.device", device)
+    """`config` on a backend and its device; ConfigError where it asks for what that does not do."""
+    config = _placed(config, backend)
     check(config)
     return config
+
+
+def _placed(config: Config, backend: str) -> Config:
+    backend, device = backends.chosen(backend, device=config.execution.device)
+    config = config.with_value("execution.backend", backend)
+    return config if device is None else config.with_value("execution.device", device)

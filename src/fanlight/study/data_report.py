@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from fanlight import machine
-from fanlight.data import canvas
+from fanlight.data import canvas, sentences
 from fanlight.data import manifest as manifests
 from fanlight.data.manifest import SPLITS, Manifest
 from fanlight.errors import FanlightError
@@ -55,6 +55,8 @@ def write(manifest: Manifest, path: Path, *, command: str, fixes: Sequence[str] 
         quarantined=[{"path": paths[row], "reason": reasons[row]} for row in bad[:LISTED]],
         bad=len(bad),
         listed=LISTED,
+        survey=sentences.survey(manifest),
+        usual=sentences.USUAL_COUNT,
     )
     return pages.write(path, page)
 

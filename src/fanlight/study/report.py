@@ -5,7 +5,7 @@ No torch; the libraries that draw are imported when a report is written."""
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fanlight.study import pages, reliability
+from fanlight.study import captions, pages, reliability
 from fanlight.study.runs import PARTS, RunFolder, headline_split, read, steady, step_shares
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ def write(run: Path) -> Path:
         verdict=verdict(folder, scores),
         counts=counts,
         calibration=calibrated,
+        captions=captions.section(folder.predictions, folder=run, root=_root(folder.manifest), missing=folder.missing),
         figures=_figures(folder, scores, counts, calibrated),
         worst=_worst(folder, scores),
         steps=[_step_row(rank, table) for rank, table in folder.steps.items()],

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
+
+from fanlight.errors import ConfigError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -10,7 +14,9 @@ if TYPE_CHECKING:
     import torch
 
     from fanlight.config import Config
+    from fanlight.data.loader import Chooser
     from fanlight.data.manifest import Manifest
+    from fanlight.models import zoo
 
 
 class Task(Protocol):
@@ -28,6 +34,24 @@ class Task(Protocol):
     @property
     def headline(self) -> str: ...  # the score that the best weights are chosen by, higher is better
 
+    @property
+    def logged(self) -> tuple[str, ...]: ...  # scores that an evaluation during training writes down
+
+    @property
+    def kept(self) -> tuple[str, ...]: ...  # scores that run.json keeps
+
+    @property
+    def chooser(self) -> Chooser | None: ...  # of what an epoch trains on, where samples have several targets
+
+    @property
+    def is_written(self) -> bool: ...  # what is predicted is written bit by bit, by the whole network, after training
+
+    def model(
+        self, name: str, *, image_px: int, seed: int, pretrained: bool = False, weights: str | None = None
+    ) -> zoo.Created:
+        """The network `name` with the outputs that the task asks for, as zoo.create has it."""
+        ...
+
     def targets(self, manifest: Manifest, rows: np.ndarray) -> np.ndarray:
         """Fixed-shape targets [N, …] of manifest rows."""
         ...
@@ -44,15 +68,43 @@ class Task(Protocol):
         ...
 
     def hits(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """How many rows are right, for the log."""
+        """How many answers are right, for the log."""
         ...
 
-    def rows(self, outputs: torch.Tensor) -> np.ndarray:
+    def counted(self, targets: torch.Tensor) -> torch.Tensor:
+        """How many answers there are: rows, or words."""
+        ...
+
+    def example(self, rows: int) -> np.ndarray | None:
+        """Targets of made-up images, for networks that are told the targets before a forward; None: they are not."""
+        ...
+
+    def rows(self, outputs: torch.Tensor, targets: torch.Tensor) -> np.ndarray:
         """[B, …] of plain numbers: what ranks send for each sample."""
+        ...
+
+    def agree(self, rows: np.ndarray, expected: np.ndarray) -> bool:
+        """Whether two evaluations, as `rows` gave them, are the same but for rounding."""
         ...
 
     def table(self, manifest: Manifest, rows: np.ndarray, outputs: np.ndarray) -> pa.Table:
         """`predictions.parquet`: one row per sample."""
+        ...
+
+    def write(self, model: torch.nn.Module, images: torch.Tensor) -> torch.Tensor:
+        """float32 [B, …]: what the whole network says of images by itself, where the task is one of writing."""
+        ...
+
+    def written(self, manifest: Manifest, table: pa.Table, outputs: np.ndarray) -> pa.Table:
+        """The table, and what `write` gave for its rows."""
+        ...
+
+    def look(self, model: torch.nn.Module, images: torch.Tensor) -> dict[str, np.ndarray]:
+        """What was looked at for each part of what `write` gives: plain arrays, first dimension B."""
+        ...
+
+    def told(self, outputs: np.ndarray) -> list[tuple[str, float]]:
+        """What `write` gave, in words, and how sure it is."""
         ...
 
     def score(self, table: pa.Table, *, split: str) -> dict[str, Any]:
@@ -63,12 +115,58 @@ class Task(Protocol):
         """What the logits of a run's own validation table are divided by before a probability is told, and why."""
         ...
 
+    def facts(self, tables: Mapping[str, pa.Table]) -> dict[str, Any]:
+        """What run.json keeps beside the scores, of the tables of all splits."""
+        ...
+
+    def about(self) -> dict[str, Any]:
+        """What a file of weights says of the task."""
+        ...
+
+    def keep(self, run: Path) -> None:
+        """What a new run's folder holds of it, for people."""
+        ...
+
+
+def name_of(manifest: Manifest) -> str:
+    """The name of the task that the data asks for."""
+    return "caption" if manifest.is_captioned else "classify"
+
+
+def check(config: Config, manifest: Manifest) -> None:
+    """ConfigError for what is asked and has no meaning for the task. No torch."""
+    if manifest.is_captioned:
+        from fanlight.tasks import caption_unsuited
+
+        caption_unsuited.check(config, manifest)
+    else:
+        weights_of_classes(config, manifest)
+
 
 def of(config: Config, manifest: Manifest) -> Task:
-    """The task that the data asks for."""
+    """The task that the data asks for, of a resolved config."""
+    if manifest.is_captioned:
+        from fanlight.tasks.caption import Caption
+
+        return Caption.of(config, manifest)
     from fanlight.tasks.classify import Classify
 
     return Classify(manifest.classes, config.optim.label_smoothing, weights_of_classes(config, manifest))
+
+
+def restored(about: Mapping[str, Any], *, beams: int | None = None) -> Task:
+    """The task of a run's weights, as their file says (Task.about): for evaluation and prediction, not for training. `beams`:
+    of captions, other than the run's. ConfigError where there is nothing to search."""
+    if about["task"] == "caption":
+        from fanlight.tasks.caption import Caption
+
+        return Caption.restored(about, beams=beams)
+    from fanlight.tasks.classify import Classify
+
+    if beams is not None:
+        raise ConfigError(f"--beams {beams} is for captions, and the run names classes; leave it out")
+
+    return Classify(tuple(map(str, about["classes"])))
 
 
 def weights_of_classes(config: Config, manifest: Manifest) -> tuple[float, ...] | None:

@@ -7,7 +7,9 @@ for the table that every metric is computed from.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,11 @@ import torch
 import torch.nn.functional as F
 
 from fanlight.data.manifest import Manifest
+from fanlight.errors import ConfigError
+from fanlight.models import captioner, zoo
 from fanlight.tasks import calibration, class_weights, classify_scores
+
+MARGIN = 1e-4  # between the two best outputs: below, rounding may choose the class
 
 
 @dataclass(frozen=True)
@@ -32,12 +38,28 @@ class Classify:
 
     name = "classify"
     headline = "accuracy"
+    logged = ("loss", "accuracy", "balanced_accuracy")
+    kept = ("count", "correct", "accuracy", "interval", "balanced_accuracy", "loss")
+    chooser = None
+    is_written = False
 
     @property
     def notes(self) -> list[str]:
         if self.class_weights is None:
             return []
         return [f"weights of the classes in the training loss: {class_weights.words(self.class_weights, self.classes)}"]
+
+    def model(
+        self, name: str, *, image_px: int, seed: int, pretrained: bool = False, weights: str | None = None
+    ) -> zoo.Created:
+        if captioner.is_name(name):
+            raise ConfigError(
+                f"model.name is {name}, which writes captions, and the data has classes; use --model "
+                f"{captioner.parse(name).encoder}"
+            )
+        return zoo.create(
+            name, classes=len(self.classes), image_px=image_px, seed=seed, pretrained=pretrained, weights=weights
+        )
 
     def targets(self, manifest: Manifest, rows: np.ndarray) -> np.ndarray:
         """int64 [N], the class index of each manifest row."""
@@ -75,9 +97,24 @@ class Classify:
         """How many rows are right: a number that training logs as it goes."""
         return (logits_BK.argmax(1) == targets_B).sum()
 
-    def rows(self, logits_BK: torch.Tensor) -> np.ndarray:
+    def counted(self, targets_B: torch.Tensor) -> torch.Tensor:
+        """How many rows there are."""
+        return torch.full((), len(targets_B), device=targets_B.device)
+
+    def example(self, rows: int) -> np.ndarray | None:
+        return None
+
+    def rows(self, logits_BK: torch.Tensor, targets_B: torch.Tensor) -> np.ndarray:
         """float32 [B, K], what is gathered from the ranks: the logits, from which the rest of the row follows."""
         return logits_BK.float().cpu().numpy()
+
+    def agree(self, rows: np.ndarray, expected: np.ndarray) -> bool:
+        """Whether the classes are the same, wherever the two best outputs are far enough apart that rounding cannot choose."""
+        if not (np.isfinite(rows).all() and np.isfinite(expected).all()):
+            return False  # no output is clear then, and nothing would be compared
+        best = np.sort(expected, 1)
+        clear = best[:, -1] - best[:, -2] > MARGIN
+        return bool((rows.argmax(1) == expected.argmax(1))[clear].all())
 
     def table(self, manifest: Manifest, rows: np.ndarray, logits_NK: np.ndarray) -> pa.Table:
         """`predictions.parquet`: one row per sample, in the order of `rows` (manifest rows)."""
@@ -102,6 +139,18 @@ class Classify:
         }
         return pa.table(columns).replace_schema_metadata({"classes": json.dumps(self.classes)})
 
+    def write(self, model: torch.nn.Module, images: torch.Tensor) -> torch.Tensor:
+        raise NotImplementedError("a classifier writes nothing")
+
+    def look(self, model: torch.nn.Module, images: torch.Tensor) -> dict[str, np.ndarray]:
+        return {}
+
+    def told(self, outputs: np.ndarray) -> list[tuple[str, float]]:
+        raise NotImplementedError("a classifier writes nothing")
+
+    def written(self, manifest: Manifest, table: pa.Table, outputs: np.ndarray) -> pa.Table:
+        return table
+
     def score(self, table: pa.Table, *, split: str) -> dict[str, Any]:
         """Every metric of one split, from the table alone."""
         return classify_scores.score(table, classes=self.classes, split=split)
@@ -109,3 +158,16 @@ class Classify:
     def temperature(self, table: pa.Table) -> tuple[float, str]:
         """What calibrates the probabilities (Guo et al. 2017), fitted on the table's validation rows, and why."""
         return calibration.fit(calibration.outputs(table, split="val"))
+
+    def facts(self, tables: Mapping[str, pa.Table]) -> dict[str, Any]:
+        """How far the probabilities of each split can be believed."""
+        temperature, why = 1.0, "no validation images"
+        if "val" in tables:
+            temperature, why = self.temperature(tables["val"])
+        return {"calibration": calibration.of_run(tables, temperature=temperature, reason=why)}
+
+    def about(self) -> dict[str, Any]:
+        return {"task": self.name, "classes": list(self.classes)}
+
+    def keep(self, run: Path) -> None:
+        """Nothing: run.json names the classes."""

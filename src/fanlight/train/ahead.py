@@ -65,7 +65,12 @@ def _start(config: Config) -> int:
 
 def _end(child: int) -> None:
     """Ends the child, which takes a part of a pack away that is not whole; where it does not, at once."""
-    os.kill(child, signal.SIGINT)  # it is not reaped yet, so the number is still its own
+    try:
+        if os.waitpid(child, os.WNOHANG)[0]:
+            return
+    except ChildProcessError:  # it was waited for already, just before a Ctrl-C: the number may be another's by now
+        return
+    os.kill(child, signal.SIGINT)
     last = time.monotonic() + TIDY_S
     while os.waitpid(child, os.WNOHANG)[0] == 0:
         if time.monotonic() > last:

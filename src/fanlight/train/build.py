@@ -22,6 +22,7 @@ from fanlight.parallel.comm import World
 from fanlight.parallel.parallelize import place
 from fanlight.tasks import Task
 from fanlight.train import optim, precision
+from fanlight.train.step import listeners, tell_example
 from fanlight.train.training import Training
 
 
@@ -46,18 +47,20 @@ def split_samples(config: Config, manifest: Manifest, task: Task, where: source.
     targets = task.targets(manifest, rows)
     blocks = where.places[rows] // order.BLOCK_BYTES if config.data.order == "blocks" else None
     draws = sampling.draws(manifest, rows, sampling=config.data.sampling) if split == "train" else None
-    return Samples(where, rows, targets, task.weights(targets), blocks, draws)
+    chooser = task.chooser if split == "train" else None  # all are evaluated
+    return Samples(where, rows, targets, task.weights(targets), blocks, draws, chooser=chooser)
 
 
-def create_model(config: Config, manifest: Manifest, *, resumed: bool = False) -> zoo.Created:
+def create_model(config: Config, manifest: Manifest, *, resumed: bool = False, task: Task | None = None) -> zoo.Created:
     """The whole network on the CPU, weights from the seed or as the config says, frozen where it says so.
 
-    `resumed`: a checkpoint brings the weights, so neither a file nor a hub is asked for them. ConfigError where a frozen
-    network would be left with random weights.
+    `task`: of the manifest, where that is known. `resumed`: a checkpoint brings the weights, so neither a file nor a hub is
+    asked for them. ConfigError where a frozen network would be left with random weights.
     """
     assert config.model.name is not None and config.data.image_px is not None
-    created = zoo.create(
-        config.model.name, classes=len(manifest.classes), image_px=config.data.image_px, seed=config.train.seed,
+    task = task or tasks.of(config, manifest)
+    created = task.model(
+        config.model.name, image_px=config.data.image_px, seed=config.train.seed,
         pretrained=config.model.pretrained and not resumed, weights=None if resumed else config.model.weights,
     )  # fmt: skip
     if config.model.freezes and config.model.pretrained and not created.pretrained and not resumed:
@@ -127,7 +130,7 @@ def build(
     task = tasks.of(config, manifest)
     images = {split: split_samples(config, manifest, task, where, split) for split in SPLITS}
     images = {split: part for split, part in images.items() if len(part)}
-    created = create_model(config, manifest, resumed=resumed)
+    created = create_model(config, manifest, resumed=resumed, task=task)
     model = created.model.to(dtype)
     keys = keyed.install(model)
     words = zoo.parameters_text(model)
@@ -135,8 +138,9 @@ def build(
         recompute.install(model, keys)
     cutting = cut_batches(config, rank=layout.data_rank(world.rank), ranks=layout.data_ranks)
 
-    def ready(rows: int, device: torch.device) -> None:  # keyed dropout, for a forward of made-up images
+    def ready(rows: int, device: torch.device) -> None:  # what a forward of made-up images asks for beside them
         keys.set(seed=t.seed, epoch=0, samples=torch.zeros(rows, dtype=torch.int64, device=device))
+        tell_example(task, listeners([model]), rows=rows, device=device)
 
     placed = place(
         model, layout, world, channels_last=bool(e.channels_last), example=_example(config, dtype), split_at=e.split_at or (),

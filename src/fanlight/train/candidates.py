@@ -18,7 +18,7 @@ from fanlight.errors import FanlightError
 from fanlight.parallel.launch import Pool
 from fanlight.train import compiling, layouting, precision, resolve
 from fanlight.train.autotune import Step, Tuner
-from fanlight.train.probe import Bench, RankBench
+from fanlight.train.probe import Bench, Like, RankBench, likeness
 
 RANKS_START_S = 6.0  # until ranks are there, roughly: they import torch
 COMPILE_S = 30.0  # of a small network; a large one takes longer
@@ -62,13 +62,13 @@ def number_format(tuner: Tuner, choices: resolve.Choices, bench: Bench) -> None:
     choices.change("train.precision", name, why)
 
 
-def memory_format(tuner: Tuner, choices: resolve.Choices, classes: int, benches: list[Bench]) -> None:
+def memory_format(tuner: Tuner, choices: resolve.Choices, like: Like, benches: list[Bench]) -> None:
     if not choices.is_open("execution.channels_last"):
         return
 
     def other() -> Step:
         changed = eager(choices.config).with_value("execution.channels_last", False)
-        benches.append(Bench(changed, classes=classes))
+        benches.append(Bench(changed, **like))
         return benches[-1].step
 
     short = choices.config.train.precision
@@ -102,7 +102,7 @@ def threads(tuner: Tuner, choices: resolve.Choices, benches: list[Bench]) -> Non
 
 def ranks(tuner: Tuner, choices: resolve.Choices, manifest: Manifest, *, torchrun: bool) -> None:
     """Several one-thread processes against one process of several threads, where both are open."""
-    config, classes = choices.config, len(manifest.classes)
+    config, like = choices.config, likeness(choices.config, manifest)
     open_keys = all(choices.is_open(key) for key in ("execution.layout", "execution.ranks", "execution.threads"))
     if torchrun or not open_keys or config.execution.device == "cuda" or config.execution.ranks != 1:
         return
@@ -118,7 +118,7 @@ def ranks(tuner: Tuner, choices: resolve.Choices, manifest: Manifest, *, torchru
         alone = tuner.base, tuner.base_s
         try:
             with Pool(ranks, threads=each, preload=PRELOAD) as pool:
-                bench = RankBench(pool, changed, classes=classes)
+                bench = RankBench(pool, changed, **like)
                 others: dict[str, Callable[[], Step]] = {name: functools.partial(getattr, bench, "step")}
                 chosen, why = tuner.choose("execution.ranks", "one process", others, start_s=RANKS_START_S)
         except FanlightError as error:
@@ -145,7 +145,9 @@ def compilation(tuner: Tuner, choices: resolve.Choices, manifest: Manifest, benc
     uncompiled = tuner.base, tuner.base_s
 
     def compiled() -> Step:
-        benches.append(Bench(choices.config.with_value("execution.compile", True), classes=len(manifest.classes)))
+        benches.append(
+            Bench(choices.config.with_value("execution.compile", True), **likeness(choices.config, manifest))
+        )
         return benches[-1].step
 
     try:

@@ -14,13 +14,14 @@ IMAGE_PX_MAX, FOLDS_MAX, NORMALISE_MAX = 65_536, 1000, 1e6
 OPS_MAX = 100  # of augment.rand_ops: an image takes seconds
 ALPHA_MIN, ALPHA_MAX = 0.001, 1000  # of mixup and cutmix: outside, every share is 0, 1 or a half
 COUNT_MAX = 10**9  # images, steps or pixels: more is a slip
+WORDS_MAX, CAPTIONS_MAX, BEAMS_MAX = 1000, 1000, 100  # of a caption, of an image, of a search: more is a slip
 DECAY_MAX = 1e4  # a step multiplies weights by 1 - lr · decay
 LR_MAX = 1e30  # what float32 holds, with room for the optimizer's arithmetic
 
 
 def check(config: Config) -> None:
     """Raises ConfigError for a value that cannot work on any data or machine."""
-    for part in _numbers, _shares, _optim, _execution, _augment, _data, _features, _model:
+    for part in _numbers, _shares, _optim, _execution, _augment, _data, _features, _model, _caption:
         part(config)
     layouting.check(config)
 
@@ -196,6 +197,18 @@ def _model(c: Config) -> None:
     if c.model.freezes and not (c.model.pretrained or c.model.weights):
         name, way = ("freeze", "--no-freeze") if c.model.freeze else ("freeze_epochs", "--freeze-epochs 0")
         raise ConfigError(f"model.{name} would keep random weights; give --weights FILE or --pretrained, or {way}")
+
+
+def _caption(c: Config) -> None:
+    for name, most in {
+        "min_count": COUNT_MAX,
+        "longest": WORDS_MAX,
+        "per_image": CAPTIONS_MAX,
+        "beams": BEAMS_MAX,
+    }.items():
+        value = getattr(c.caption, name)
+        if value is not None and not 1 <= value <= most:
+            raise ConfigError(f"caption.{name} is {value}; it must be from 1 to {most:g}")
 
 
 def check_growing(start_px: int, full_px: int) -> None:

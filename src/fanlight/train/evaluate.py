@@ -32,8 +32,8 @@ def outputs(
     chosen, rows = [np.empty(0, np.int64)], []
 
     def score(parts: tuple[Rows, ...]) -> Scored | None:
-        results = [step.forward(part) for part in parts]
-        found = [task.rows(result) for result in results if result is not None]
+        every = (_rows_of(task, step.forward(part), part) for part in parts)
+        found = [each for each in every if each is not None]
         return (parts[0].samples, mean_of_views(found)[: len(parts[0].samples)]) if found else None
 
     batches = evaluation_batches(samples, cutting, batch=batch, workers=workers, views=views)
@@ -52,6 +52,13 @@ def outputs(
     order = np.argsort(all_chosen, kind="stable")
     assert np.array_equal(all_chosen[order], np.arange(len(samples))), "a sample was scored twice or not at all"
     return all_rows[order]
+
+
+def _rows_of(task: Task, outputs: torch.Tensor | None, part: Rows) -> np.ndarray | None:
+    if outputs is None:
+        return None
+    assert part.targets is not None
+    return task.rows(outputs, part.targets.to(outputs.device).long())
 
 
 def mean_of_views(rows: Sequence[np.ndarray]) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,29 +12,30 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from fanlight import tasks
 from fanlight.config import Config
 from fanlight.errors import ConfigError, RunError
-from fanlight.models import zoo
 
 VERSION = 2  # of the description in the file's metadata
 
 
 def save_weights(
-    weights: Mapping[str, Tensor], path: Path, config: Config, classes: Sequence[str], *, temperature: float = 1.0
+    weights: Mapping[str, Tensor], path: Path, config: Config, told: Mapping[str, Any], *, temperature: float = 1.0
 ) -> None:
-    """Writes `path` whole or not at all, from the whole model's parameters and buffers by their names.
+    """Writes `path` whole or not at all, from the whole model's parameters and buffers by their names. `told` is what the
+    task says of itself (Task.about): its name, its classes or its words.
     `temperature` is what logits are divided by before a probability is told; 1 where none was fitted."""
-    copy_weights(weights, path, config, classes, temperature=temperature)()
+    copy_weights(weights, path, config, told, temperature=temperature)()
 
 
 def copy_weights(
-    weights: Mapping[str, Tensor], path: Path, config: Config, classes: Sequence[str], *, temperature: float = 1.0,
+    weights: Mapping[str, Tensor], path: Path, config: Config, told: Mapping[str, Any], *, temperature: float = 1.0,
     instead: Mapping[str, Tensor] | None = None,
 ) -> Callable[[], None]:  # fmt: skip
     """Copies what `save_weights` writes; the answer writes it, for a thread beside training. `instead` holds some of the
     weights as they were."""
     about = {
-        "version": VERSION, "task": "classify", "model": config.model.name, "classes": list(classes),
+        **told, "version": VERSION, "model": config.model.name,
         "image_px": config.data.image_px, "canvas_px": config.data.canvas_px, "eval_share": config.augment.eval_share,
         "mean": config.augment.mean, "std": config.augment.std, "flip": config.augment.flip,
         "temperature": temperature,
@@ -82,7 +83,8 @@ def load_network(path: Path) -> tuple[dict[str, Any], nn.Module]:
         }
         kinds = {"canvas_px": int, "eval_share": float, "temperature": float, "flip": bool}
         about |= {name: kind(about[name]) for name, kind in kinds.items()}
-        model = zoo.create(about["model"], classes=len(about["classes"]), image_px=about["image_px"], seed=0).model
+        task = tasks.restored(about)
+        model = task.model(about["model"], image_px=about["image_px"], seed=0).model
         model.load_state_dict(tensors)
     except (ConfigError, KeyError, TypeError, ValueError, RuntimeError) as error:
         why = " ".join(str(error).split())[:200]

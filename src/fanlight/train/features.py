@@ -29,7 +29,7 @@ from fanlight.data import cache, canvas
 from fanlight.data.loader import Cutting, Features, Samples, evaluation_batches
 from fanlight.data.manifest import Manifest
 from fanlight.errors import DiskError
-from fanlight.models import tail
+from fanlight.models import tail, told
 from fanlight.models.zoo import head
 from fanlight.parallel.comm import World
 from fanlight.train.evaluate import in_threads
@@ -114,7 +114,7 @@ def _make(
 def _fill(part: Path, step: WholeStep, every: Samples, cutting: Cutting, world: World, *, config: Config) -> None:
     """`part`/features.npy, this machine's ranks each their batches of it."""
     path, batch = part / "features.npy", config.execution.eval_batch
-    with step.evaluating(), tail.watching(step.parts[0]) as newest:
+    with step.evaluating(), told.standing_in(step.parts[0]), tail.watching(step.parts[0]) as newest:
 
         def score(parts: tuple[Rows, ...]) -> tuple[np.ndarray, np.ndarray]:
             (rows,) = parts

@@ -12,7 +12,7 @@ from fanlight import console
 from fanlight.config import Config
 from fanlight.errors import ConfigError
 from fanlight.parallel import launch
-from fanlight.tasks import calibration, classify_scores
+from fanlight.tasks import calibration, caption_report, classify_scores
 from fanlight.train import ahead, folder, prepare
 
 KEYS = (
@@ -84,6 +84,24 @@ def _holdings(run: Path, config: Config, *, whole: str) -> list[dict[str, Any]]:
 
 
 def _say(summary: dict[str, Any], run: Path) -> None:
+    if summary["task"] == "caption":
+        for split, scores in summary["metrics"].items():
+            for line in caption_report.words({"split": split, **scores}):
+                console.say(line)
+    else:
+        _say_classes(summary)
+    rates = ""
+    if summary["images_per_s"] is not None:  # none where a resumed run had no step left
+        rates = f" {summary['images_per_s']:.0f} img/s steady, input wait {summary['input_wait_share']:.1%},"
+    console.say(
+        f"{console.seconds_text(summary['wall_s'])} from Enter to the last metric, "
+        f"{console.seconds_text(summary['train_s'])} training,{rates} memory "
+        f"{console.bytes_text(summary['peak_rss_bytes'])}"
+    )
+    console.say(f"Weights: last.safetensors and best.safetensors in {run / 'weights'}")
+
+
+def _say_classes(summary: dict[str, Any]) -> None:
     for split, scores in summary["metrics"].items():
         low, high = scores["interval"]
         loss = "not finite" if scores["loss"] is None else f"{scores['loss']:.4f}"
@@ -101,12 +119,3 @@ def _say(summary: dict[str, Any], run: Path) -> None:
             console.say(f"Probabilities: {calibration.words(measured, split=split)}")
     if found["temperature"] == 1.0:
         console.say(f"Probabilities stay as the network gives them: {found['reason']}")
-    rates = ""
-    if summary["images_per_s"] is not None:  # none where a resumed run had no step left
-        rates = f" {summary['images_per_s']:.0f} img/s steady, input wait {summary['input_wait_share']:.1%},"
-    console.say(
-        f"{console.seconds_text(summary['wall_s'])} from Enter to the last metric, "
-        f"{console.seconds_text(summary['train_s'])} training,{rates} memory "
-        f"{console.bytes_text(summary['peak_rss_bytes'])}"
-    )
-    console.say(f"Weights: last.safetensors and best.safetensors in {run / 'weights'}")

@@ -21,7 +21,6 @@ from fanlight.errors import ConfigError, FanlightError, RunError, Stopped, Train
 from fanlight.parallel import comm, launch, shard
 from fanlight.parallel import layout as layouts
 from fanlight.parallel.comm import World
-from fanlight.tasks import calibration
 from fanlight.train import (
     build,
     checks,
@@ -36,6 +35,7 @@ from fanlight.train import (
     prepare,
     state,
     stop,
+    writing,
 )  # fmt: skip
 from fanlight.train import clock as clocks
 from fanlight.train.journal import Journal
@@ -110,24 +110,32 @@ def rank_main(
         if "val" in scores:
             journal.keep_best(t, progress, scores["val"])
             journal.write_best(t)
+    tables = _exported(path, t, {split: part["table"] for split, part in scores.items() if part})
     peak = memory.peak_over_ranks(world)
+    if not world.is_first:
+        return None
+    if t.task.is_written:
+        wall_s = wall_before_s + time.time() - entered
+        scores = {split: t.task.score(table, split=split) for split, table in tables.items()}
+    return _finish(
+        path, t, progress, scores, tables, wall_s=wall_s, peak=peak, phases_s=phases_s, verdict=verdict, sent=sent
+    )  # fmt: skip
+
+
+def _exported(path: Path, t: Training, tables: dict[str, pa.Table]) -> dict[str, pa.Table]:
+    """Writes the last weights; where the task is one of writing, every rank then takes the whole network and writes its part
+    of val and test: on rank 0 the `tables` with that. Collective."""
     with t.averaged():
         weights = t.whole_weights()
-        last = None if weights is None else {name: value.detach().clone() for name, value in weights.items()}
-    if last is None:
-        return None
-    return _finish(
-        path,
-        t,
-        progress,
-        scores,
-        wall_s=wall_s,
-        peak=peak,
-        phases_s=phases_s,
-        verdict=verdict,
-        weights=last,
-        sent=sent,
-    )
+        if weights is not None:
+            temperature = t.task.temperature(tables["val"])[0] if "val" in tables else 1.0
+            last = path / "weights" / "last.safetensors"
+            export.save_weights(weights, last, t.config, t.task.about(), temperature=temperature)
+    if not t.task.is_written:
+        return tables
+    t.world.heartbeat.announce("write")
+    t.world.barrier()
+    return writing.tables(path / "weights" / "last.safetensors", t, tables)
 
 
 def _resume(path: Path, t: Training) -> Progress:
@@ -163,38 +171,29 @@ def _hashes(config: Config) -> set[str]:
 
 
 def _finish(
-    path: Path, t: Training, progress: Progress, scores: dict[str, dict[str, Any] | None], *, wall_s: float, peak: int,
-    phases_s: dict[str, float], verdict: compiling.Verdict | None, weights: dict[str, torch.Tensor],
-    sent: dict[str, int],
+    path: Path, t: Training, progress: Progress, scores: dict[str, dict[str, Any] | None], tables: dict[str, pa.Table], *,
+    wall_s: float, peak: int, phases_s: dict[str, float], verdict: compiling.Verdict | None, sent: dict[str, int],
 ) -> dict[str, Any]:  # fmt: skip
-    """On rank 0: predictions, weights and the summary."""
-    tables = [part["table"] for part in scores.values() if part]
-    temperature, why = 1.0, "no validation images"
+    """On rank 0: predictions and the summary."""
     if tables:
-        pq.write_table(pa.concat_tables(tables), path / "predictions.parquet")
-    if val := scores.get("val"):
-        temperature, why = t.task.temperature(val["table"])
-    calibrated = calibration.of_run(
-        {split: part["table"] for split, part in scores.items() if part}, temperature=temperature, reason=why
-    )
-    export.save_weights(
-        weights, path / "weights" / "last.safetensors", t.config, t.task.classes, temperature=temperature
-    )
+        pq.write_table(pa.concat_tables(tables.values()), path / "predictions.parquet")
     rows = pq.read_table(path / "steps-rank0.parquet").to_pylist()
     steady = clocks.steady([row for row in rows if row["epoch"] >= phases.last_kind(t.config)])
     steady_s = sum(row["total_s"] for row in steady)
-    facts: dict[str, Any] = {}
+    facts: dict[str, Any] = t.task.facts(tables)
     if verdict is not None:
         t.notes.append(verdict.words())
         facts["compile"] = {**verdict.document(), "steady_step_s": steady_s / len(steady) if steady else None}
-    kept = ("count", "correct", "accuracy", "interval", "balanced_accuracy", "loss")
+    metrics = {
+        split: {name: part[name] for name in t.task.kept if name in part} for split, part in scores.items() if part
+    }
     before = folder.read_summary(path)
     return folder.update_summary(
         path, **facts, status="finished", wall_s=wall_s, sent_bytes=sent, train_s=progress.train_s, peak_rss_bytes=peak,
-        metrics={split: {name: part[name] for name in kept} for split, part in scores.items() if part},
+        metrics=metrics,
         images_per_s=len(steady) * t.cutting.batch / steady_s if steady else None,
         input_wait_share=sum(row["input_s"] for row in steady) / steady_s if steady else None,
-        best=progress.best, calibration=calibrated, notes=[*before["notes"], *t.notes], steps=progress.step,
+        best=progress.best, notes=[*before["notes"], *t.notes], steps=progress.step,
         epochs=progress.position.epoch,
         phases={**before["phases"], **phases_s, "train_s": progress.train_s},
     )  # fmt: skip

@@ -173,8 +173,8 @@ class Journal:
             return None
         table = t.task.table(t.manifest, t.samples[split].rows, logits)
         scores = t.task.score(table, split=split)
-        names = ("loss", "accuracy", "balanced_accuracy")
-        record = {"epoch": epoch, "step": step, "split": split, **{name: scores[name] for name in names}}
+        logged = {name: scores[name] for name in t.task.logged}
+        record = {"epoch": epoch, "step": step, "split": split, **logged}
         self._log("evaluate", {**record, "seconds": time.perf_counter() - begin})
         return {**scores, "table": table}
 
@@ -214,7 +214,7 @@ class Journal:
             if weights is not None:
                 best = self.run / "weights" / "best.safetensors"
                 write = export.copy_weights(
-                    weights, best, t.config, t.task.classes, temperature=temperature, instead=kept
+                    weights, best, t.config, t.task.about(), temperature=temperature, instead=kept
                 )
                 self._background.start(write)
 

@@ -16,6 +16,7 @@ from fanlight.parallel.held import local
 from fanlight.train import schedule
 
 NAMES = configuration.OPTIMIZERS
+MOMENTS = {"sgd": 1, "adamw": 2}  # numbers that are kept per parameter
 SCALE_START = 2.0**14  # of the fp16 loss: doubled after SCALE_PATIENCE good steps, halved at each overflow
 SCALE_PATIENCE = 500
 MEASURED = 1 << 22  # parameters of an update that is only timed

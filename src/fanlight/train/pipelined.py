@@ -91,6 +91,7 @@ class PipelinedStep:
 
     @torch.no_grad()
     def forward(self, rows: Rows) -> torch.Tensor | None:
+        self._sight.tell(rows)
         x = self._sight.images(rows) if self.needs_images else None
         outputs = self.pipeline.evaluate(x, rows.size)
         return outputs if self._is_counted else None

@@ -8,10 +8,7 @@ import io
 import json
 import os
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +16,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from fanlight import console, machine
-from fanlight.data import augment, canvas, inside
-from fanlight.data.manifest import read_file
+from fanlight import console, machine, tasks
+from fanlight.data import augment, inside
 from fanlight.errors import ConfigError, DataError, unwritable
 from fanlight.tasks import calibration
 from fanlight.train import devices, export, folder
+from fanlight.train.describe import Describer
 from fanlight.train.evaluate import mean_of_views
+from fanlight.train.eye import Eye, several
 from fanlight.train.step import Normalise
 
 BATCH = 32
@@ -39,22 +37,9 @@ class Predictor:
 
     model: nn.Module
     classes: tuple[str, ...]
-    image_px: int
-    canvas_px: int
-    eval_share: float
+    eye: Eye
     normalise: Normalise
-    flip: bool  # a mirrored image shows the same class: it may be one of the views
     temperature: float  # divides the logits; 1 where none was fitted
-
-    def squares(self, data: bytes, *, views: int = 1) -> np.ndarray:
-        """uint8 [V, P, P, 3]: what the network sees of an image file's bytes. canvas.Unreadable where it is none."""
-        pixels = canvas.to_canvas(data, self.canvas_px)
-        height, width = (np.array([side]) for side in pixels.shape[:2])
-        boxes = augment.view_boxes(height, width, share=self.eval_share, views=views, flip=self.flip)
-        out = np.empty((views, self.image_px, self.image_px, 3), np.uint8)
-        for view, box in zip(out, boxes):
-            augment.cut(pixels, box, 0, out=view)
-        return out
 
     @torch.no_grad()
     def logits(self, squares_BVPP3: np.ndarray) -> np.ndarray:
@@ -66,39 +51,20 @@ class Predictor:
         self, paths: str | Path | Iterable[str | Path], *, top: int = 3, tta: int = 1,
         unknown_below: float | None = None,
     ) -> Iterator[dict[str, Any]]:  # fmt: skip
-        """One answer per file, in order: {path, label, probability, top} or {path, error}. Files are decoded ahead by
-        threads; at most a few batches are in memory.
+        """One answer per file, in order: {path, label, probability, top} or {path, error}.
 
         `tta` views per image are averaged. With `unknown_below`, an answer has `unknown` too: whether its probability
         lies below, and its label is UNKNOWN then; `top` still begins with the best guess.
         """
         if top < 1:
             raise ConfigError(f"top is {top}; it must be 1 or more")
-        augment.check_views(tta, flip=self.flip)
+        augment.check_views(tta, flip=self.eye.flip)
         calibration.check_threshold(unknown_below)
-        return self._answers(iter(several(paths)), top=top, tta=tta, below=unknown_below)
 
-    def _answers(
-        self, todo: Iterator[str | Path], *, top: int, tta: int, below: float | None
-    ) -> Iterator[dict[str, Any]]:
-        with ThreadPoolExecutor(machine.cores_usable()) as threads:
-            while chunk := list(islice(todo, BATCH)):
-                found = list(threads.map(partial(self._read, views=tta), chunk))
-                squares = [each for each in found if isinstance(each, np.ndarray)]
-                answers = iter(self.logits(np.stack(squares)) if squares else ())
-                for path, each in zip(chunk, found):
-                    if isinstance(each, str):
-                        yield {"path": str(path), "error": each}
-                    else:
-                        yield {"path": str(path), **self._answer(next(answers), top=top, below=below)}
+        def answer(squares_BVPP3: np.ndarray) -> list[dict[str, Any]]:
+            return [self._answer(row, top=top, below=unknown_below) for row in self.logits(squares_BVPP3)]
 
-    def _read(self, path: str | Path, *, views: int) -> np.ndarray | str:
-        try:
-            return self.squares(read_file(path), views=views)
-        except (OSError, ValueError) as error:  # ValueError: a name with a zero byte
-            return getattr(error, "strerror", None) or str(error)
-        except DataError as error:  # no image, or an archive that is damaged
-            return str(error)
+        return self.eye.answers(several(paths), answer, views=tta)
 
     def _answer(self, logits_K: np.ndarray, *, top: int, below: float | None) -> dict[str, Any]:
         if not np.isfinite(logits_K).all():
@@ -112,9 +78,40 @@ class Predictor:
         unknown = answer["probability"] < below
         return {**answer, "label": UNKNOWN if unknown else answer["label"], "unknown": unknown}
 
+    def words(self, answer: dict[str, Any]) -> str:
+        """An answer in a line."""
+        rest = answer["top"] if answer.get("unknown") else answer["top"][1:]
+        others = ", ".join(f"{item['label']} {item['probability']:.2f}" for item in rest)
+        return f"{answer['label']} {answer['probability']:.3f}" + (f"  ({others})" if others else "")
 
-def load(run: str | Path, *, device: str | None = None, best: bool = False) -> Predictor:
-    """A Predictor from a run folder or a weights file of one. RunError where there is none."""
+    def how(self, answers: list[dict[str, Any]], *, tta: int, below: float | None) -> list[str]:
+        """What the numbers above are, after them."""
+        said = []
+        if tta > 1:
+            seen = augment.view_names(tta, flip=self.eye.flip)
+            said.append(f"{tta} views per image, log-probabilities averaged: {seen}")
+        if self.temperature == 1.0:
+            said.append("Probabilities are as the network gives them: no temperature was fitted")
+        else:
+            said.append(
+                f"Probabilities are calibrated: temperature {self.temperature:.2f}, fitted on validation images"
+            )
+        if below is not None:
+            named = [answer for answer in answers if "error" not in answer]
+            also = f"; a class is called {UNKNOWN} too, and has `unknown` false" if UNKNOWN in self.classes else ""
+            unknown = sum(answer["unknown"] for answer in named)
+            said.append(f"{unknown} of {len(named)} images are {UNKNOWN}: their best guess is below {below:g}{also}")
+        return said
+
+    def columns(self, below: float | None) -> tuple[str, ...]:
+        """Of a table of answers."""
+        return ("label", "probability", *(("guess", "unknown") if below is not None else ()))
+
+
+def load(
+    run: str | Path, *, device: str | None = None, best: bool = False, beams: int | None = None
+) -> Predictor | Describer:
+    """What answers, from a run folder or a weights file of one; of captions with other `beams`. RunError where there is none."""
     path = Path(run)
     if path.suffix != ".safetensors":
         folder.read_summary(path)
@@ -125,16 +122,11 @@ def load(run: str | Path, *, device: str | None = None, best: bool = False) -> P
     about, model = export.load_network(path)
     model.eval().to(device).to(memory_format=torch.channels_last)
     normalise = Normalise(about["mean"], about["std"], like=next(model.parameters()), channels_last=True)
-    sizes = (about["image_px"], about["canvas_px"], about["eval_share"])
-    return Predictor(
-        model, tuple(about["classes"]), *sizes, normalise=normalise, flip=bool(about["flip"]),
-        temperature=about["temperature"],
-    )  # fmt: skip
-
-
-def several(paths: str | Path | Iterable[str | Path]) -> Iterable[str | Path]:
-    """A single path as a list of one: the letters of a text are no paths."""
-    return [paths] if isinstance(paths, str | os.PathLike) else paths
+    eye = Eye(about["image_px"], about["canvas_px"], about["eval_share"], flip=about["flip"])
+    task = tasks.restored(about, beams=beams)
+    if task.is_written:
+        return Describer(model, task, eye, normalise)
+    return Predictor(model, tuple(about["classes"]), eye, normalise, temperature=about["temperature"])
 
 
 def expand(patterns: str | Path | Iterable[str | Path]) -> list[str]:
@@ -161,7 +153,7 @@ def expand(patterns: str | Path | Iterable[str | Path]) -> list[str]:
 
 
 def tell(
-    predictor: Predictor, patterns: list[str], *, out: Path | None, top: int, tta: int = 1,
+    predictor: Predictor | Describer, patterns: list[str], *, out: Path | None, top: int, tta: int = 1,
     unknown_below: float | None = None,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Predicts, prints a table, and writes `out` (.csv or .json)."""
@@ -174,15 +166,16 @@ def tell(
         if "error" in answer:
             console.say(f"{answer['path']}: not read: {answer['error']}")
         else:
-            rest = answer["top"] if answer.get("unknown") else answer["top"][1:]
-            others = ", ".join(f"{item['label']} {item['probability']:.2f}" for item in rest)
-            console.say(
-                f"{answer['path']}: {answer['label']} {answer['probability']:.3f}" + (f"  ({others})" if others else "")
-            )
-    _say_how(predictor, answers, tta=tta, below=unknown_below)
+            console.say(f"{answer['path']}: {predictor.words(answer)}")
+    for line in predictor.how(answers, tta=tta, below=unknown_below):
+        console.say(line)
     if out is not None:
         try:
-            text = json.dumps(answers, indent=1) if out.suffix == ".json" else _csv(answers, unknown_below is not None)
+            text = (
+                json.dumps(answers, indent=1)
+                if out.suffix == ".json"
+                else _csv(answers, predictor.columns(unknown_below))
+            )
             out.write_text(text, encoding="utf-8", errors="surrogateescape")  # names as the disk has them
         except OSError as error:
             raise unwritable(error, f"--out {out}", otherwise="use another path") from None
@@ -190,29 +183,10 @@ def tell(
     return answers
 
 
-def _say_how(predictor: Predictor, answers: list[dict[str, Any]], *, tta: int, below: float | None) -> None:
-    """What the numbers above are, after them."""
-    if tta > 1:
-        seen = augment.view_names(tta, flip=predictor.flip)
-        console.say(f"{tta} views per image, log-probabilities averaged: {seen}")
-    if predictor.temperature == 1.0:
-        console.say("Probabilities are as the network gives them: no temperature was fitted")
-    else:
-        console.say(
-            f"Probabilities are calibrated: temperature {predictor.temperature:.2f}, fitted on validation images"
-        )
-    if below is not None:
-        named = [answer for answer in answers if "error" not in answer]
-        also = f"; a class is called {UNKNOWN} too, and has `unknown` false" if UNKNOWN in predictor.classes else ""
-        unknown = sum(answer["unknown"] for answer in named)
-        console.say(f"{unknown} of {len(named)} images are {UNKNOWN}: their best guess is below {below:g}{also}")
-
-
-def _csv(answers: list[dict[str, Any]], has_unknown: bool) -> str:
-    """path, label, probability, error; with `--unknown-below` the best guess and whether it was refused, too."""
+def _csv(answers: list[dict[str, Any]], columns: tuple[str, ...]) -> str:
+    """path, what was answered, error; with `--unknown-below` the best guess and whether it was refused, too."""
     text = io.StringIO()
-    columns = ["path", "label", "probability", *(("guess", "unknown") if has_unknown else ()), "error"]
-    writer = csv.DictWriter(text, columns, extrasaction="ignore")
+    writer = csv.DictWriter(text, ["path", *columns, "error"], extrasaction="ignore")
     writer.writeheader()
     for answer in answers:
         if "unknown" in answer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -10,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from fanlight import __version__, console, machine
+from fanlight import __version__, console, machine, tasks
 from fanlight import config as configuration
 from fanlight.config import Config, keys
 from fanlight.data import audit, checkup, copies, formats, pack, scan, source, split
@@ -156,6 +157,7 @@ def prepare(
         configuration.write(run / "config.yaml", found.asked)
         configuration.write(run / "resolved.yaml", choices.config, reasons=choices.reasons)
         manifest.save(run / "manifest.parquet")
+        tasks.of(choices.config, manifest).keep(run)
         _write_environment(run, choices.config, command)
         summary = _summary(run, choices, manifest, command, found.phases)
         folder.write_summary(run, {**summary, **measured.facts()})
@@ -232,7 +234,12 @@ def _warn_of_leaks(manifest: Manifest) -> None:
 
 def _data_words(manifest: Manifest) -> str:
     counts = ", ".join(f"{len(manifest.rows(name))} {name}" for name in SPLITS if len(manifest.rows(name)))
-    return f"{len(manifest.classes)} classes, {counts} images, from {manifest.source}"
+    what = f"{_captions(manifest)} captions" if manifest.is_captioned else f"{len(manifest.classes)} classes"
+    return f"{what}, {counts} images, from {manifest.source}"
+
+
+def _captions(manifest: Manifest) -> int:
+    return sum(len(json.loads(text)) for text in manifest.column("captions")[manifest.captioned])
 
 
 def _summary(
@@ -243,14 +250,15 @@ def _summary(
     bad = np.flatnonzero(~manifest.ok)
     steps = len(manifest.rows("train")) // (config.train.batch_size or 1) * (config.train.epochs or 0)
     return {
-        "run": run.name, "version": folder.VERSION, "status": "running", "task": "classify",
+        "run": run.name, "version": folder.VERSION, "status": "running", "task": tasks.name_of(manifest),
         "model": config.model.name, "layout": config.execution.layout, "ranks": config.execution.ranks,
         "precision": config.train.precision, "epochs": config.train.epochs, "steps": steps,
         "batch_size": config.train.batch_size, "microbatches": config.train.microbatches, "metrics": {},
         "command": command, "started": datetime.now(UTC).isoformat(timespec="seconds"), "notes": [], "phases": phases,
         "data": {
             "path": config.data.path, "source": manifest.source, "fingerprint": manifest.fingerprint,
-            "classes": list(manifest.classes), "images": len(manifest.rows()),
+            "classes": list(manifest.classes), **({"captions": _captions(manifest)} if manifest.is_captioned else {}),
+            "images": len(manifest.rows()),
             "splits": {name: len(manifest.rows(name)) for name in SPLITS if len(manifest.rows(name))},
             "quarantined": [
                 {"path": str(manifest.column("path")[r]), "reason": str(manifest.column("reason")[r])} for r in bad
@@ -262,7 +270,6 @@ def _summary(
 
 
 def _write_environment(run: Path, config: Config, command: str) -> None:
-    import json
     from importlib import metadata
 
     versions = {"fanlight": __version__}

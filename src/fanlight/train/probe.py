@@ -16,16 +16,17 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 import torch
 
-from fanlight import machine
+from fanlight import machine, tasks
 from fanlight.config import Config, from_document
 from fanlight.data import manifest as manifests
 from fanlight.data import mix, order, policy
 from fanlight.data.manifest import Manifest
+from fanlight.data.vocabulary import SPECIAL
 from fanlight.errors import FanlightError
 from fanlight.models import tail
 from fanlight.parallel import comm
@@ -34,6 +35,7 @@ from fanlight.parallel.comm import World
 from fanlight.parallel.launch import Pool
 from fanlight.train import build, layouting, memory, precision
 from fanlight.train.clock import StepClock
+from fanlight.train.step import listeners, tell_example
 from fanlight.train.training import Training
 from fanlight.types import Batch, Position, Rows
 
@@ -56,13 +58,23 @@ class Timed:
         return median(self.steps_s)
 
 
+class Like(TypedDict, total=False):
+    """What the outputs and targets of a run are like."""
+
+    classes: int
+    words: int  # of a vocabulary, the special ones left out
+    captions: int  # of an image
+    longest: int  # words of a caption
+
+
 class Bench:
     """One built model, ready for single timed steps. All ranks of `world` step together; None: this process alone.
 
     In a world of one a config of several ranks is measured by one rank's share of the rows.
     """
 
-    def __init__(self, config: Config, *, classes: int, world: World | None = None):
+    def __init__(self, config: Config, *, world: World | None = None, **like: Unpack[Like]):
+        """`like`: what the outputs and targets of the run are like, as `likeness` gives it."""
         if world is None:
             world = comm.alone(config.execution.device or "cpu")
             unit = config.augment.row_unit
@@ -78,12 +90,13 @@ class Bench:
             "data.order": "random",
             "data.sampling": Config().data.sampling,
             "optim.class_weights": None,
+            "caption.min_count": 1,
             # Steps on features are not measured, nor those of a first phase: what all of the network takes is.
             "execution.cache_features": False,
             "model.freeze_epochs": 0,
         }
         config = config.with_values(plain)
-        manifest = made_up(classes, count=max(classes, config.train.batch_size or 1))
+        manifest = made_up(count=config.train.batch_size or 1, **like)
         # `resumed`: no file and no hub is asked for weights, which cost the same whatever they are.
         self._t = build.build(config, manifest, world, where=_NoImages(), resumed=True)
         if self._t.step.compiled is not None:
@@ -107,6 +120,38 @@ class Bench:
                 warnings.simplefilter("ignore")  # of torch about its own insides
             return timed(self._t, self._batch, self._clock, update=True)
 
+    @property
+    def model(self) -> torch.nn.Module:
+        return self._t.model
+
+    @property
+    def image_px(self) -> int:
+        return self._t.cutting.image_px
+
+    def ready(self, rows: int) -> None:
+        """Keyed dropout is prepared for a forward of so many made-up rows."""
+        samples = torch.zeros(rows, dtype=torch.int64, device=self._t.world.device)
+        self._t.keys.set(seed=0, epoch=0, samples=samples)
+
+    def parts_s(self, *, number_format: str | None = None) -> dict[str, float]:
+        """Seconds of one step as `step` makes it, by the clock's parts; `rest` is what none of them has."""
+        device = self._t.world.device
+        number_format = number_format or self._precision
+        torch.set_num_threads(self._threads)
+        precision.set_up(number_format, device, deterministic=self._deterministic)
+        self._t.step.number_format = number_format
+        _wait(device)
+        self._clock.begin()
+        self._clock.arrived()
+        self._t.step(self._batch, loss_scale=self._t.optimizer.loss_scale, clock=self._clock)
+        self._t.ready()
+        self._t.move(0)
+        self._clock.mark("optimizer")
+        self._clock.end(step=0, epoch=0, images=self._batch.rows)
+        row = self._clock.finish()[-1]
+        found = {name.removesuffix("_s"): value for name, value in row.items() if name.endswith("_s")}
+        return {**found, "rest": found["total"] - sum(value for name, value in found.items() if name != "total")}
+
     def feature_step_s(self) -> float:
         """Seconds of a step of the last layer alone, on features that are there, optimizer included. Serial only."""
         model, rows = self._t.step.parts[0], self._t.config.train.batch_size or 1
@@ -114,12 +159,16 @@ class Bench:
         model.eval()
         last = tail.Tail(model)
         features = tail.features(model, torch.zeros((rows, 3, px, px), device=device)).clone()
-        targets = torch.zeros(rows, dtype=torch.long, device=device)
+        task, told = self._t.task, listeners([last])
+        made = task.example(rows)
+        targets = torch.zeros(rows, dtype=torch.long) if made is None else torch.from_numpy(made)
+        targets = targets.to(device)
+        tell_example(task, told, rows=rows, device=device)
         times = []
         for _ in range(WARMUP + FEATURE_STEPS):
             _wait(device)
             begin = time.perf_counter()
-            torch.nn.functional.cross_entropy(last(features), targets).backward()
+            task.loss_sum(last(features), targets).backward()
             self._t.update(0)
             _wait(device)
             times.append(time.perf_counter() - begin)
@@ -159,8 +208,8 @@ class Bench:
 class RankBench:
     """A resolved config of several ranks on a pool that is kept; a step takes as long as its slowest rank."""
 
-    def __init__(self, pool: Pool, config: Config, *, classes: int):
-        self._pool, self._config, self._classes = pool, config, classes
+    def __init__(self, pool: Pool, config: Config, **like: Unpack[Like]):
+        self._pool, self._config, self._like = pool, config, like
 
     def step(self) -> float:
         return self.measure(warmup=0, steps=1).step_s
@@ -168,7 +217,7 @@ class RankBench:
     def measure(self, *, batch: int | None = None, warmup: int = WARMUP, steps: int = STEPS) -> Timed:
         """As a Bench's; the memory is that of the rank that held most."""
         answers = self._pool.run(
-            JOB, config=self._config.document(), classes=self._classes, batch=batch, warmup=warmup, steps=steps
+            JOB, config=self._config.document(), like=self._like, batch=batch, warmup=warmup, steps=steps
         )
         if errors := [answer["error"] for answer in answers if answer["error"]]:
             return Timed(error=errors[0])
@@ -178,16 +227,16 @@ class RankBench:
 
 
 def rank_step(
-    world: World, *, config: dict[str, Any], classes: int, batch: int | None, warmup: int, steps: int
+    world: World, *, config: dict[str, Any], like: Like, batch: int | None, warmup: int, steps: int
 ) -> dict[str, Any]:
     """What a rank does for a RankBench. The model of the last config is kept for the next call."""
-    bench = _kept(json.dumps(config, sort_keys=True), classes, world)
+    bench = _kept(json.dumps(config, sort_keys=True), json.dumps(like), world)
     return asdict(bench.measure(batch=batch, warmup=warmup, steps=steps))
 
 
 @functools.lru_cache(maxsize=1)
-def _kept(config: str, classes: int, world: World) -> Bench:
-    return Bench(from_document(json.loads(config), where="a probe"), classes=classes, world=world)
+def _kept(config: str, like: str, world: World) -> Bench:
+    return Bench(from_document(json.loads(config), where="a probe"), world=world, **json.loads(like))
 
 
 def timed(t: Training, batch: Batch, clock: StepClock, *, update: bool) -> float:
@@ -210,6 +259,7 @@ def made_up_batch(t: Training, *, batch: int | None = None) -> Batch:
     mixed as the run's are where the step does that, and the first targets."""
     train, cutting = t.samples["train"], replace(t.cutting, batch=batch or t.cutting.batch)
     chosen_B = np.arange(cutting.batch) % len(train)
+    targets, weights_B = train.of_epoch(chosen_B, seed=cutting.seed, epoch=0)
     draws, parts = np.random.default_rng(0), []
     for rows in order.rank_slices(
         cutting.batch, microbatches=cutting.microbatches, rank=cutting.rank, ranks=cutting.ranks,
@@ -218,22 +268,40 @@ def made_up_batch(t: Training, *, batch: int | None = None) -> Batch:
         mine, about = chosen_B[rows], {"seed": cutting.seed, "epoch": 0, "image_px": cutting.image_px}
         if not cutting.has_images:
             unseen, mixing = (len(mine), cutting.image_px), mix.draw(mine, cutting.augment, **about)
-            parts.append(Rows(mine, None, torch.from_numpy(train.targets[mine]), None, mixing, unseen=unseen))
+            parts.append(Rows(mine, None, torch.from_numpy(targets[rows]), None, mixing, unseen=unseen))
             continue
         images = draws.integers(0, 256, (len(mine), cutting.image_px, cutting.image_px, 3), np.uint8)
         changes = None if cutting.augment.engine == "cpu" else policy.draw(mine, cutting.augment, **about)
-        targets = torch.from_numpy(train.targets[mine])
-        parts.append(Rows(mine, torch.from_numpy(images), targets, changes, mix.draw(mine, cutting.augment, **about)))
-    return Batch(Position(0, 0), tuple(parts), float(train.weights[chosen_B].sum()), 0.0)
+        own, mixing = torch.from_numpy(targets[rows]), mix.draw(mine, cutting.augment, **about)
+        parts.append(Rows(mine, torch.from_numpy(images), own, changes, mixing))
+    return Batch(Position(0, 0), tuple(parts), float(weights_B.sum()), 0.0)
 
 
-def made_up(classes: int, *, count: int) -> Manifest:
-    """A manifest of `count` training rows without files, over so many classes."""
+def likeness(config: Config, manifest: Manifest) -> Like:
+    """What made-up targets must have for a step to cost what a step of these costs: so many classes, or words of a vocabulary
+    and captions of an image."""
+    if not manifest.is_captioned:
+        return {"classes": len(manifest.classes)}
+    known = len(tasks.of(config, manifest).about()["words"]) - len(SPECIAL)
+    return {"words": known, "captions": config.caption.per_image or 1, "longest": config.caption.longest or 1}
+
+
+def made_up(*, count: int, classes: int = 0, words: int = 0, captions: int = 0, longest: int = 0) -> Manifest:
+    """A manifest of `count` training rows or more without files, over so many classes; or with so many captions of an image,
+    all of them `longest`, over so many words."""
+    each = max(1, captions * longest)
+    count = max(count, classes, -(-words // each))
     blank: dict[str, Any] = {"string": "", "bool": True}
     columns: dict[str, Any] = {field.name: [blank.get(str(field.type), 1)] * count for field in manifests.SCHEMA}
     names = [f"{row:07d}" for row in range(count)]
-    columns |= {"path": names, "group": names, "sha256": names, "label": [names[row % classes] for row in range(count)]}
+    labels = [names[row % max(1, classes)] for row in range(count)]
+    columns |= {"path": names, "group": names, "sha256": names, "label": labels}
     columns |= {"split": ["train"] * count, "status": ["ok"] * count}
+    if words:
+        said = [f"w{number % words}" for number in range(count * each)]
+        sentences = [" ".join(said[at : at + longest]) for at in range(0, len(said), longest)]
+        columns["label"] = [""] * count
+        columns["captions"] = [json.dumps(sentences[row * captions : (row + 1) * captions]) for row in range(count)]
     return Manifest.of(manifests.table_of(columns), root=Path("/"), source="made up")
 
 

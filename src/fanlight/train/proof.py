@@ -28,7 +28,6 @@ from fanlight.train.training import Training
 from fanlight.types import Batch, Position
 
 DTYPES = {"fp32": torch.float32, "fp64": torch.float64}
-MARGIN = 1e-4  # between the two best outputs: below, rounding may choose the class
 ERRORS = ("loss_error", "gradient_error", "buffer_error")  # of one step
 Errors = dict[str, float]  # by ERRORS
 IMAGES_MOST = 256  # of the evaluation
@@ -49,6 +48,7 @@ def rank_proof(
     rows = _evaluated(t)
     expected = _evaluated(serial) if serial is not None else None
     resumed = _resumes(t, serial, path / f"checkpoints-{world.ranks}")
+    task = t.task
     del t, serial
     again = _training(world, path, values, dtype=dtype)
     alone = [float(sums[0] / sums[2]) for sums in _left_alone(again, steps)]
@@ -57,7 +57,7 @@ def rank_proof(
     assert rows is not None and expected is not None
     return {
         "steps": found, "same_batches": same, "resume_equal": resumed,
-        "evaluation_equal": _same_classes(rows, expected), "evaluation_same_bits": bool(np.array_equal(rows, expected)),
+        "evaluation_equal": task.agree(rows, expected), "evaluation_same_bits": bool(np.array_equal(rows, expected)),
         "run_error": _drift(alone, losses),
     }  # fmt: skip
 
@@ -162,7 +162,7 @@ def _batches(t: Training, *, steps: int) -> Iterator[tuple[int, Batch]]:
 
 
 def _sums(t: Training, batch: Batch) -> np.ndarray:
-    """One step's gradients are left in the model; [loss sum, hits, rows] over all ranks."""
+    """One step's gradients are left in the model; [loss sum, hits, answers] over all ranks."""
     clock = StepClock(t.world.device, heartbeat=t.world.heartbeat)
     clock.begin()
     clock.arrived()
@@ -300,14 +300,6 @@ def _evaluated(t: Training) -> np.ndarray | None:
     return evaluate.outputs(
         t.step, t.task, t.samples[split], t.cutting, t.world, batch=t.config.execution.eval_batch, workers=1
     )
-
-
-def _same_classes(rows: np.ndarray, expected: np.ndarray) -> bool:
-    if not (np.isfinite(rows).all() and np.isfinite(expected).all()):
-        return False  # no output is clear then, and nothing would be compared
-    best = np.sort(expected, 1)
-    clear = best[:, -1] - best[:, -2] > MARGIN
-    return bool((rows.argmax(1) == expected.argmax(1))[clear].all())
 
 
 def _resumes(t: Training, serial: Training | None, place: Path) -> bool:

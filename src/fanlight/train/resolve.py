@@ -15,7 +15,7 @@ from fanlight.data.manifest import Manifest
 from fanlight.errors import ConfigError, DataError
 from fanlight.parallel import layout as layouts
 from fanlight.tasks import class_weights
-from fanlight.train import checks, devices, layouting, precision
+from fanlight.train import captioning, checks, devices, layouting, precision
 
 PHOTOS_WORTH = 15_000  # training images seen in a default run: minutes on two cores, seconds on a GPU
 SMALL_WORTH = 100_000  # of small images, which cost less
@@ -87,6 +87,8 @@ def sizes(choices: Choices, manifest: Manifest) -> None:
     image_px = choices.config.data.image_px or 0
     if choices.config.augment.off:
         choices.take("augment.crop_share", (1.0, 1.0), "no augmentation: training sees the evaluation's centre crop")
+    if manifest.is_captioned:
+        captioning.sizes(choices, is_small=image_px <= SMALL_PX)
     if image_px <= SMALL_PX:
         choices.take("augment.crop_share", SMALL_CROP, f"{image_px} px images are cut close to their subject already")
         choices.take("augment.eval_share", 1.0, f"{image_px} px images are cut close to their subject already")
@@ -175,6 +177,8 @@ def _machine(choices: Choices) -> None:
 
 def _model(choices: Choices, manifest: Manifest) -> None:
     image_px = choices.config.data.image_px or 0
+    if manifest.is_captioned:
+        captioning.whole(choices, manifest, is_small=image_px <= SMALL_PX)
     if image_px <= SMALL_PX:
         choices.take("model.name", "small-cnn", f"{image_px} px images are too small for stems that shrink them 4×")
     choices.take("model.name", PHOTO_MODEL, "the default for photos")
@@ -209,9 +213,9 @@ def _features(choices: Choices, manifest: Manifest) -> None:
         return
     import torch
 
-    from fanlight.models import tail, zoo
+    from fanlight.models import tail
 
-    model = zoo.create(c.model.name or "", classes=len(manifest.classes), image_px=px, seed=0).model
+    model = tasks.of(c, manifest).model(c.model.name or "", image_px=px, seed=0).model
     try:
         tail.check(model, torch.zeros((2, 3, px, px)))
     except ConfigError as error:
@@ -308,10 +312,10 @@ def _fits_together(choices: Choices, manifest: Manifest) -> None:
     count = len(manifest.rows("train"))
     if not count:
         raise DataError(f"{config.data.path}: no usable training image; see `fanlight check {config.data.path}`")
+    tasks.check(config, manifest)
     sampling.draws(
         manifest, manifest.rows("train"), sampling=config.data.sampling
     )  # raises where weights cannot be used
-    tasks.weights_of_classes(config, manifest)
     if config.train.patience is not None and not len(manifest.rows("val")):
         raise ConfigError(
             f"train.patience is {config.train.patience} and there is no val split whose score could be waited for; "

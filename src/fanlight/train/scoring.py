@@ -18,17 +18,17 @@ from fanlight.parallel import comm, launch
 from fanlight.parallel.comm import World
 from fanlight.parallel.layout import Layout
 from fanlight.parallel.parallelize import place
-from fanlight.tasks import calibration, classify_scores
-from fanlight.train import build, devices, export, folder, precision
+from fanlight.tasks import Task, calibration, caption_report, classify_scores
+from fanlight.train import build, devices, export, folder, precision, writing
 from fanlight.train import evaluate as evaluating
-from fanlight.train.step import Normalise, Sight, WholeStep
+from fanlight.train.step import Normalise, Sight, WholeStep, listeners
 
 JOB = "fanlight.train.scoring:rank_score"
 
 
 def evaluate(
     run: Path, *, data: str = "", split: str = "", device: str | None = None, ranks: int = 1, best: bool = False,
-    tta: int = 1, unknown_below: float | None = None,
+    tta: int = 1, unknown_below: float | None = None, beams: int | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Scores and prints; the JSON object of `evaluate --json`. The counts are exact on any number of `ranks`.
 
@@ -36,7 +36,10 @@ def evaluate(
     every image with a lower calibrated probability is called unknown.
     """
     calibration.check_threshold(unknown_below)
-    folder.read_summary(run)
+    summary = folder.read_summary(run)
+    if summary.get("task") == "caption" and (tta != 1 or unknown_below is not None):
+        flag = f"--tta {tta}" if tta != 1 else f"--unknown-below {unknown_below:g}"
+        raise ConfigError(f"{flag} is for classes, and {run} writes captions; leave it out")
     if split not in ("", *SPLITS):
         raise ConfigError(f"--split {split!r} does not exist; use {', '.join(SPLITS)}")
     config = folder.read_config(run)
@@ -52,7 +55,7 @@ def evaluate(
         split = split or next(name for name in ("test", "val", "train") if len(manifest.rows(name)))
     arguments: dict[str, Any] = {
         "run": str(run.resolve()), "data": data, "split": split, "best": best, "tta": tta,
-        "unknown_below": unknown_below,
+        "unknown_below": unknown_below, "beams": beams,
     }  # fmt: skip
     if ranks == 1:
         scores = rank_score(comm.alone(device), **arguments)
@@ -65,7 +68,15 @@ def evaluate(
 
 
 def rank_score(
-    world: World, *, run: str, data: str, split: str, best: bool, tta: int, unknown_below: float | None
+    world: World,
+    *,
+    run: str,
+    data: str,
+    split: str,
+    best: bool,
+    tta: int,
+    unknown_below: float | None,
+    beams: int | None,
 ) -> dict[str, Any] | None:
     """Scores on every rank; the scores on rank 0."""
     path = Path(run)
@@ -77,41 +88,55 @@ def rank_score(
         torch.set_num_threads(machine.cores_usable())
     precision.set_up(number_format, world.device, deterministic=config.train.deterministic)
     about, model = export.load_network(path / "weights" / ("best.safetensors" if best else "last.safetensors"))
-    classes = tuple(about["classes"])
-    manifest = _other(data, classes, split) if data else folder.read_manifest(path)
+    task = tasks.restored(about, beams=beams)
+    manifest = _other(data, task, split) if data else folder.read_manifest(path)
     split = split or "test"
     if not len(manifest.rows(split)):
         there = ", ".join(name for name in SPLITS if len(manifest.rows(name)))
         raise ConfigError(f"--split {split!r} has no images; there is {there}")
-    task = tasks.of(config, manifest)
     where = Files(manifest, canvas_px=about["canvas_px"]) if data else build.open_source(config, manifest, world)
     samples = build.split_samples(config, manifest, task, where, split)
     place(model, Layout(), world, channels_last=bool(config.execution.channels_last))
     normalise = Normalise(
         about["mean"], about["std"], like=next(model.parameters()), channels_last=bool(config.execution.channels_last)
     )
-    step = WholeStep(model, Sight(task, normalise, config.train.seed, world.device), number_format=number_format)
+    sight = Sight(task, normalise, config.train.seed, world.device, listeners=listeners([model]))
+    step = WholeStep(model, sight, number_format=number_format)
     cutting = build.cut_batches(config, rank=world.rank, ranks=world.ranks)
-    logits = evaluating.outputs(
-        step, task, samples, cutting, world, batch=config.execution.eval_batch, views=tta,
-        workers=config.execution.workers or 1,
-    )  # fmt: skip
-    if logits is None:
+    how: dict[str, Any] = {"batch": config.execution.eval_batch, "workers": config.execution.workers or 1}
+    outputs = evaluating.outputs(step, task, samples, cutting, world, views=tta, **how)
+    made = None
+    if task.is_written:
+        world.heartbeat.announce("write")
+        made = writing.written(writing.Writer(model, task, config, world), samples, cutting, world, **how)
+    if outputs is None:
         return None
-    table = task.table(manifest, samples.rows, logits)
-    scores = {**task.score(table, split=split), "views": tta}
+    table = task.table(manifest, samples.rows, outputs)
+    if made is not None:
+        scores = task.score(task.written(manifest, table, made), split=split)
+        return {**scores, "task": task.name}
+    scores = {**task.score(table, split=split), "task": task.name, "views": tta}
     # The images that the temperature was fitted on, seen as then, are scored by halves; in other views as in use.
     crossed = not data and split == "val" and tta == 1
-    outputs, temperature = calibration.outputs(table, split=split), about["temperature"]
-    scores["calibration"] = calibration.measure(outputs, temperature=temperature, crossed=crossed)
-    if unknown_below is not None and outputs is not None:
-        scores["selective"] = calibration.selective(outputs, temperature=temperature, below=unknown_below)
+    logits, temperature = calibration.outputs(table, split=split), about["temperature"]
+    scores["calibration"] = calibration.measure(logits, temperature=temperature, crossed=crossed)
+    if unknown_below is not None and logits is not None:
+        scores["selective"] = calibration.selective(logits, temperature=temperature, below=unknown_below)
     return scores
 
 
-def _other(data: str, classes: tuple[str, ...], split: str) -> Manifest:
-    """Other images, with the run's class numbers. DataError for a class that the run does not know."""
-    manifest = checkup.up_to_date(data, decode=True)
+def _other(data: str, task: Task, split: str) -> Manifest:
+    """Other images, with the run's class numbers, or with captions. DataError for a class that the run does not know."""
+    manifest, classes = checkup.up_to_date(data, decode=True), task.classes
+    if tasks.name_of(manifest) != task.name:
+        kinds = {"caption": "captions", "classify": "classes"}
+        raise DataError(
+            f"{data} has {kinds[tasks.name_of(manifest)]}, and the run learned {kinds[task.name]}; give data of that kind"
+        )
+    if task.is_written:  # an image without a caption has nothing to be scored by
+        manifest = manifest.quarantine(
+            {int(row): "no caption" for row in np.flatnonzero(manifest.ok & ~manifest.captioned)}
+        )
     unknown = sorted(set(manifest.classes) - set(classes))
     if unknown:
         raise DataError(f"{data}: class {unknown[0]!r} is not one of the run's.{near(unknown[0], classes)}")
@@ -122,6 +147,10 @@ def _other(data: str, classes: tuple[str, ...], split: str) -> Manifest:
 
 
 def _say(scores: dict[str, Any], *, seen: str) -> None:
+    if scores["task"] == "caption":
+        for line in caption_report.words(scores):
+            console.say(line)
+        return
     low, high = scores["interval"]
     if scores["views"] > 1:
         console.say(f"{scores['views']} views per image, log-probabilities averaged: {seen}")

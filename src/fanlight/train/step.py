@@ -7,7 +7,8 @@ for the device.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+import typing
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -38,7 +39,7 @@ class Step(Protocol):
     def dissolve(self) -> None: ...
 
     def __call__(self, batch: Batch, *, loss_scale: float, clock: StepClock) -> torch.Tensor:
-        """Leaves the global batch's gradient in `parts`; returns this rank's [loss sum, hits, rows], float64 [3]."""
+        """Leaves the global batch's gradient in `parts`; returns this rank's [loss sum, hits, answers], float64 [3]."""
         ...
 
     def evaluating(self) -> contextlib.AbstractContextManager[None]:
@@ -76,6 +77,26 @@ class Cached:
         return features.to(self._device, self._dtype, non_blocking=True)
 
 
+class Listener(Protocol):
+    """A module whose forward needs more than its input."""
+
+    def told(self, targets: torch.Tensor) -> None: ...
+
+
+def listeners(modules: Iterable[nn.Module]) -> tuple[Listener, ...]:
+    """Those of `modules` and their parts that are told the targets before a forward."""
+    return tuple(
+        typing.cast(Listener, part) for module in modules for part in module.modules() if hasattr(part, "told")
+    )
+
+
+def tell_example(task: Task, told: Iterable[Listener], *, rows: int, device: torch.device | None = None) -> None:
+    """Readies modules that are told the targets for a forward of `rows` made-up images."""
+    made = task.example(rows)
+    for listener in told if made is not None else ():
+        listener.told(torch.from_numpy(made).to(device))
+
+
 @dataclass(frozen=True)
 class Sight:
     """What a rank does with a batch's rows before the first layer and after the last: the same in every layout."""
@@ -85,6 +106,7 @@ class Sight:
     seed: int
     device: torch.device
     keys: Keys | None = None  # of keyed dropout; None: the model has none
+    listeners: tuple[Listener, ...] = ()  # modules of this rank that are told the targets before each forward
 
     def images(self, rows: Rows) -> torch.Tensor:
         """What the first layer sees, [b, 3, P, P]: changed, normalised, mixed."""
@@ -97,15 +119,24 @@ class Sight:
 
     def ready(self, rows: Rows, *, epoch: int) -> None:
         """Before each forward of training: keyed dropout learns whose rows these are."""
+        self.tell(rows)
         if self.keys is not None:
             hashed_by = rows.samples if rows.keys is None else rows.keys
             samples = torch.from_numpy(hashed_by).to(self.device, non_blocking=True)
             self.keys.set(seed=self.seed, epoch=epoch, samples=samples)
 
+    def tell(self, rows: Rows) -> None:
+        """Before any forward: a decoder that guesses each word after the true ones before it learns these."""
+        if self.listeners:
+            assert rows.targets is not None
+            targets = rows.targets.to(self.device, non_blocking=True).long()
+            for listener in self.listeners:
+                listener.told(targets)
+
     def loss(self, outputs: torch.Tensor, rows: Rows) -> tuple[torch.Tensor, torch.Tensor]:
-        """The sum of the rows' losses, and [loss sum, hits, rows], float64 [3], without its graph."""
+        """The sum of the rows' losses, and [loss sum, hits, answers], float64 [3], without its graph."""
         assert rows.targets is not None
-        targets = rows.targets.to(self.device, non_blocking=True)
+        targets = rows.targets.to(self.device, non_blocking=True).long()
         if rows.mix is None:
             loss_sum = self.task.loss_sum(outputs, targets)
         else:
@@ -115,10 +146,8 @@ class Sight:
             loss_sum = loss_sum + self.task.loss_sum(outputs, targets[partner], share=1 - mixed.share)
             targets = mix.larger(targets, mixed)
         with torch.no_grad():
-            hits = self.task.hits(outputs, targets)
-            return loss_sum, torch.stack(
-                [loss_sum.detach().double(), hits.double(), torch.full_like(hits, len(targets)).double()]
-            )
+            told = (loss_sum.detach(), self.task.hits(outputs, targets), self.task.counted(targets))
+            return loss_sum, torch.stack([each.double() for each in told])
 
 
 class WholeStep:
@@ -187,6 +216,7 @@ class WholeStep:
 
     @torch.no_grad()
     def forward(self, rows: Rows) -> torch.Tensor | None:
+        self._sight.tell(rows)
         with precision.autocast(self.number_format, self._device):
             outputs = self._model(self._sight.images(rows))
         return outputs if self._is_counted else None

@@ -27,7 +27,7 @@ from fanlight.train import features, layouting, parts, phases
 from fanlight.train.ema import Average
 from fanlight.train.optim import Optimizer
 from fanlight.train.pipelined import PipelinedStep
-from fanlight.train.step import Cached, Normalise, Sight, Step, WholeStep
+from fanlight.train.step import Cached, Normalise, Sight, Step, WholeStep, listeners, tell_example
 
 THREADS_PAY_FLOP = 5e7  # of a last layer's forward: about 1 ms of one core; below that threads wait for each other
 
@@ -144,7 +144,7 @@ class Training:
         if not self.is_cached or self.samples is not self.images:
             return
         at_once = 2 * self.cutting.batch // self.cutting.ranks * sum(p.numel() for p in self.optimizer.named.values())
-        sight = self._sight(self._normalise(), keys=None)
+        sight = Sight(self.task, self._normalise(), self.config.train.seed, self.world.device)
         images = WholeStep(self.model, sight, number_format=self.config.train.precision or "fp32")
         self.samples = features.samples(
             images, self.images, self.cutting, self.world, config=self.config, manifest=self.manifest
@@ -212,7 +212,9 @@ class Training:
         return Normalise(a.mean, a.std, like=like, channels_last=bool(self.config.execution.channels_last))
 
     def _sight(self, prepare: Normalise | Cached, *, keys: keyed.Keys | None) -> Sight:
-        return Sight(self.task, prepare, self.config.train.seed, self.world.device, keys)
+        return Sight(
+            self.task, prepare, self.config.train.seed, self.world.device, keys, listeners(self.placed.stages.values())
+        )  # fmt: skip
 
     @property
     def _is_counted(self) -> bool:
@@ -244,6 +246,7 @@ class Training:
             step.compiled = Compiled(computed, device=self.world.device)  # replicated before: blocks keep their places
         if reduced is not None:
             self.keys.set(seed=t.seed, epoch=0, samples=torch.zeros(2, dtype=torch.int64, device=self.world.device))
+            tell_example(self.task, sight.listeners, rows=2, device=self.world.device)
             example = self._normalise()(torch.zeros((2, px, px, 3), dtype=torch.uint8))
             if whole is not None:
                 example = tail.features(whole, example)

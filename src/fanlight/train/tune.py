@@ -21,7 +21,7 @@ from fanlight.errors import FanlightError
 from fanlight.parallel.launch import Pool
 from fanlight.train import autotune, batchsize, candidates, memory, probe, resolve, timelimit
 from fanlight.train.autotune import Budget, Tuner
-from fanlight.train.probe import Bench, RankBench
+from fanlight.train.probe import Bench, Like, RankBench, likeness
 
 START_S = 1.0  # until the model is built, where it was not measured
 
@@ -93,10 +93,10 @@ def _limited(expected_s: float, choices: resolve.Choices) -> float:
 
 def _autotune(choices: resolve.Choices, manifest: Manifest, place: Place) -> tuple[dict[str, Any], float | None]:
     """What run.json keeps, and the seconds of a step as it will be; None where it was not measured as it will be."""
-    classes = len(manifest.classes)
+    like = likeness(choices.config, manifest)
     begun = time.perf_counter()
-    with candidates.cleared(Bench(candidates.eager(choices.config), classes=classes)) as benches:
-        base_s = _fit(choices, benches, classes, place)
+    with candidates.cleared(Bench(candidates.eager(choices.config), **like)) as benches:
+        base_s = _fit(choices, benches, like, place)
         if base_s is None:
             console.say("  no autotune: a step runs out of memory")
             return {}, None
@@ -108,7 +108,7 @@ def _autotune(choices: resolve.Choices, manifest: Manifest, place: Place) -> tup
         tuner = Tuner(Budget(autotune.budget_s(expected_s), begun=begun), benches[0].step, base_s)
         console.say(f"  autotune: {said}; measuring for at most about {tuner.budget.seconds:.0f} s")
         candidates.number_format(tuner, choices, benches[0])
-        candidates.memory_format(tuner, choices, classes, benches)
+        candidates.memory_format(tuner, choices, like, benches)
         candidates.threads(tuner, choices, benches)
         candidates.ranks(tuner, choices, manifest, torchrun=place.torchrun)
         candidates.compilation(tuner, choices, manifest, benches)
@@ -118,7 +118,7 @@ def _autotune(choices: resolve.Choices, manifest: Manifest, place: Place) -> tup
     return {"expected_s": expected_s, **tuner.document()}, None if e.ranks != 1 or e.compile else tuner.base_s
 
 
-def _fit(choices: resolve.Choices, benches: list[Bench], classes: int, place: Place) -> float | None:
+def _fit(choices: resolve.Choices, benches: list[Bench], like: Like, place: Place) -> float | None:
     """Seconds of a step as it was resolved, in as many microbatches as fit where one is what nobody changed; None where
     a step does not fit."""
     config = choices.config
@@ -131,7 +131,7 @@ def _fit(choices: resolve.Choices, benches: list[Bench], classes: int, place: Pl
     while True:
         if why:
             choices.replace("train.microbatches", count, why)
-            benches[:] = [Bench(candidates.eager(choices.config), classes=classes)]
+            benches[:] = [Bench(candidates.eager(choices.config), **like)]
         timed = benches[0].measure(batch=rows)
         if not timed.error:
             return timed.step_s
@@ -157,7 +157,7 @@ def _batch(choices: resolve.Choices, manifest: Manifest, place: Place) -> None:
     unit = config.augment.row_unit
     least = (config.execution.ranks or 1) * config.train.microbatches * unit
     budget = Budget(autotune.BUDGET_S)
-    with _bench(candidates.eager(config), len(manifest.classes), place) as bench:
+    with _bench(candidates.eager(config), likeness(config, manifest), place) as bench:
         share = (config.execution.ranks or 1) if isinstance(bench, Bench) else 1  # of the batch, in this process
 
         found = batchsize.search(
@@ -169,15 +169,15 @@ def _batch(choices: resolve.Choices, manifest: Manifest, place: Place) -> None:
 
 
 @contextlib.contextmanager
-def _bench(config: Config, classes: int, place: Place) -> Iterator[Bench | RankBench]:
+def _bench(config: Config, like: Like, place: Place) -> Iterator[Bench | RankBench]:
     """Of the config, on ranks of its own where the run will have several on this machine's cores."""
     ranks = config.execution.ranks or 1
     if place.torchrun or ranks == 1 or config.execution.device == "cuda":
-        with candidates.cleared(Bench(config, classes=classes)) as benches:
+        with candidates.cleared(Bench(config, **like)) as benches:
             yield benches[0]
         return
     with Pool(ranks, threads=config.execution.threads, preload=candidates.PRELOAD) as pool:
-        yield RankBench(pool, config, classes=classes)
+        yield RankBench(pool, config, **like)
 
 
 def _time_limit(
@@ -189,7 +189,7 @@ def _time_limit(
     begin = time.perf_counter()
     start_s, feature_step_s = START_S, None
     if step_s is None:
-        with _bench(candidates.eager(config), len(manifest.classes), place) as bench:
+        with _bench(candidates.eager(config), likeness(config, manifest), place) as bench:
             found = bench.measure()
             if found.error:  # the run itself will halve its microbatches
                 raise FanlightError(

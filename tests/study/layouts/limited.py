@@ -1,5 +1,6 @@
-"""One ddp point on two ranks, measured as a study measures it: `python limited.py DATA FOLDER` prints its row as JSON. A
-process of its own, since the test runs it where the network is slow: on one link, or, with OTHER_PLACE, between two places."""
+"""One ddp point on two ranks, measured as a study measures it: `python limited.py DATA FOLDER` prints its row as JSON, with
+`by_hand_s`, in which a bare loop sums the same number of bytes. A process of its own, since the test runs it where the
+network is slow: on one link, or, with OTHER_PLACE, between two places."""
 
 import json
 import os
@@ -30,9 +31,12 @@ def main(data: str, place: Path) -> None:
         with Pool(2, threads=1, preload=(*HEAVY, *places)) as pool:
             pool.run(job.TRAIN, run=str(run), entered=time.time(), cores=None)
             blocks = pool.run(job.PROBE, run=str(run), block_s=0.5, repeats=2, cores=None)
-    rows = [row for rank in blocks for row in rank]
-    folder.finish(run, {"point": "ddp", "round": 0, "busy_before": 0.0, "seconds": 0.0, "blocks": rows})
-    print(json.dumps(measured.read(run, Point("ddp", 2, "fp32", "cpu", 1, 2))))
+            rows = [row for rank in blocks for row in rank]
+            folder.finish(run, {"point": "ddp", "round": 0, "busy_before": 0.0, "seconds": 0.0, "blocks": rows})
+            row = measured.read(run, Point("ddp", 2, "fp32", "cpu", 1, 2))
+            of_step = sum(row["sent_bytes"].values()) / (row["steps"] + row["warmup_steps"])
+            by_hand = pool.run("study.layouts.planted:exchange", numbers=round(of_step / 4), turns=5)
+    print(json.dumps({**row, "by_hand_s": max(by_hand)}))
 
 
 if __name__ == "__main__":

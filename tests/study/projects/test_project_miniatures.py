@@ -3,8 +3,6 @@ named. The network is a small one for all; that of a study of layouts and of loa
 
 import json
 import shutil
-from functools import partial
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ from fanlight.study.layouts import estimate, page, runner
 from fanlight.study.layouts import study as layouts
 from fanlight.study.loading import run as loading
 from fanlight.study.projects import run
+from study import reading
 from train import colours as tiny
 
 pytest_plugins = ["train.fixtures"]
@@ -36,6 +35,7 @@ LACKS = {
 }  # fmt: skip
 
 
+measure = loading.study
 DRAWN, draw = "scratch-cnn", page._figures  # the recipe whose figures are drawn, and how
 
 
@@ -52,8 +52,26 @@ class _Kept:
         pass
 
 
+@pytest.fixture(scope="module")
+def kept_loading(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A study of loading that is measured once: recipes that ask for the same, of images that are the same, get a copy."""
+    made: dict[str, Path] = {}
+
+    def study(data: str, *, out: Path, command: str, **asked: Any) -> dict[str, Any]:
+        key = json.dumps({**asked, "images": sorted(path.parent.name for path in Path(data).glob("*/*"))})
+        if key not in made:
+            made[key] = tmp_path_factory.mktemp("loading") / "study"
+            measure(data, out=made[key], command=command, block_s=0.0, **asked)
+        shutil.copytree(made[key], out)
+        document = json.loads((out / "study.json").read_text()) | {"study": str(out), "command": command}
+        (out / "study.json").write_text(json.dumps(document))
+        return document
+
+    return study
+
+
 @pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch, kept_pools: Any) -> None:
+def quick(monkeypatch: pytest.MonkeyPatch, kept_pools: Any, kept_loading: Any) -> None:
     """A machine of one core and no network, on which everything is measured once, and shortly."""
     monkeypatch.setattr(runner, "Pool", lambda ranks, **_: _Kept(kept_pools(ranks)))
     monkeypatch.setattr(layouts, "BLOCK_S", 0.01)
@@ -61,7 +79,7 @@ def quick(monkeypatch: pytest.MonkeyPatch, kept_pools: Any) -> None:
     monkeypatch.setattr(layouts.machine, "cores_usable", lambda: 1)
     monkeypatch.setattr(layouts.devices, "gpus_visible", lambda: 0)
     monkeypatch.setattr(estimate, "seconds", lambda points, *_, **__: {point.name: 1.0 for point in points})
-    monkeypatch.setattr(loading, "study", partial(loading.study, block_s=0.0))
+    monkeypatch.setattr(loading, "study", kept_loading)
     monkeypatch.setattr(loading, "_busy", lambda: 0.0)
     monkeypatch.setattr(zoo, "_published", lambda *_, **__: "no network")
     monkeypatch.setattr(page, "_figures", lambda found: {})  # drawing takes seconds
@@ -102,39 +120,19 @@ def test_a_recipe_from_the_command_to_its_report(fanlight, photos, own_place, qu
     assert not list(place.glob("parts/*.safetensors")), "drawn weights are thrown away"
 
 
-class Page(HTMLParser):
-    """Tags, their addresses, and words of a page."""
-
-    def __init__(self, text: str):
-        super().__init__()
-        self.tags: list[str] = []
-        self.sources: list[str] = []
-        self.words = ""
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.sources += [value or "" for name, value in attributes if name in ("src", "href")]
-
-    def handle_data(self, data: str) -> None:
-        self.words += data
-
-
 def check_reports(place: Path, document: dict[str, Any], cases: list[dict[str, Any]]) -> None:
     """Page and Markdown say all of it, and the parts' reports that they name are there."""
-    html, text = Page((place / "report.html").read_text()), (place / "report.md").read_text()
-    words = " ".join(html.words.split())
-    assert not {"script", "link", "iframe", "object"} & set(html.tags)
+    html, text = reading.read((place / "report.html").read_text()), (place / "report.md").read_text()
+    words = html.words
     for case in cases:
         assert case["case"] in words and (not case["reason"] or case["reason"] in words)
     for each in document["comparisons"]:
         assert each["why"] and each["why"] in words and f"## {each['title']}" in text
     for each in document["lacking"]:
         assert each["from"] in words
-    links = [source for source in html.sources if not source.startswith("data:")]
-    assert links == [f"{part['study']}/report.html" for part in document["parts"]]
-    assert all((place / link).exists() for link in links)
-    assert len(html.sources) - len(links) == (2 if document["recipe"] == DRAWN else 0)
+    assert html.links == [f"{part['study']}/report.html" for part in document["parts"]]
+    assert all((place / link).exists() for link in html.links)
+    assert len(html.sources) - len(html.links) == (2 if document["recipe"] == DRAWN else 0)
 
 
 def check_figures(document: dict[str, Any]) -> None:
@@ -206,8 +204,9 @@ def check_again(fanlight: Any, own_place: Path, document: dict[str, Any]) -> Non
     shutil.rmtree(own_place / "s")
 
 
-def test_a_part_that_fails_is_a_row_with_its_reason(fanlight, photos, own_place, quick):
+def test_a_part_that_fails_is_a_row_with_its_reason(fanlight, photos, own_place, quick, monkeypatch):
     """A network that takes no images of this size: the study of loading stands, and the other part says why not."""
+    monkeypatch.setattr(loading, "study", no_rows)
     words = [*SMALL, "--out", "s", "--json"]
     words[words.index("--image-size") + 1] = 6
     answer = fanlight("study", photos, "--recipe", "weather", *words)
@@ -225,6 +224,11 @@ def test_a_part_that_fails_is_a_row_with_its_reason(fanlight, photos, own_place,
         (("photos", "--recipe", "weather", "--of", "loading"), "--of loading: a recipe says itself what is studied"),
         (("photos", "--recipe", "weather", "--weak"), "--weak is of one study, and a recipe has parts"),
         (("photos", "--recipe", "weather", "--set", "train.epoch=1"), "config key 'train.epoch' is unknown"),
+        (("photos", "--recipe", "weather", "--limit", "0"), "--limit 0: a whole number from 1 on, or leave it out"),
+        (("photos", "--recipe", "weather", "--layouts", "ddb"), "--layouts 'ddb' does not exist; choose"),
+        (("photos", "--recipe", "weather", "--engines", "thread"), "--engines 'thread' is unknown; choose serial"),
+        (("photos", "--recipe", "weather", "--workers", "0"), "--workers 0: numbers from 1 on"),
+        (("photos", "--recipe", "weather", "--model", "scratch-cn"), "model 'scratch-cn' is unknown. Near names:"),
         (("photos", "--recipe", "none.yaml"), "cannot read config none.yaml"),
         (("photos", "--of", "loading", "--recipe", "fast"), "--recipe is of another study: use it with --of layouts"),
     ],

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from fanlight import console
 from fanlight.data import builtin, inside
-from fanlight.data.formats import arrays, captions, folders, hub, kept, lists, shards, tree
+from fanlight.data.formats import arrays, captions, folders, hub, karpathy, kept, lists, shards, tree
 from fanlight.data.formats.listing import WAYS, Listing, Misfit
 from fanlight.data.formats.tree import Disk, Tree
 from fanlight.errors import DataError, near, shown, shown_all
@@ -21,8 +21,8 @@ from fanlight.errors import DataError, near, shown, shown_all
 __all__ = ["Listing", "recognise"]
 
 LAYOUTS = (
-    arrays.cifar, arrays.idx, captions.coco, captions.flickr, hub.tables_with_images, hub.image_folder, shards.shards,
-    lists.beside,
+    arrays.cifar, arrays.idx, karpathy.karpathy, captions.coco, captions.flickr, hub.tables_with_images, hub.image_folder,
+    shards.shards, lists.beside,
 )  # fmt: skip
 _NUMBER = re.compile(r"\d{1,9}(\.\d{0,9})?", re.ASCII)
 DEEP_MOST = 8  # folders that hold nothing but one folder, one in another
@@ -52,7 +52,7 @@ def recognise(path: str, *, cache: Path) -> Listing:
                 f"built-in {path} cannot be written below {cache}: {error.strerror or error}; set FANLIGHT_CACHE to a "
                 "folder that can be written"
             ) from None
-        listing = replace(folders.class_folders(Disk(written)), source=f"built-in {path}")
+        listing = replace(of_tree(Disk(written)), source=f"built-in {path}")
     elif (found := shards.pattern(place)) is not None:
         _refuse_columns(chosen, place, "a pattern of shards")
         listing = found
@@ -78,6 +78,12 @@ def _existing(place: Path, *, chosen: dict[str, str]) -> Listing:
     if (table := hub.table_file(place)) is not None:
         _refuse_columns(chosen, place, "a table with the images in it")
         return table
+    if (
+        karpathy.is_split_file(place.name)
+        and (split := karpathy.split_file(Disk(place.parent), "", place.name)) is not None
+    ):
+        _refuse_columns(chosen, place, "a split file")
+        return split
     if arrays.is_one(place):
         raise DataError(
             f"{place} is one file of a set: images, or labels, alone. Give the folder, or the archive, that it lies in"

@@ -59,11 +59,11 @@ def _document(tree: Tree, path: str, *, is_sure: bool) -> dict[str, Any] | None:
         raise Misfit(f"{told} is damaged ({error}); download it again") from None
     keys = ("images", "annotations")
     if not isinstance(found, dict):
-        wrong = f"holds {_kind(found)}, not an object with the keys images and annotations"
+        wrong = f"holds {json_kind(found)}, not an object with the keys images and annotations"
     elif missing := [key for key in keys if key not in found]:
         wrong = f"has no key {' and no key '.join(missing)}"
     elif unlike := [key for key in keys if not isinstance(found[key], list)]:
-        raise DataError(f"{told}: {unlike[0]} is {_kind(found[unlike[0]])}, not a list; download it again")
+        raise DataError(f"{told}: {unlike[0]} is {json_kind(found[unlike[0]])}, not a list; download it again")
     else:
         return found
     if is_sure:
@@ -71,7 +71,7 @@ def _document(tree: Tree, path: str, *, is_sure: bool) -> dict[str, Any] | None:
     return None
 
 
-def _kind(value: Any) -> str:
+def json_kind(value: Any) -> str:
     """A JSON value, in words."""
     names = {
         dict: "an object",
@@ -90,13 +90,13 @@ def _coco_images(document: dict[str, Any], *, told: str, root: Path) -> dict[Any
     repeated: list[str] = []
     for number, each in enumerate(document["images"], 1):
         place = f"{told}: entry {number} of images"
-        name = _field(each, "file_name", (str,), place=place)
+        name = json_field(each, "file_name", (str,), place=place)
         refuse_outside(name, told=place, root=root)
         if not is_text(name):
             raise DataError(
                 f"{place}: its file_name is {shown(name)!r}, which holds half of a letter; no file is called so"
             )
-        same = found.setdefault(_field(each, "id", (int, str), place=place), [])
+        same = found.setdefault(json_field(each, "id", (int, str), place=place), [])
         if name in same:
             repeated.append(f"entry {number}, of image {shown(str(each['id']))}")
         else:
@@ -122,17 +122,22 @@ def _coco_captions(document: dict[str, Any], images: Collection[Any], *, told: s
     sentences: dict[Any, list[str]] = {}
     unknown: list[str] = []
     silent: list[str] = []
+    empty: list[str] = []
     for number, each in enumerate(document["annotations"], 1):
         place = f"{told}: entry {number} of annotations"
-        image = _field(each, "image_id", (int, str), place=place)
-        text = _field(each, "caption", (object,), place=place)
+        image = json_field(each, "image_id", (int, str), place=place)
+        text = json_field(each, "caption", (object,), place=place)
         if image not in images:
             unknown.append(f"entry {number}, of image {shown(str(image))}")
         elif not isinstance(text, str):
-            silent.append(f"entry {number}, whose caption is {_kind(text)}")
+            silent.append(f"entry {number}, whose caption is {json_kind(text)}")
         elif text.strip():
             sentences.setdefault(image, []).append(" ".join(text.split()))
-    for wrong, why in ((unknown, "Their images are not in it"), (silent, "Their captions are no text")):
+        else:
+            empty.append(f"entry {number}, whose caption is empty")
+    for wrong, why in (
+        (unknown, "Their images are not in it"), (silent, "Their captions are no text"), (empty, "Their captions are empty"),
+    ):  # fmt: skip
         if wrong:
             console.warn(
                 f"{told}: {len(wrong)} of {len(document['annotations'])} annotations are not used, first {wrong[0]}",
@@ -141,13 +146,14 @@ def _coco_captions(document: dict[str, Any], images: Collection[Any], *, told: s
     return sentences
 
 
-def _field(entry: Any, key: str, kinds: tuple[type, ...], *, place: str) -> Any:
+def json_field(entry: Any, key: str, kinds: tuple[type, ...], *, place: str) -> Any:
+    """entry[key], or a DataError that names the `place` where it is not, or is of no kind of `kinds`."""
     if not isinstance(entry, dict):
-        raise DataError(f"{place} is {_kind(entry)}, not an object; download it again")
+        raise DataError(f"{place} is {json_kind(entry)}, not an object; download it again")
     if key not in entry:
-        raise DataError(f"{place} has no {key}, as COCO captions have; download it again")
+        raise DataError(f"{place} has no {key}; download it again")
     if not isinstance(entry[key], kinds) or (isinstance(entry[key], bool) and object not in kinds):
-        raise DataError(f"{place}: its {key} is {_kind(entry[key])}; download it again")
+        raise DataError(f"{place}: its {key} is {json_kind(entry[key])}; download it again")
     return entry[key]
 
 
@@ -156,7 +162,7 @@ def _coco_rows(tree: Tree, part: str, document: dict[str, Any], *, path: str, wa
     images = _coco_images(document, told=str(tree.root / path), root=tree.root)
     sentences = _coco_captions(document, images, told=str(tree.root / path))
     listed = [name for names in images.values() for name in names]
-    folder = _folder_of(tree, part, listed, wanted=wanted, told=path)
+    folder = folder_of(tree, part, listed, wanted=wanted, told=path)
     if folder is None:
         console.warn(
             f"{told} is not used", why=f"None of its images is in {wanted or 'a folder'} beside it",
@@ -206,7 +212,7 @@ def flickr(tree: Tree, part: str) -> Listing | None:
 def listed(tree: Tree, part: str, path: str, said: Sentences) -> Listing | None:
     """The listing of a file of sentences; None where its images are nowhere. What of it is not used is counted."""
     found = said.of
-    folder = _folder_of(tree, part, list(found), wanted="", told=path)
+    folder = folder_of(tree, part, list(found), wanted="", told=path)
     if folder is None:
         return None
     if not isinstance(tree, Disk):
@@ -310,7 +316,7 @@ def _with_lists(tree: Tree, listing: Listing, texts: Iterable[str]) -> Listing:
     return listing_of(used, root=listing.root, source=listing.source)
 
 
-def _folder_of(tree: Tree, part: str, names: list[str], *, wanted: str, told: str) -> str | None:
+def folder_of(tree: Tree, part: str, names: list[str], *, wanted: str, told: str) -> str | None:
     """Where most of the images are: the folder (or zip) of that name, images/, another folder, or beside the list. Folders of
     another split than that, or than `told`, the file that names the images, are none. DataError where two have the same."""
     folders, files = tree.children(part)

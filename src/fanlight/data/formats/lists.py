@@ -129,8 +129,8 @@ def of_table(
         raise DataError(f"{told} lists no files. {WAYS}")
     _refuse_unwritable({**table, "path": columns["path"], "label": columns["label"]}, told=told)
     if has_captions:
-        columns, table = _grouped(columns, table)
-        count = len(columns["path"])
+        columns, table = _grouped(columns, table, told=told)
+        count, paths = len(columns["path"]), paths and columns["path"]
     check_rows(columns, told=told)
     if paths is None and (is_closed or not isinstance(tree, Disk)):
         for number, path in enumerate(columns["path"], 1):
@@ -241,15 +241,21 @@ def _number(text: str) -> float | None:
         return None
 
 
-def _grouped(columns: dict[str, list[str]], table: Table) -> tuple[dict[str, list[str]], Table]:
-    """One row per image, with all of its captions; the other columns, and the whole table, as its first row says them."""
+def _grouped(columns: dict[str, list[str]], table: Table, *, told: str) -> tuple[dict[str, list[str]], Table]:
+    """One row per image, with all of its captions; the other columns, and the whole table, as its first row says them. Images
+    without a caption are left out, and it is said."""
     sentences: dict[tuple[str, str], list[str]] = {}
     first: dict[tuple[str, str], int] = {}
     splits = columns["split"] or [""] * len(columns["path"])
     for row, (*image, text) in enumerate(zip(columns["path"], splits, columns["captions"])):
         key = (image[0], image[1])
         first.setdefault(key, row)
-        sentences.setdefault(key, []).extend(captions.listed_sentences(text))
+        sentences.setdefault(key, []).extend(filter(str.strip, captions.listed_sentences(text)))
+    if silent := [key for key, texts in sentences.items() if not texts]:
+        if len(silent) == len(sentences):
+            raise DataError(f"{told}: none of its {len(silent)} images has a caption")
+        console.say(f"{told}: {len(silent)} images have no caption and are not used, such as {shown(silent[0][0])}")
+        first = {key: row for key, row in first.items() if sentences[key]}
     kept, whole = (
         {name: [values[row] for row in first.values()] for name, values in of.items() if values}
         for of in (columns, table)

@@ -8,6 +8,7 @@ import numpy as np
 from numba import prange
 
 from fanlight.scratch import shapes
+from fanlight.scratch.cpu import exponential
 from fanlight.scratch.cpu.compiled import compiled, parallel
 
 _ROOT_HALF = math.sqrt(0.5)
@@ -26,7 +27,7 @@ def relu_backward(grad: np.ndarray, y: np.ndarray, *, out: np.ndarray | None = N
 
 def tanh(x: np.ndarray, *, out: np.ndarray | None = None) -> np.ndarray:
     """The hyperbolic tangent."""
-    return _run(_tanh, x, out=out)
+    return _run(_tanh32 if x.dtype == np.float32 else _tanh, x, out=out)
 
 
 def tanh_backward(grad: np.ndarray, y: np.ndarray, *, out: np.ndarray | None = None) -> np.ndarray:
@@ -36,12 +37,12 @@ def tanh_backward(grad: np.ndarray, y: np.ndarray, *, out: np.ndarray | None = N
 
 def gelu(x: np.ndarray, *, out: np.ndarray | None = None) -> np.ndarray:
     """x · Φ(x), Φ the normal distribution function (Hendrycks and Gimpel 2016)."""
-    return _run(_gelu, x, out=out)
+    return _run(_gelu32 if x.dtype == np.float32 else _gelu, x, out=out)
 
 
 def gelu_backward(grad: np.ndarray, x: np.ndarray, *, out: np.ndarray | None = None) -> np.ndarray:
     """grad · (Φ(x) + x · φ(x)), φ the normal density."""
-    return _run(_gelu_backward, grad, x, out=out)
+    return _run(_gelu_backward32 if x.dtype == np.float32 else _gelu_backward, grad, x, out=out)
 
 
 def _run(kernel, *arrays: np.ndarray, out: np.ndarray | None) -> np.ndarray:
@@ -91,3 +92,22 @@ def _gelu_backward(grad, x, dx):
 def _share_below(x):
     """Φ; of the complement, which keeps its digits far below zero."""
     return math.erfc(-x * _ROOT_HALF) / 2
+
+
+@parallel
+def _tanh32(x, y):
+    for i in prange(len(x)):
+        y[i] = exponential.tanh(x[i])
+
+
+@parallel
+def _gelu32(x, y):
+    for i in prange(len(x)):
+        y[i] = x[i] * (exponential.erfc(-x[i] * _ROOT_HALF) / 2)
+
+
+@parallel
+def _gelu_backward32(grad, x, dx):
+    for i in prange(len(x)):
+        below, square = exponential.erfc(-x[i] * _ROOT_HALF) / 2, -x[i] * x[i] / 2
+        dx[i] = grad[i] * (below + x[i] * (exponential.expm1(square) + 1) * _DENSITY)

@@ -13,8 +13,8 @@ _njit: Any = numba.njit
 
 
 def compiled(function: Callable) -> Any:
-    """A kernel on the calling thread."""
-    return _kept(function, parallel=False)
+    """A kernel on the calling thread, which kernels call: what Python would need for that is not compiled."""
+    return _kept(function, parallel=False, no_cpython_wrapper=True)
 
 
 def parallel(function: Callable) -> Any:
@@ -22,8 +22,8 @@ def parallel(function: Callable) -> Any:
     return _kept(function, parallel=True)
 
 
-def _kept(function: Callable, *, parallel: bool) -> Any:
-    options = {"nogil": True, "fastmath": _FLOATS, "error_model": "numpy", "parallel": parallel}
+def _kept(function: Callable, **more: bool) -> Any:
+    options = {"nogil": True, "fastmath": _FLOATS, "error_model": "numpy", "no_cfunc_wrapper": True, **more}
     try:
         return _njit(cache=True, **options)(function)
     except RuntimeError as error:

@@ -39,7 +39,7 @@ def conv2d(
     """[N, O, P, Q] of images [N, C, H, W] and weights [O, C/G, R, S]; bias and ReLU cost no pass of their own."""
     at = shapes.convolution(
         x.shape, weight.shape, stride=stride, padding=padding, dilation=dilation, groups=groups,
-        bias=None if bias is None else bias.shape,
+        bias=shapes.of(bias),
     )  # fmt: skip
     dtype = shapes.number_type(x, weight, bias)
     y = shapes.room(out, at.y, dtype)
@@ -67,10 +67,9 @@ def conv2d_input(
     out: np.ndarray | None = None,
 ) -> np.ndarray:
     """The gradient [N, C, H, W] of images of H × W = `image` pixels, from that of the result."""
-    at = shapes.convolution(
-        (len(grad), weight.shape[1] * groups, *image), weight.shape, stride=stride, padding=padding, dilation=dilation,
-        groups=groups, y=grad.shape,
-    )  # fmt: skip
+    at = shapes.input_gradient(
+        grad.shape, weight.shape, image=image, stride=stride, padding=padding, dilation=dilation, groups=groups
+    )
     dtype = shapes.number_type(grad, weight)
     dx = shapes.room(out, at.x, dtype)
     grad, nothing = np.ascontiguousarray(grad), np.zeros(at.C, dtype)
@@ -154,7 +153,7 @@ def _stretch(x, weights, offsets, bias, relu, y, walk, low, high):
 def _rows(x, weights, offsets, bias, relu, y, walk, n, g, p, buffer, sums):
     """The result's rows from p on, of one image and group: M filters after the other."""
     K, pitch, width = len(offsets), len(sums) // (BLOCKS * M), V * (REGISTER_BYTES // x.itemsize)
-    walks.fill(buffer, x, n, g, p, walk)
+    walks.fill(buffer, x, n, g, p, walk, 0, walk.height)
     rows = min(walk.rows, walk.P - p)
     blocks = (walk.O + M - 1) // M
     for low in range(0, blocks, BLOCKS):

@@ -20,11 +20,15 @@ def sgd(
     momentum: float = 0.0,
     weight_decay: float = 0.0,
     nesterov: bool = False,
+    divisor: float = 1.0,
 ) -> None:
-    """g ← g + decay·w;  v ← momentum·v + g;  w ← w − lr·v, or lr·(g + momentum·v). `velocity` begins as zeros."""
+    """g ← g/divisor + decay·w;  v ← momentum·v + g;  w ← w − lr·v, or lr·(g + momentum·v). `velocity` begins as zeros.
+    Where the divisor is not finite, nothing changes."""
     shapes.updated(parameter, grad, velocity)
-    number = parameter.dtype.type
-    _sgd(*_flat(parameter, grad, velocity), number(lr), number(momentum), number(weight_decay), nesterov)
+    if not math.isfinite(divisor):
+        return
+    hyper = map(parameter.dtype.type, (1 / divisor, lr, momentum, weight_decay))
+    _sgd(*_flat(parameter, grad, velocity), *hyper, nesterov)
 
 
 def adamw(
@@ -38,13 +42,17 @@ def adamw(
     betas: tuple[float, float] = (0.9, 0.999),
     eps: float = 1e-8,
     weight_decay: float = 0.01,
+    divisor: float = 1.0,
 ) -> None:
     """Loshchilov and Hutter 2019: w ← w·(1 − lr·decay) − lr · m̂ / (√v̂ + eps), with m̂ = m/(1 − β₁ᵗ), v̂ = v/(1 − β₂ᵗ) and
-    t = `step`, which counts from 1. `mean` m and `square` v begin as zeros."""
+    t = `step`, which counts from 1. `mean` m and `square` v begin as zeros; g is divided by `divisor` first, and where that
+    is not finite, nothing changes."""
     shapes.updated(parameter, grad, mean, square)
     shapes.step(step)
+    if not math.isfinite(divisor):
+        return
     numbers = (
-        1 - betas[0], 1 - betas[1], 1 - lr * weight_decay, lr / (1 - betas[0] ** step),
+        1 / divisor, 1 - betas[0], 1 - betas[1], 1 - lr * weight_decay, lr / (1 - betas[0] ** step),
         1 / math.sqrt(1 - betas[1] ** step), eps,
     )  # fmt: skip
     _adamw(*_flat(parameter, grad, mean, square), *map(parameter.dtype.type, numbers))
@@ -55,17 +63,18 @@ def _flat(*arrays: np.ndarray) -> list[np.ndarray]:
 
 
 @parallel
-def _sgd(parameter, grad, velocity, lr, momentum, decay, nesterov):
+def _sgd(parameter, grad, velocity, share, lr, momentum, decay, nesterov):
     for i in prange(len(parameter)):
-        slope = grad[i] + decay * parameter[i]
+        slope = share * grad[i] + decay * parameter[i]
         moving = momentum * velocity[i] + slope
         velocity[i] = moving
         parameter[i] -= lr * (slope + momentum * moving if nesterov else moving)
 
 
 @parallel
-def _adamw(parameter, grad, mean, square, new_mean, new_square, keep, lr, root, eps):
+def _adamw(parameter, grad, mean, square, share, new_mean, new_square, keep, lr, root, eps):
     for i in prange(len(parameter)):
-        mean[i] += new_mean * (grad[i] - mean[i])
-        square[i] += new_square * (grad[i] * grad[i] - square[i])
+        slope = share * grad[i]
+        mean[i] += new_mean * (slope - mean[i])
+        square[i] += new_square * (slope * slope - square[i])
         parameter[i] = parameter[i] * keep - lr * mean[i] / (math.sqrt(square[i]) * root + eps)

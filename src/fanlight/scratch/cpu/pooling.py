@@ -77,7 +77,7 @@ def max_pool2d_backward(
     out: np.ndarray | None = None,
 ) -> np.ndarray:
     """The gradient [N, C, H, W]: each result's goes to the pixel that was the largest."""
-    at = shapes.pool((*grad.shape[:2], *image), window, stride=stride, padding=padding, y=grad.shape, index=index.shape)
+    at = shapes.pool_gradient(grad.shape, window, image=image, stride=stride, padding=padding, index=index.shape)
     dx = shapes.room(out, at.x, shapes.number_type(grad))
     _max_backward(_planes(grad), _planes(index.astype(np.uint16, copy=False)), _planes(dx), _at(at))
     return dx
@@ -108,7 +108,7 @@ def avg_pool2d_backward(
     out: np.ndarray | None = None,
 ) -> np.ndarray:
     """The gradient [N, C, H, W]: each result's is spread evenly over its window."""
-    at = shapes.pool((*grad.shape[:2], *image), window, stride=stride, padding=padding, y=grad.shape)
+    at = shapes.pool_gradient(grad.shape, window, image=image, stride=stride, padding=padding)
     dx = shapes.room(out, at.x, shapes.number_type(grad))
     _mean_backward(_planes(grad), _planes(dx), _at(at))
     return dx
@@ -197,7 +197,9 @@ def _max_backward(grad, index, dx, at):
         for p in range(at.P):
             for q in range(at.Q):
                 r, s = divmod(np.int64(index[plane, p, q]), at.S)
-                dx[plane, p * at.down + r - at.above, q * at.across + s - at.left] += grad[plane, p, q]
+                h, w = p * at.down + r - at.above, q * at.across + s - at.left
+                if r < at.R and 0 <= h < at.H and 0 <= w < at.W:  # a wrong index must not write beside the array
+                    dx[plane, h, w] += grad[plane, p, q]
 
 
 @parallel

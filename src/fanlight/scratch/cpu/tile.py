@@ -1,10 +1,11 @@
-"""The two innermost loops, in registers: a tile of M × V vectors of L lanes is added up and only then stored.
+"""The innermost loops, in registers: a tile of M × V vectors of L lanes is added up and only then stored.
 
 Written as LLVM instructions, because a loop over arrays stores each sum to memory and loads it again: with one
 store for every multiplication, the multipliers wait. Here 11 loads serve 24 multiplications (M = 8, V = 3), and
-everything around these two loops is plain Numba.
+everything around these loops is plain Numba.
 """
 
+from collections.abc import Callable
 from itertools import chain
 from typing import Any
 
@@ -49,7 +50,7 @@ def _add_products(typingctx, sums, to, pitch, x, start, offsets, weights, first,
         to_sums, to_x, to_offsets, to_weights = _pointers(
             context, builder, (sums, sums_), (x, x_), (offsets, offsets_), (weights, weights_)
         )
-        number, vector = _types(context, x)
+        _, vector = _types(context, x)
         to_x, to_weights = builder.gep(to_x, [start_]), builder.gep(to_weights, [first_])
         to_sums = builder.gep(to_sums, [to_])
         loop = _Loop(builder, vector, depth_)
@@ -63,8 +64,7 @@ def _add_products(typingctx, sums, to, pitch, x, start, offsets, weights, first,
         for m in range(M):
             for v in range(V):
                 at = builder.add(builder.mul(_INDEX(m), pitch_), _INDEX(v * vector.count))
-                to = builder.bitcast(builder.gep(to_sums, [at]), vector.as_pointer())
-                builder.store(found[m][v], to).align = number_bytes(number)
+                loop.store(found[m][v], builder.gep(to_sums, [at]))
         return context.get_dummy_value()
 
     return signature, codegen
@@ -104,14 +104,67 @@ def _add_dots(typingctx, sums, first, pitch, a, a_start, a_pitch, b, b0, b1, b2,
     return signature, codegen
 
 
+def combine(formula: Callable[..., list["Lanes"]], *, rows: int) -> Any:
+    """An intrinsic: vector by vector, the results of `formula` of `rows` rows and a bias.
+
+    f(to, at, to_pitch, x, start, offsets, length, bias, floor): to[at + r·to_pitch + i] = max(floor, result r of the numbers
+    x[start + offsets[j] + i], j < rows), for i < length, which is L at least: the last vector ends where the rows end, and
+    what it shares with the one before is written twice. NaN stays. Loaded once, a vector serves all results; a loop over
+    arrays would load it for each, as it cannot know that storing one result leaves the rows as they were.
+    """
+
+    def typed(typingctx, to, at, to_pitch, x, start, offsets, length, bias, floor):
+        whole = types.intp
+        signature = types.void(to, whole, whole, x, whole, offsets, whole, x.dtype, x.dtype)
+
+        def codegen(context, builder, _, arguments):
+            to_, at_, to_pitch_, x_, start_, offsets_, length_, bias_, floor_ = arguments
+            to_results, to_x, to_offsets = _pointers(context, builder, (to, to_), (x, x_), (offsets, offsets_))
+            to_x = builder.gep(to_x, [start_])
+            sources = [builder.gep(to_x, [builder.load(builder.gep(to_offsets, [_INDEX(j)]))]) for j in range(rows)]
+            _, vector = _types(context, x)
+            last = builder.sub(length_, _INDEX(vector.count))
+            loop = _Loop(builder, vector, length_, sums=0)
+            least, more = loop.spread(floor_), Lanes(builder, loop.spread(bias_))
+            here = builder.select(builder.icmp_signed("<", loop.k, last), loop.k, last)
+            given = [Lanes(builder, loop.load(builder.gep(each, [here]), 0)) for each in sources]
+            for r, found in enumerate(formula(*given, more)):
+                place = builder.add(builder.add(at_, here), builder.mul(_INDEX(r), to_pitch_))
+                is_less = builder.fcmp_ordered("<", found.value, least)
+                loop.store(builder.select(is_less, least, found.value), builder.gep(to_results, [place]))
+            loop.end(step=vector.count)
+            return context.get_dummy_value()
+
+        return signature, codegen
+
+    return intrinsic(typed)
+
+
+class Lanes:
+    """A vector register in a formula: sums, differences, and products with numbers known beforehand."""
+
+    def __init__(self, builder: ir.IRBuilder, value: ir.Value):
+        self.builder, self.value = builder, value
+
+    def __add__(self, other: "Lanes") -> "Lanes":
+        return Lanes(self.builder, self.builder.fadd(self.value, other.value, flags=["contract"]))
+
+    def __sub__(self, other: "Lanes") -> "Lanes":
+        return Lanes(self.builder, self.builder.fsub(self.value, other.value, flags=["contract"]))
+
+    def __rmul__(self, factor: int) -> "Lanes":
+        factors = ir.Constant(self.value.type, [float(factor)] * self.value.type.count)
+        return Lanes(self.builder, self.builder.fmul(self.value, factors, flags=["contract"]))
+
+
 add_products: Any = intrinsic(_add_products)  # as kernels call it, without the context
 add_dots: Any = intrinsic(_add_dots)
 
 
 class _Loop:
-    """for k in range(0, length, step): …, with the M × V sums in registers from one pass to the next; length ≥ 1."""
+    """for k in range(0, length, step): …, with sums × V sums in registers from one pass to the next; length ≥ 1."""
 
-    def __init__(self, builder: ir.IRBuilder, vector: ir.VectorType, length: ir.Value):
+    def __init__(self, builder: ir.IRBuilder, vector: ir.VectorType, length: ir.Value, *, sums: int = M):
         self.builder, self.vector, self.length = builder, vector, length
         before = builder.block
         self.body, self.after = builder.append_basic_block("tile"), builder.append_basic_block("tile.end")
@@ -119,7 +172,7 @@ class _Loop:
         builder.position_at_end(self.body)
         self.k = builder.phi(_INDEX)
         self.k.add_incoming(_INDEX(0), before)
-        self.sums = [[builder.phi(vector) for _ in range(V)] for _ in range(M)]
+        self.sums = [[builder.phi(vector) for _ in range(V)] for _ in range(sums)]
         for each in chain(*self.sums):
             each.add_incoming(ir.Constant(vector, None), before)
         self.next: list[list[ir.Value]] = []
@@ -130,6 +183,10 @@ class _Loop:
         found = self.builder.load(self.builder.bitcast(at, self.vector.as_pointer()))
         found.align = number_bytes(self.vector.element)
         return found
+
+    def store(self, value: ir.Value, pointer: ir.Value) -> None:
+        to = self.builder.bitcast(pointer, self.vector.as_pointer())
+        self.builder.store(value, to).align = number_bytes(self.vector.element)
 
     def spread(self, number: ir.Value) -> ir.Value:
         """A vector whose lanes are all `number`."""

@@ -8,6 +8,7 @@ columns that are no result. Letters as in scratch/shapes; C and O are of one gro
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import numpy as np
@@ -41,6 +42,7 @@ class Walk(NamedTuple):
     step_across: int
 
 
+@functools.lru_cache(maxsize=1024)  # a training step asks for the same few again and again
 def forward(at: Convolution, dtype: np.dtype, *, most: int) -> tuple[Walk, np.ndarray]:
     """The walk over a convolution's images, at most about `most` numbers of a filter's result at once; and its offsets."""
     of_tap = taps(at)
@@ -51,6 +53,7 @@ def forward(at: Convolution, dtype: np.dtype, *, most: int) -> tuple[Walk, np.nd
     return walk, offsets(walk, of_tap)
 
 
+@functools.lru_cache(maxsize=1024)
 def taps(at: Convolution) -> np.ndarray:
     """[R·S, 4]: in which phase a tap sees its pixels, down and across, and how many of the phase's pixels further on."""
     down, across = np.divmod(np.arange(at.R * at.S), at.S)
@@ -108,16 +111,17 @@ def buffer_numbers(walk, width):
 
 
 @compiled
-def fill(buffer, x, n, g, p, walk):
-    """Copies what the result's rows from p on can see of image n and group g into the buffer, zeros where is no image."""
-    at, size = 0, walk.height * walk.pitch
+def fill(buffer, x, n, g, p, walk, row, rows):
+    """Copies what the result's rows from p on can see of image n and group g, so many rows, into the buffer's planes from
+    their row `row` on; zeros where is no image."""
+    at, plane, size = row * walk.pitch, walk.height * walk.pitch, rows * walk.pitch
     for c in range(g * walk.C, (g + 1) * walk.C):
         for down in range(walk.phases_down):
             first = p * walk.phases_down + down + walk.origin_down
             for across in range(walk.phases_across):
                 steps = (walk.phases_down, walk.phases_across)
                 fill_rows(buffer[at : at + size], x[n, c], first, across + walk.origin_across, steps, walk.pitch)
-                at += size
+                at += plane
 
 
 @compiled

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from fanlight.kernels import activation
-from fanlight.scratch.gpu.arrays import Array, alike, number_type, operator, room, shape
+from fanlight.scratch import shapes
+from fanlight.scratch.gpu.arrays import Array, number_type, operator, room
 
 
 @operator
@@ -45,7 +46,7 @@ def gelu_backward(grad: Array, x: Array, *, out: Array | None = None) -> Array:
 
 
 def _run(kernel: Callable, *tensors: Array, out: Array | None) -> Array:
-    alike(*tensors)
+    shapes.alike(*tensors)
     number_type(*tensors)
-    room(out, shape(tensors[0]), tensors[0])
+    room(out, tensors[0].shape, tensors[0])
     return kernel(*tensors, out=out)

@@ -86,19 +86,10 @@ def parameters(x: torch.Tensor, *tensors: torch.Tensor) -> None:
     number_type(x)
 
 
-def alike(first: torch.Tensor, *others: torch.Tensor) -> None:
-    """All of one shape."""
-    shapes.alike(first, *others)  # type: ignore[arg-type]  # asks for shapes only
-
-
 def room(out: torch.Tensor | None, shape: shapes.Shape, like: torch.Tensor) -> None:
     """`out`, where given, can take a result of `shape`; of float32, or of like's numbers."""
     if out is not None and (tuple(out.shape) != tuple(shape) or out.dtype not in (like.dtype, torch.float32)):
-        kinds = [str(each).removeprefix("torch.") for each in (out.dtype, like.dtype)]
+        kinds = [shapes.kind(each) for each in (out, like)]
         raise ValueError(
             f"out of {list(out.shape)} {kinds[0]} cannot take a result of {list(shape)} {kinds[1]} or float32"
         )
-
-
-def shape(x: torch.Tensor) -> shapes.Shape:
-    return tuple(x.shape)

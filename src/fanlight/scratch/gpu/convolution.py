@@ -5,7 +5,7 @@ from __future__ import annotations
 from fanlight.kernels import column_sum, conv_direct, conv_fused, conv_input, conv_weight
 from fanlight.scratch import shapes
 from fanlight.scratch.gpu.activation import relu as relu_of
-from fanlight.scratch.gpu.arrays import Array, number_type, operator, room, shape
+from fanlight.scratch.gpu.arrays import Array, number_type, operator, room
 from fanlight.scratch.shapes import Convolution, Pair
 
 ACTIVATIONS = ("none", "relu", "tanh", "gelu")
@@ -52,7 +52,7 @@ def conv2d_pooled(
     at = _at(x, weight, bias, stride, padding, dilation, groups)
     if activation not in ACTIVATIONS:
         raise ValueError(f"activation {activation!r} is unknown; choose {', '.join(ACTIVATIONS)}")
-    pooled = shapes.pool(at.y, 2, stride=None, padding=0, index=None if index is None else shape(index)).pooled
+    pooled = shapes.pool(at.y, 2, stride=None, padding=0, index=shapes.of(index)).pooled
     room(out, pooled, x)
     return conv_fused.forward_pooled(x, weight, bias, **_steps(at), activation=activation, out=out, index=index)
 
@@ -70,14 +70,13 @@ def conv2d_input(
     out: Array | None = None,
 ) -> Array:
     """The gradient [N, C, H, W] of images of H × W = `image` pixels, from that of the result."""
-    at = shapes.convolution(
-        (len(grad), weight.shape[1] * groups, *image), shape(weight), stride=stride, padding=padding, dilation=dilation,
-        groups=groups, y=shape(grad),
-    )  # fmt: skip
+    at = shapes.input_gradient(
+        grad.shape, weight.shape, image=image, stride=stride, padding=padding, dilation=dilation, groups=groups
+    )
     number_type(grad, weight)
     room(out, at.x, grad)
     version = conv_direct if _is_direct(at) else conv_input
-    return version.input_gradient(grad, weight, image=image, **_steps(at), out=out)
+    return version.input_gradient(grad, weight, image=(at.H, at.W), **_steps(at), out=out)
 
 
 @operator
@@ -93,10 +92,9 @@ def conv2d_weight(
     out: Array | None = None,
 ) -> Array:
     """The gradient [O, C/G, R, S] of weights of R × S = `kernel` pixels."""
-    at = shapes.convolution(
-        shape(x), (grad.shape[1], x.shape[1] // groups, *kernel), stride=stride, padding=padding, dilation=dilation,
-        groups=groups, y=shape(grad),
-    )  # fmt: skip
+    at = shapes.weight_gradient(
+        grad.shape, x.shape, kernel=kernel, stride=stride, padding=padding, dilation=dilation, groups=groups
+    )
     number_type(grad, x)
     room(out, at.weight, grad)
     version = conv_direct.weight_gradient if _is_direct(at) else conv_weight.split_k
@@ -106,7 +104,7 @@ def conv2d_weight(
 @operator
 def conv2d_bias(grad: Array, *, out: Array | None = None) -> Array:
     """The gradient [O] of the bias: what arrives at each filter, added up."""
-    channels = shapes.channels(shape(grad))[1]
+    channels = shapes.channels(grad.shape)[1]
     number_type(grad)
     room(out, (channels,), grad)
     return column_sum.conv2d_bias(grad, out=out)
@@ -114,8 +112,8 @@ def conv2d_bias(grad: Array, *, out: Array | None = None) -> Array:
 
 def _at(x, weight, bias, stride, padding, dilation, groups) -> Convolution:
     at = shapes.convolution(
-        shape(x), shape(weight), stride=stride, padding=padding, dilation=dilation, groups=groups,
-        bias=None if bias is None else shape(bias),
+        x.shape, weight.shape, stride=stride, padding=padding, dilation=dilation, groups=groups,
+        bias=shapes.of(bias),
     )  # fmt: skip
     number_type(x, weight, bias)
     return at

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fanlight.kernels import column_sum, gemm
 from fanlight.scratch import shapes
-from fanlight.scratch.gpu.arrays import Array, number_type, operator, room, shape
+from fanlight.scratch.gpu.arrays import Array, number_type, operator, room
 
 
 @operator
@@ -17,7 +17,7 @@ def linear(
     out: Array | None = None,
 ) -> Array:
     """y = x · weightᵀ + bias, [N, O]."""
-    wanted = shapes.linear(shape(x), shape(weight), bias=None if bias is None else shape(bias))
+    wanted = shapes.linear(x.shape, weight.shape, bias=shapes.of(bias))
     number_type(x, weight, bias)
     room(out, wanted, x)
     return gemm.linear(x, weight, bias, relu=relu, out=out)
@@ -26,8 +26,7 @@ def linear(
 @operator
 def linear_input(grad: Array, weight: Array, *, out: Array | None = None) -> Array:
     """dx = grad · weight, [N, I]."""
-    wanted = (len(grad), weight.shape[1])
-    shapes.linear(wanted, shape(weight), y=shape(grad))
+    wanted = shapes.linear_input(grad.shape, weight.shape)
     number_type(grad, weight)
     room(out, wanted, grad)
     return gemm.linear_input(grad, weight, out=out)
@@ -36,8 +35,7 @@ def linear_input(grad: Array, weight: Array, *, out: Array | None = None) -> Arr
 @operator
 def linear_weight(grad: Array, x: Array, *, out: Array | None = None) -> Array:
     """dweight = gradᵀ · x, [O, I]."""
-    wanted = (grad.shape[1], x.shape[1])
-    shapes.linear(shape(x), wanted, y=shape(grad))
+    wanted = shapes.linear_weight(grad.shape, x.shape)
     number_type(grad, x)
     room(out, wanted, grad)
     return gemm.linear_weight(grad, x, out=out)
@@ -47,5 +45,5 @@ def linear_weight(grad: Array, x: Array, *, out: Array | None = None) -> Array:
 def linear_bias(grad: Array, *, out: Array | None = None) -> Array:
     """dbias = Σ over rows, [O]."""
     number_type(grad)
-    room(out, shape(grad)[1:], grad)
+    room(out, grad.shape[1:], grad)
     return column_sum.linear_bias(grad, out=out)

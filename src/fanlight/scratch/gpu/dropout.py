@@ -4,41 +4,34 @@ the other backends'; it is made where it is needed and never stored. Keys are ui
 
 from __future__ import annotations
 
-import torch
-
 from fanlight.kernels import dropout as kernels
 from fanlight.scratch import shapes
-from fanlight.scratch.gpu.arrays import Array, number_type, operator, room, shape
+from fanlight.scratch.gpu.arrays import Array, number_type, operator, room
 
 
 @operator
 def dropout(x: Array, keep: Array, *, rate: float, out: Array | None = None) -> Array:
     """x / (1 − rate) where `keep`, else 0."""
-    shapes.same("mask", shape(keep), shape(x), beside=f"values of {list(x.shape)}")
+    shapes.same("mask", keep.shape, x.shape, beside=f"values of {list(x.shape)}")
     shapes.rate(rate)
     number_type(x)
-    room(out, shape(x), x)
+    room(out, x.shape, x)
     return kernels.masked(x, keep, rate=rate, out=out)
 
 
 @operator
 def dropout_keyed(x: Array, keys: Array, *, rate: float, out: Array | None = None) -> Array:
     """As `dropout`, with the mask that `dropout_keep` makes of the rows' keys."""
-    _check(keys, shape(x), rate)
+    shapes.keys(keys, x.shape)
+    shapes.rate(rate)
     number_type(x)
-    room(out, shape(x), x)
+    room(out, x.shape, x)
     return kernels.keyed(x, keys, rate=rate, out=out)
 
 
 @operator
 def dropout_keep(keys: Array, shape: tuple[int, ...], *, rate: float) -> Array:
     """bool [N, …]: of keys uint64 [N], which values of each row stay; each with probability 1 − rate."""
-    _check(keys, shape, rate)
-    return kernels.kept(keys, shape, rate=rate)
-
-
-def _check(keys: torch.Tensor, of: tuple[int, ...], rate: float) -> None:
-    if keys.dtype != torch.uint64:
-        raise ValueError(f"keys are uint64, got {str(keys.dtype).removeprefix('torch.')}")
-    shapes.same("keys", tuple(keys.shape), of[:1], beside=f"values of {list(of)}")
+    shapes.keys(keys, shape)
     shapes.rate(rate)
+    return kernels.kept(keys, shape, rate=rate)

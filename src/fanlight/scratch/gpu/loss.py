@@ -11,9 +11,7 @@ import torch
 
 from fanlight.kernels import cross_entropy as kernels
 from fanlight.scratch import shapes
-from fanlight.scratch.gpu.arrays import Array, number_type, operator, room, shape
-
-WHOLE = (torch.int64, torch.int32, torch.int16, torch.uint8)
+from fanlight.scratch.gpu.arrays import Array, number_type, operator, room
 
 
 def cross_entropy(logits: Array, targets: Array, *, out: Array | None = None) -> tuple[Array, Array]:
@@ -39,21 +37,18 @@ def cross_entropy_backward(
 @operator
 def _forward(logits, targets, *, out):
     _check(logits, targets)
-    room(out, shape(logits), logits)
+    room(out, logits.shape, logits)
     return kernels.forward(logits, targets, out=out)
 
 
 @operator
 def _backward(probabilities, targets, *, scale, out):
     _check(probabilities, targets)
-    room(out, shape(probabilities), probabilities)
+    room(out, probabilities.shape, probabilities)
     each = scale if isinstance(scale, torch.Tensor) else float(scale)
     return kernels.backward(probabilities, targets, scale=each, out=out)
 
 
 def _check(logits: torch.Tensor, targets: torch.Tensor) -> None:
-    if logits.dim() != 2 or targets.dtype not in WHOLE:
-        kind = str(targets.dtype).removeprefix("torch.")
-        raise ValueError(f"a loss takes [N, K] and whole numbers [N], got {list(logits.shape)} and {kind}")
-    shapes.same("targets", shape(targets), shape(logits)[:1], beside=f"logits of {list(logits.shape)}")
+    shapes.targets_of(logits, targets)
     number_type(logits)

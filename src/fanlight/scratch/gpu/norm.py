@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from fanlight.kernels import batch_norm as kernels
 from fanlight.scratch import shapes
-from fanlight.scratch.gpu.arrays import Array, alike, number_type, operator, parameters, room, shape
+from fanlight.scratch.gpu.arrays import Array, number_type, operator, parameters, room
 
 
 @operator
@@ -14,9 +14,9 @@ def batch_norm(
     x: Array, weight: Array, bias: Array, *, eps: float = 1e-5, out: Array | None = None
 ) -> tuple[Array, Array, Array]:
     """y = weight · (x − mean) / √(var + eps) + bias, with the batch's own mean and var, which are returned beside it."""
-    shapes.channels(shape(x), weight=shape(weight), bias=shape(bias))
+    shapes.channels(x.shape, weight=weight.shape, bias=bias.shape)
     parameters(x, weight, bias)
-    room(out, shape(x), x)
+    room(out, x.shape, x)
     return kernels.forward(x, weight, bias, eps=eps, out=out)
 
 
@@ -32,9 +32,9 @@ def batch_norm_fixed(
     out: Array | None = None,
 ) -> Array:
     """y = weight · (x − mean) / √(var + eps) + bias, with statistics that are given."""
-    shapes.channels(shape(x), weight=shape(weight), bias=shape(bias), mean=shape(mean), var=shape(var))
+    shapes.channels(x.shape, weight=weight.shape, bias=bias.shape, mean=mean.shape, var=var.shape)
     parameters(x, weight, bias, mean, var)
-    room(out, shape(x), x)
+    room(out, x.shape, x)
     return kernels.forward_fixed(x, weight, bias, mean, var, eps=eps, out=out)
 
 
@@ -84,9 +84,9 @@ def batch_norm_running(
 
 
 def _backward(grad, x, weight, mean, var, *, eps, out, through_statistics):
-    alike(grad, x)
-    shapes.channels(shape(x), weight=shape(weight), mean=shape(mean), var=shape(var))
+    shapes.alike(grad, x)
+    shapes.channels(x.shape, weight=weight.shape, mean=mean.shape, var=var.shape)
     number_type(grad, x)
     parameters(x, weight, mean, var)
-    room(out, shape(x), x)
+    room(out, x.shape, x)
     return kernels.backward(grad, x, weight, mean, var, eps=eps, through_statistics=through_statistics, out=out)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fanlight.kernels import pool_avg, pool_max
 from fanlight.scratch import shapes
-from fanlight.scratch.gpu.arrays import Array, number_type, operator, room, shape
+from fanlight.scratch.gpu.arrays import Array, number_type, operator, room
 from fanlight.scratch.shapes import Pair, Window
 
 
@@ -32,7 +32,7 @@ def max_pool2d_index(
     index: Array | None = None,
 ) -> tuple[Array, Array]:
     """The largest, and uint16 [N, C, P, Q]: which pixel of its window it is, r·S + s, the first among equals."""
-    at = shapes.pool(shape(x), window, stride=stride, padding=padding, index=None if index is None else shape(index))
+    at = shapes.pool(x.shape, window, stride=stride, padding=padding, index=shapes.of(index))
     number_type(x)
     shapes.index_type(at)
     room(out, at.pooled, x)
@@ -51,12 +51,10 @@ def max_pool2d_backward(
     out: Array | None = None,
 ) -> Array:
     """The gradient [N, C, H, W]: each result's goes to the pixel that was the largest."""
-    at = shapes.pool(
-        (*shape(grad)[:2], *image), window, stride=stride, padding=padding, y=shape(grad), index=shape(index)
-    )
+    at = shapes.pool_gradient(grad.shape, window, image=image, stride=stride, padding=padding, index=index.shape)
     number_type(grad)
     room(out, at.x, grad)
-    return pool_max.backward(grad, index, (at.R, at.S), image=image, **_steps(at), out=out)
+    return pool_max.backward(grad, index, (at.R, at.S), image=(at.H, at.W), **_steps(at), out=out)
 
 
 @operator
@@ -69,7 +67,7 @@ def avg_pool2d(
     out: Array | None = None,
 ) -> Array:
     """[N, C, P, Q], the mean of each window; padding counts as zeros."""
-    at = shapes.pool(shape(x), window, stride=stride, padding=padding)
+    at = shapes.pool(x.shape, window, stride=stride, padding=padding)
     number_type(x)
     room(out, at.pooled, x)
     return pool_avg.forward(x, (at.R, at.S), **_steps(at), out=out)
@@ -86,10 +84,10 @@ def avg_pool2d_backward(
     out: Array | None = None,
 ) -> Array:
     """The gradient [N, C, H, W]: each result's is spread evenly over its window."""
-    at = shapes.pool((*shape(grad)[:2], *image), window, stride=stride, padding=padding, y=shape(grad))
+    at = shapes.pool_gradient(grad.shape, window, image=image, stride=stride, padding=padding)
     number_type(grad)
     room(out, at.x, grad)
-    return pool_avg.backward(grad, (at.R, at.S), image=image, **_steps(at), out=out)
+    return pool_avg.backward(grad, (at.R, at.S), image=(at.H, at.W), **_steps(at), out=out)
 
 
 def _steps(at: Window) -> dict[str, Pair]:

@@ -12,11 +12,11 @@ from fanlight.study.layouts.grid import Point
 from fanlight.study.layouts.probe import ALONE_MOST
 from fanlight.study.layouts.recipe import Basis
 from fanlight.train import probe
-from fanlight.train.probe import Bench
+from fanlight.train.probe import Bench, likeness
 
 START_S, PER_RUN_S = 6.0, 2.0  # ranks that start, once; a run's model, evaluation and files
 KINDS = 3  # of blocks in a repetition, and two more for each rank that is measured alone
-BLOCK_STEPS = 6  # of a block, where steps take longer than the block should
+BLOCK_STEPS = 5  # of a block, with what comes before it, where steps take longer than the block should
 EVALUATION = 0.35  # of a training step's time, for an image that is only scored
 SLOW = {"fsdp": 1.4, "tensor": 1.6, "model-parallel": 2.0}  # times a step on as many cores, from experience
 
@@ -27,7 +27,7 @@ def seconds(points: Sequence[Point], about: Basis, *, block_s: float, repeats: i
     if about.config.execution.device == "cuda":
         return {point.name: START_S + 2 * repeats * (KINDS + 2) * block_s for point in points}
     with probe.undisturbed(torch.device("cpu")):
-        bench = Bench(config, classes=len(about.manifest.classes))
+        bench = Bench(config, **likeness(config, about.manifest))
         step_s = min(bench.step() for _ in range(3))
         del bench
     images = len(about.manifest.rows("train")) or len(about.manifest.rows())

@@ -25,7 +25,7 @@ def rank_train(world: World, *, run: str, entered: float, cores: list[int] | Non
 
 
 def rank_probe(
-    world: World, *, run: str, block_s: float, repeats: int, cores: list[int] | None
+    world: World, *, run: str, block_s: float, repeats: int, cores: list[int] | None, turn: int = 0
 ) -> list[dict[str, Any]]:
     """Blocks of steps of the finished run's configuration, from its last state; one row per block of this rank."""
     _keep_to(cores)
@@ -33,7 +33,7 @@ def rank_probe(
     path = Path(run)
     bench = probe.Bench(world, path)
     try:
-        return bench.measure(block_s=block_s, repeats=repeats)
+        return bench.measure(block_s=block_s, repeats=repeats, turn=turn)
     finally:
         del bench
         gc.collect()

@@ -74,8 +74,9 @@ class Bench:
         self._few = probes.made_up_batch(self.t, batch=_fewer(self.t.cutting))
         self.few_rows = max(len(part.samples) for part in self._few.parts)
 
-    def measure(self, *, block_s: float, repeats: int) -> list[Row]:
-        """`repeats` times every kind of block, each of about `block_s` seconds; in every repetition another one begins."""
+    def measure(self, *, block_s: float, repeats: int, turn: int = 0) -> list[Row]:
+        """`repeats` times every kind of block, each of about `block_s` seconds; in every repetition another one begins, the
+        `turn`-th in the first."""
         t, workers = self.t, self.t.config.execution.workers or 1
         stream = train_batches(
             t.samples["train"], t.cutting, start=Position(0, 0), epochs=1_000_000, workers=workers,
@@ -86,9 +87,10 @@ class Bench:
             count = self._count(block_s)
             for repetition in range(repeats):
                 kinds = ["full", "memory", *(["together"] if self.world.ranks > 1 else []), "alone"]
-                turn = repetition % len(kinds)
-                for kind in kinds[turn:] + kinds[:turn]:
-                    rows = self._block(kind, stream, count=count, block_s=block_s, ahead=workers + 2, turn=repetition)
+                now = turn + repetition
+                first = now % len(kinds)
+                for kind in kinds[first:] + kinds[:first]:
+                    rows = self._block(kind, stream, count=count, block_s=block_s, ahead=workers + 2, turn=now)
                     found += [{"kind": name, "repetition": repetition, **row} for name, row in rows]
         return found
 

@@ -18,7 +18,7 @@ PLAIN: dict[str, object] = {  # of every point: who computes is the question, an
     "execution.compile": False, "execution.cache_features": False,
 }  # fmt: skip
 EPOCHS = 2  # where it was left open: the first is left out of every rate
-STEPS_LEAST = 30  # of the epochs that count
+STEPS_LEAST = 15  # of the epochs that count, in every round
 EPOCHS_MOST = 20
 
 
@@ -44,12 +44,11 @@ def basis(config: Config, *, command: str, weak: bool, to_accuracy: float | None
     choices, manifest = gathered.choices, gathered.manifest
     with console.quiet(also_warnings=True):
         d, seed = choices.config.data, choices.config.train.seed
-        resolve.whole(
-            choices, split.assign(manifest, val_fraction=d.val_fraction, seed=seed, folds=d.folds, fold=d.fold)
-        )
+        divided = split.assign(manifest, val_fraction=d.val_fraction, seed=seed, folds=d.folds, fold=d.fold)
+        resolve.whole(choices, divided)
     found = choices.config
     if "train.epochs" not in asked and to_accuracy is None:
-        steps = max(1, len(manifest.rows("train")) // (found.train.batch_size or 1))
+        steps = max(1, len(divided.rows("train")) // (found.train.batch_size or 1))
         found = found.with_value("train.epochs", min(EPOCHS_MOST, max(EPOCHS, 1 + -(-STEPS_LEAST // steps))))
     every = 1 if to_accuracy is not None else found.train.epochs
     found = found.with_value("train.evaluate_every", every)

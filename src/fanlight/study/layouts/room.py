@@ -12,13 +12,13 @@ from dataclasses import replace
 
 import torch
 
-from fanlight import machine
+from fanlight import machine, tasks
 from fanlight.console import bytes_text
-from fanlight.models import freeze, zoo
+from fanlight.models import freeze
 from fanlight.study.layouts.grid import Point
 from fanlight.study.layouts.recipe import Basis
+from fanlight.train.optim import MOMENTS
 
-MOMENTS = {"sgd": 1, "adamw": 2}  # numbers that the optimizer keeps per weight
 DIVIDED = (
     "fsdp",
     "hsdp",
@@ -40,9 +40,8 @@ def checked(points: Sequence[Point], about: Basis) -> list[Point]:
 def held(about: Basis) -> int:
     """Bytes of one whole model in training."""
     config = about.config
-    model = zoo.create(
-        config.model.name or "", classes=len(about.manifest.classes), image_px=config.data.image_px or 0, seed=0
-    ).model
+    task = tasks.of(config, about.manifest)
+    model = task.model(config.model.name or "", image_px=config.data.image_px or 0, seed=0).model
     if config.model.freeze:
         freeze.freeze(model)
     weights = sum(each.numel() * each.element_size() for each in model.state_dict().values())

@@ -119,7 +119,7 @@ class Runner:
         cores = machine.cores()[:1] if point.is_baseline and point.cores == 1 and point.device == "cpu" else None
         pool.run(job.TRAIN, run=str(run), entered=entered, cores=cores)
         begin = time.perf_counter()
-        blocks = pool.run(job.PROBE, run=str(run), block_s=self.block_s, repeats=self.repeats, cores=cores)
+        blocks = pool.run(job.PROBE, run=str(run), block_s=self.block_s, repeats=self.repeats, cores=cores, turn=number)
         folder.finish(run, {
             "point": point.name, "round": number, "busy_before": busy, "seconds": time.perf_counter() - begin,
             "blocks": [row for rank in blocks for row in rank],

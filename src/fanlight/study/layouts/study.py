@@ -22,7 +22,7 @@ from fanlight.study.layouts.runner import Runner
 from fanlight.train import devices
 from fanlight.train import folder as run_folders
 
-BLOCK_S, REPEATS = 1.0, 2  # of a probe: seconds of a block, and how often every kind has its turn
+BLOCK_S, REPEATS = 1.0, 1  # of a probe: seconds of a block, and how often every kind has its turn in a round
 SEEDS_LEAST = 3  # of --to-accuracy
 
 

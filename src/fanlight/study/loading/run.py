@@ -37,6 +37,7 @@ def study(
     """The JSON object of `study --of loading`, after its folder is written. Empty `workers`: 1, 2, 4 … usable cores; empty
     `names`: all engines that are installed. ConfigError for what cannot be measured."""
     started, begin = datetime.now().astimezone().isoformat(timespec="seconds"), time.perf_counter()
+    check(workers=workers, names=names)
     cores = machine.cores_usable()
     counts, chosen = _counts(workers, cores), _engines(names)
     config, manifest = _decided(data, image_px)
@@ -103,19 +104,23 @@ def _rounds(measured: Sequence[points.Point], title: str, *, rounds: int, block_
         points.measure(measured, rounds=rounds, block_s=block_s, tick=bar.advance)
 
 
-def _counts(workers: Sequence[int], cores: int) -> tuple[int, ...]:
+def check(*, workers: Sequence[int], names: Sequence[str]) -> None:
+    """ConfigError for numbers and engines that cannot be on any machine."""
     if bad := [count for count in workers if count < 1]:
         raise ConfigError(f"--workers {bad[0]}: numbers from 1 on, with commas between, such as 1,2,4")
-    powers = {2**n for n in range(cores.bit_length()) if 2**n <= cores}
-    return tuple(sorted(set(workers) or powers | {cores}))
-
-
-def _engines(names: Sequence[str]) -> list[str]:
     for name in names:
         if name not in engines.NAMES:
             raise ConfigError(
                 f"--engines {name!r} is unknown; choose {', '.join(engines.NAMES)}.{near(name, engines.NAMES)}"
             )
+
+
+def _counts(workers: Sequence[int], cores: int) -> tuple[int, ...]:
+    powers = {2**n for n in range(cores.bit_length()) if 2**n <= cores}
+    return tuple(sorted(set(workers) or powers | {cores}))
+
+
+def _engines(names: Sequence[str]) -> list[str]:
     found = []
     for name in names or engines.NAMES:
         try:

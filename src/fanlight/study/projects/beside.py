@@ -37,7 +37,7 @@ def words(comparisons: Sequence[Doc]) -> list[str]:
         if theirs:
             best = max(theirs, key=lambda case: case["reported_ratio"])
             slower = ", a slow-down" if best["reported_ratio"] < verdict.SLOWER else ""
-            line += f": theirs is {_times(best)} with {best['case']}{slower}"
+            line += f": theirs is {times(best['reported_ratio'])} with {best['case']}{slower}"
         else:
             line += ": they report no ratio"
         if ours:
@@ -45,7 +45,7 @@ def words(comparisons: Sequence[Doc]) -> list[str]:
             slow, fast = best["ratio"] < verdict.SLOWER, best["ratio"] > verdict.FASTER
             slower = ", a slow-down" if slow else "" if fast else ", no gain"
             over = "one core" if each["unit"] == "ratio" else each["base_here"]
-            line += f"; here {best['here']} is {best['ratio']:.2f}× of {over}{slower}"
+            line += f"; here {best['here']} is {times(best['ratio'])} of {over}{slower}"
         else:
             reason = next(
                 (case["reason"] for case in each["cases"] if case["reason"]), "nothing to compare was measured"
@@ -55,8 +55,9 @@ def words(comparisons: Sequence[Doc]) -> list[str]:
     return said
 
 
-def _times(case: Doc) -> str:
-    return f"{case['reported_ratio']:.{3 if case['reported_ratio'] < 0.1 else 2}f}×"
+def times(ratio: float) -> str:
+    """A speedup; of .002 all its digits."""
+    return f"{ratio:.3f}×" if ratio < 0.1 else f"{ratio:.2f}×"
 
 
 def _comparison(asked: Comparison, parts: Mapping[str, Doc]) -> Doc:

@@ -11,6 +11,7 @@ from fanlight.console import seconds_text
 from fanlight.errors import RunError
 from fanlight.study import pages
 from fanlight.study.layouts.markdown import plain
+from fanlight.study.projects import beside
 
 UNITS = {"s": "seconds", "ratio": "times one process", "accuracy": "accuracy"}
 Doc = dict[str, Any]
@@ -79,7 +80,7 @@ def _cells(case: Doc, unit: str) -> list[str]:
 
 
 def _times(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}×" if value < 0.1 else f"{value:.2f}×"
+    return "–" if value is None else beside.times(value)
 
 
 def _number(value: float | None, form: str) -> str:

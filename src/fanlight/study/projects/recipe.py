@@ -10,6 +10,7 @@ lacking         [{what, why, from}]: what the project did and cannot be measured
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +29,11 @@ COMPARISON = ("title", "unit", "why", "cases")
 SELECTS = ("part", "layout", "ranks", "cores", "precision", "device", "what", "engine", "workers")
 CASE = ("case", "reported", "lacks", *SELECTS)
 LACKING = ("what", "why", "from")
+COUNTS = {"ranks": int, "workers": int, "cores": int}
+CHOICES = {  # values that have a meaning of their own, beside numbers for those of COUNTS
+    "cores": ("all",), "workers": ("most",), "device": ("cpu", "cuda"), "precision": ("fp32", "bf16", "fp16", "mixed"),
+}  # fmt: skip
+KINDS = {int: "a whole number", float: "a number", str: "a word"}
 
 
 @dataclass(frozen=True)
@@ -112,9 +118,10 @@ def _part(name: str, document: Any, *, where: str) -> Part:
     other = next(subject for subject in SUBJECTS if subject != given["of"])
     if wrong := [key for key in GRID[other] if key in given]:
         raise ConfigError(f"{where}: `{wrong[0]}` is of a part of {other}, and this one is of {given['of']}")
-    kinds = {"ranks": int, "workers": int}
     lists = {
-        key: tuple(_value(each, kinds.get(key, str), f"{where}, {key}") for each in _listed(given.get(key), where))
+        key: tuple(
+            _value(each, COUNTS.get(key, str), f"{where}, {key}") for each in _listed(given.get(key), f"{where}, {key}")
+        )
         for key in (*GRID["layouts"], *GRID["loading"])
     }
     return Part(name, given["of"], str(given.get("title") or name), given.get("config") or {}, **lists)
@@ -134,8 +141,9 @@ def _comparison(document: Any, parts: Sequence[Part], *, where: str) -> Comparis
         case = shared | _fields(each, CASE, where=where, needs=("case",))
         if case.get("part") not in names:
             raise ConfigError(f"{where}, {case['case']!r}: `part` is {case.get('part')!r}; choose {', '.join(names)}")
-        reported = None if case.get("reported") is None else _value(case["reported"], float, where)
-        selects = {key: case[key] for key in SELECTS if key in case}
+        named = f"{where}, {case['case']!r}"
+        reported = None if case.get("reported") is None else _value(case["reported"], float, f"{named}, reported")
+        selects = {key: _selected(key, case[key], f"{named}, {key}") for key in SELECTS if key in case}
         cases.append(Case(str(case["case"]), reported, str(case.get("lacks") or ""), selects))
     return Comparison(str(given["title"]), given["unit"], " ".join(str(given.get("why") or "").split()), tuple(cases))
 
@@ -172,7 +180,20 @@ def _listed(document: Any, where: str) -> list[Any]:
     return document
 
 
+def _selected(key: str, value: Any, where: str) -> Any:
+    """What says which point or row a case is beside."""
+    known = CHOICES.get(key, ())
+    if key in COUNTS:
+        return value if value in known and value is not True else _value(value, int, where)
+    if known and value not in known:
+        raise ConfigError(f"{where}: {value!r}; choose {', '.join(known)}")
+    return _value(value, str, where)
+
+
 def _value(value: Any, kind: type, where: str) -> Any:
+    """A word, or a number above 0."""
     if isinstance(value, bool) or not isinstance(value, (int, float) if kind is float else kind):
-        raise ConfigError(f"{where}: {value!r} should be {kind.__name__}")
+        raise ConfigError(f"{where}: {value!r} should be {KINDS[kind]}")
+    if isinstance(value, int | float) and not 0 < value < math.inf:
+        raise ConfigError(f"{where}: {value!r} should be {KINDS[kind]} above 0")
     return kind(value)

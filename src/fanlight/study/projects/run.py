@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ from fanlight import config as configuration
 from fanlight.config import Config
 from fanlight.data import checkup
 from fanlight.errors import ConfigError, FanlightError, RunError, Stopped
-from fanlight.study.layouts import folder
+from fanlight.models import zoo
+from fanlight.study.layouts import folder, grid
 from fanlight.study.layouts import study as layouts
 from fanlight.study.loading import run as loading
 from fanlight.study.projects import beside, recipe, weights
@@ -58,8 +60,8 @@ def study(
     what cannot be studied at all; a part that fails is a row with its reason."""
     asked = recipe.read(path)
     configs = {part.name: configured(asked.config_of(part)) for part in asked.parts}
-    for config in configs.values():
-        checks.check(config)
+    for part in asked.parts:
+        _check(part, configs[part.name], given)
     checkup.up_to_date(data, decode=False)  # is there, and is images: else nothing is begun
     place = folder.create(data, out=out, kind=asked.name, inner="parts")
     plan = {
@@ -72,8 +74,18 @@ def study(
     return _parts(place, plan, time_limit_s=time_limit_s)
 
 
-def is_project(place: Path) -> bool:
-    return (place / PLAN).exists()
+def _check(part: Part, config: Config, given: Given) -> None:
+    """ConfigError for what a part could not begin with: else the parts before it would be measured for hours first."""
+    checks.check(config)
+    if part.of == "loading":
+        loading.check(workers=given.workers or part.workers, names=given.engines or part.engines)
+        return
+    grid.points(
+        cores=machine.cores_usable(), gpus=0, names=given.layouts or part.layouts, ranks=given.ranks or part.ranks,
+        precisions=given.precisions or part.precisions, threads=config.execution.threads, within=True,
+    )  # fmt: skip
+    if config.model.name is not None:
+        zoo.check_name(config.model.name)
 
 
 def resume(place: Path, data: str, *, rounds: int | None, time_limit_s: float | None) -> Doc:
@@ -162,17 +174,18 @@ def _one(part: Part, config: Config, given: Given, place: Path, *, left_s: float
     rounds = layouts.Asked(rounds=given.rounds)
     if (own / folder.PLAN).exists():
         weights.again(configuration.read(own / "basis.yaml"), drawn)
-        found = layouts.study(Config(), rounds, out=None, resume=own, time_limit_s=left_s, command=command)
+        begin = partial(layouts.study, Config(), rounds, out=None, resume=own)
     else:
         shutil.rmtree(own, ignore_errors=True)
         asked = replace(
             rounds, layouts=given.layouts or part.layouts, ranks=given.ranks or part.ranks,
             precisions=given.precisions or part.precisions, within=not given.ranks,
         )  # fmt: skip
-        config = weights.stand_in(config, drawn)
-        found = layouts.study(config, asked, out=own, resume=None, time_limit_s=left_s, command=command)
-    drawn.unlink(missing_ok=True)  # hundreds of megabytes, which can be drawn again
-    return {"result": found}
+        begin = partial(layouts.study, weights.stand_in(config, drawn), asked, out=own, resume=None)
+    try:
+        return {"result": begin(time_limit_s=left_s, command=command)}
+    finally:
+        drawn.unlink(missing_ok=True)  # hundreds of megabytes, which can be drawn again
 
 
 def _known(part: Part, own: Path, *, rounds: int | None) -> Doc | None:

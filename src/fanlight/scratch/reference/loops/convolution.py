@@ -28,7 +28,7 @@ def conv2d(
     """[N, O, P, Q] of images [N, C, H, W] and weights [O, C/G, R, S]."""
     at = shapes.convolution(
         x.shape, weight.shape, stride=stride, padding=padding, dilation=dilation, groups=groups,
-        bias=None if bias is None else bias.shape,
+        bias=shapes.of(bias),
     )  # fmt: skip
     y = shapes.room(out, at.y, shapes.number_type(x, weight, bias))
     for n in range(at.N):
@@ -54,10 +54,9 @@ def conv2d_input(
     out: np.ndarray | None = None,
 ) -> np.ndarray:
     """The gradient [N, C, H, W] of images of H × W = `image` pixels: each pixel collects from every result that saw it."""
-    at = shapes.convolution(
-        (len(grad), weight.shape[1] * groups, *image), weight.shape, stride=stride, padding=padding, dilation=dilation,
-        groups=groups, y=grad.shape,
-    )  # fmt: skip
+    at = shapes.input_gradient(
+        grad.shape, weight.shape, image=image, stride=stride, padding=padding, dilation=dilation, groups=groups
+    )
     dx = shapes.room(out, at.x, shapes.number_type(grad, weight))
     for n in range(at.N):
         totals = np.zeros(at.x[1:])
@@ -82,10 +81,9 @@ def conv2d_weight(
     out: np.ndarray | None = None,
 ) -> np.ndarray:
     """The gradient [O, C/G, R, S] of weights of R × S = `kernel` pixels: each weight collects from every use of it."""
-    at = shapes.convolution(
-        x.shape, (grad.shape[1], x.shape[1] // groups, *kernel), stride=stride, padding=padding, dilation=dilation,
-        groups=groups, y=grad.shape,
-    )  # fmt: skip
+    at = shapes.weight_gradient(
+        grad.shape, x.shape, kernel=kernel, stride=stride, padding=padding, dilation=dilation, groups=groups
+    )
     dweight = shapes.room(out, at.weight, shapes.number_type(grad, x))
     for o in range(at.O):
         totals = np.zeros(at.weight[1:])

@@ -16,7 +16,7 @@ def linear(
     out: np.ndarray | None = None,
 ) -> np.ndarray:
     """y[n, o] = bias[o] + Σ_i weight[o, i] · x[n, i]."""
-    shape = shapes.linear(x.shape, weight.shape, bias=None if bias is None else bias.shape)
+    shape = shapes.linear(x.shape, weight.shape, bias=shapes.of(bias))
     y = shapes.room(out, shape, shapes.number_type(x, weight, bias))
     for n, o in np.ndindex(shape):
         total = 0.0 if bias is None else float(bias[o])
@@ -28,8 +28,8 @@ def linear(
 
 def linear_input(grad: np.ndarray, weight: np.ndarray, *, out: np.ndarray | None = None) -> np.ndarray:
     """dx[n, i] = Σ_o grad[n, o] · weight[o, i]."""
-    shapes.linear((len(grad), weight.shape[1]), weight.shape, y=grad.shape)
-    dx = shapes.room(out, (len(grad), weight.shape[1]), shapes.number_type(grad, weight))
+    shape = shapes.linear_input(grad.shape, weight.shape)
+    dx = shapes.room(out, shape, shapes.number_type(grad, weight))
     for n, i in np.ndindex(dx.shape):
         dx[n, i] = sum(float(grad[n, o]) * float(weight[o, i]) for o in range(len(weight)))
     return dx
@@ -37,8 +37,7 @@ def linear_input(grad: np.ndarray, weight: np.ndarray, *, out: np.ndarray | None
 
 def linear_weight(grad: np.ndarray, x: np.ndarray, *, out: np.ndarray | None = None) -> np.ndarray:
     """dweight[o, i] = Σ_n grad[n, o] · x[n, i]."""
-    shape = (grad.shape[1], x.shape[1])
-    shapes.linear(x.shape, shape, y=grad.shape)
+    shape = shapes.linear_weight(grad.shape, x.shape)
     dweight = shapes.room(out, shape, shapes.number_type(grad, x))
     for o, i in np.ndindex(shape):
         dweight[o, i] = sum(float(grad[n, o]) * float(x[n, i]) for n in range(len(x)))

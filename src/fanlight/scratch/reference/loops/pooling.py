@@ -56,12 +56,13 @@ def max_pool2d_backward(
     out: np.ndarray | None = None,
 ) -> np.ndarray:
     """The gradient [N, C, H, W]: each result's goes to the pixel that was the largest."""
-    at = shapes.pool((*grad.shape[:2], *image), window, stride=stride, padding=padding, y=grad.shape, index=index.shape)
+    at = shapes.pool_gradient(grad.shape, window, image=image, stride=stride, padding=padding, index=index.shape)
     dx = shapes.room(out, at.x, shapes.number_type(grad))
     dx[:] = 0
     for n, c, p, q in np.ndindex(at.pooled):
-        r, s = divmod(int(index[n, c, p, q]), at.S)
-        dx[n, c, p * at.stride[0] + r - at.padding[0], q * at.stride[1] + s - at.padding[1]] += grad[n, c, p, q]
+        for r, s, h, w in _seen(at, p, q):
+            if index[n, c, p, q] == r * at.S + s:
+                dx[n, c, h, w] += grad[n, c, p, q]
     return dx
 
 
@@ -91,7 +92,7 @@ def avg_pool2d_backward(
     out: np.ndarray | None = None,
 ) -> np.ndarray:
     """The gradient [N, C, H, W]: each result's is spread evenly over its window."""
-    at = shapes.pool((*grad.shape[:2], *image), window, stride=stride, padding=padding, y=grad.shape)
+    at = shapes.pool_gradient(grad.shape, window, image=image, stride=stride, padding=padding)
     dx = shapes.room(out, at.x, shapes.number_type(grad))
     dx[:] = 0
     for n, c, p, q in np.ndindex(at.pooled):

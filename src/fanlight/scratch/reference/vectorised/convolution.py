@@ -27,7 +27,7 @@ def conv2d(
     """[N, O, P, Q] of images [N, C, H, W] and weights [O, C/G, R, S]."""
     at = shapes.convolution(
         x.shape, weight.shape, stride=stride, padding=padding, dilation=dilation, groups=groups,
-        bias=None if bias is None else bias.shape,
+        bias=shapes.of(bias),
     )  # fmt: skip
     y = shapes.room(out, at.y, shapes.number_type(x, weight, bias))
     weight_GOK = weight.reshape(at.G, at.O // at.G, -1)
@@ -51,20 +51,19 @@ def conv2d_input(
     out: np.ndarray | None = None,
 ) -> np.ndarray:
     """The gradient [N, C, H, W] of images of H × W = `image` pixels: the columns' gradient, added where each came from."""
-    at = shapes.convolution(
-        (len(grad), weight.shape[1] * groups, *image), weight.shape, stride=stride, padding=padding, dilation=dilation,
-        groups=groups, y=grad.shape,
-    )  # fmt: skip
+    at = shapes.input_gradient(
+        grad.shape, weight.shape, image=image, stride=stride, padding=padding, dilation=dilation, groups=groups
+    )
     dx = shapes.room(out, at.x, shapes.number_type(grad, weight))
     weight_GKO = weight.reshape(at.G, at.O // at.G, -1).swapaxes(1, 2)
     columns = weight_GKO @ grad.reshape(at.N, at.G, at.O // at.G, at.P * at.Q)
     columns = columns.reshape(at.N, at.C, at.R, at.S, at.P, at.Q)
-    (ph, pw), (H, W) = at.padding, image
-    padded = np.zeros((at.N, at.C, H + 2 * ph, W + 2 * pw), dx.dtype)
+    ph, pw = at.padding
+    padded = np.zeros((at.N, at.C, at.H + 2 * ph, at.W + 2 * pw), dx.dtype)
     for r in range(at.R):
         for s in range(at.S):
             padded[:, :, *_places(at, r, s)] += columns[:, :, r, s]
-    dx[:] = padded[:, :, ph : ph + H, pw : pw + W]
+    dx[:] = padded[:, :, ph : ph + at.H, pw : pw + at.W]
     return dx
 
 
@@ -80,10 +79,9 @@ def conv2d_weight(
     out: np.ndarray | None = None,
 ) -> np.ndarray:
     """The gradient [O, C/G, R, S] of weights of R × S = `kernel` pixels."""
-    at = shapes.convolution(
-        x.shape, (grad.shape[1], x.shape[1] // groups, *kernel), stride=stride, padding=padding, dilation=dilation,
-        groups=groups, y=grad.shape,
-    )  # fmt: skip
+    at = shapes.weight_gradient(
+        grad.shape, x.shape, kernel=kernel, stride=stride, padding=padding, dilation=dilation, groups=groups
+    )
     dweight = shapes.room(out, at.weight, shapes.number_type(grad, x))
     given = grad.reshape(at.N, at.G, at.O // at.G, at.P * at.Q)
     of_image = given @ _columns(x, at).swapaxes(2, 3)

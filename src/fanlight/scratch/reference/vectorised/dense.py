@@ -16,7 +16,7 @@ def linear(
     out: np.ndarray | None = None,
 ) -> np.ndarray:
     """y = x · weightᵀ + bias, [N, O]."""
-    shape = shapes.linear(x.shape, weight.shape, bias=None if bias is None else bias.shape)
+    shape = shapes.linear(x.shape, weight.shape, bias=shapes.of(bias))
     y = np.matmul(x, weight.T, out=shapes.room(out, shape, shapes.number_type(x, weight, bias)))
     if bias is not None:
         y += bias
@@ -27,14 +27,13 @@ def linear(
 
 def linear_input(grad: np.ndarray, weight: np.ndarray, *, out: np.ndarray | None = None) -> np.ndarray:
     """dx = grad · weight, [N, I]."""
-    shapes.linear((len(grad), weight.shape[1]), weight.shape, y=grad.shape)
-    return np.matmul(grad, weight, out=shapes.room(out, (len(grad), weight.shape[1]), shapes.number_type(grad, weight)))
+    shape = shapes.linear_input(grad.shape, weight.shape)
+    return np.matmul(grad, weight, out=shapes.room(out, shape, shapes.number_type(grad, weight)))
 
 
 def linear_weight(grad: np.ndarray, x: np.ndarray, *, out: np.ndarray | None = None) -> np.ndarray:
     """dweight = gradᵀ · x, [O, I]."""
-    shape = (grad.shape[1], x.shape[1])
-    shapes.linear(x.shape, shape, y=grad.shape)
+    shape = shapes.linear_weight(grad.shape, x.shape)
     return np.matmul(grad.T, x, out=shapes.room(out, shape, shapes.number_type(grad, x)))
 
 

@@ -57,7 +57,7 @@ def max_pool2d_backward(
     out: np.ndarray | None = None,
 ) -> np.ndarray:
     """The gradient [N, C, H, W]: each result's goes to the pixel that was the largest."""
-    at = shapes.pool((*grad.shape[:2], *image), window, stride=stride, padding=padding, y=grad.shape, index=index.shape)
+    at = shapes.pool_gradient(grad.shape, window, image=image, stride=stride, padding=padding, index=index.shape)
     dx = shapes.room(out, at.x, shapes.number_type(grad))
     return _spread((np.where(index == place, grad, 0) for place in range(at.R * at.S)), at, dx)
 
@@ -86,7 +86,7 @@ def avg_pool2d_backward(
     out: np.ndarray | None = None,
 ) -> np.ndarray:
     """The gradient [N, C, H, W]: each result's is spread evenly over its window."""
-    at = shapes.pool((*grad.shape[:2], *image), window, stride=stride, padding=padding, y=grad.shape)
+    at = shapes.pool_gradient(grad.shape, window, image=image, stride=stride, padding=padding)
     dx = shapes.room(out, at.x, shapes.number_type(grad))
     share = grad / (at.R * at.S)
     return _spread((share for _ in range(at.R * at.S)), at, dx)

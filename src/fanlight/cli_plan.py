@@ -1,0 +1,77 @@
+"""The command that says what to use before anything trains, and what more machines would bring. `cli` registers it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fanlight import console
+from fanlight.cli_data import JsonOption
+from fanlight.errors import ConfigError
+
+KEYS = {
+    "model.name": "model", "train.batch_size": "batch_size", "data.image_px": "image_size", "train.precision": "precision",
+    "data.limit": "limit",
+}  # fmt: skip
+
+
+def plan(
+    data: Annotated[str, typer.Argument(help="Class folders, an archive of them, a list file, or the built-in `digits`.")],
+    model: Annotated[str | None, typer.Option(help="timm, torchvision or own name. Default: as `train` has it.")] = None,
+    cluster: Annotated[str | None, typer.Option(help="A cluster file, or a preset's name. Default: this machine.")] = None,
+    ranks: Annotated[str | None, typer.Option(help="With commas: 8,64,512. Default: all that the machines have.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images per step, global. Default: as train, grown with ranks.")] = None,
+    image_size: Annotated[int | None, typer.Option(help="Side in pixels of what the model will see.")] = None,
+    precision: Annotated[str | None, typer.Option(help="fp32, bf16 or fp16. Default: those that there are.")] = None,
+    recipe: Annotated[str | None, typer.Option(help="A shipped recipe's name, or a YAML file.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Use this many images.")] = None,
+    trace: Annotated[Path | None, typer.Option(help="Write the chosen step as a Chrome trace.")] = None,
+    anew: Annotated[bool, typer.Option("--anew", help="Measure this machine again.")] = False,
+    confirm: Annotated[bool, typer.Option("--confirm/--no-confirm", help="Run the best three for ten steps here.")] = True,
+    values: Annotated[list[str] | None, typer.Option("--set", help="Any config key: --set train.microbatches=2")] = None,
+    as_json: JsonOption = False,
+) -> None:  # fmt: skip
+    """Predict step time and memory of every layout, choose one, and say what more machines would bring."""
+    given: dict[str, Any] = locals()
+    console.set_json(as_json)
+    counts = _numbers(ranks)
+    from fanlight.plan import planning
+    from fanlight.recipes import assemble
+
+    flags = {key: given[name] for key, name in KEYS.items()}
+    config = assemble(data, recipe=recipe, config=None, flags=flags, values=values or [])
+    wanted = planning.Wanted(cluster, counts, trace, anew, confirm)
+    console.result(planning.plan(config, wanted, command=" ".join(["fanlight", *sys.argv[1:]])))
+
+
+def laid_out(config: Any, *, resume: object) -> Any:
+    """`config` as it is, unless `--layout auto` leaves its layout to a plan of this machine."""
+    if config.execution.layout is not None or "execution.layout" not in config.asked:
+        return config
+    from fanlight.parallel import launch
+
+    if resume is not None:
+        raise ConfigError(
+            "--layout auto beside --resume: a run goes on as it was planned; leave it out, or name a layout"
+        )
+    if launch.joined():
+        raise ConfigError(
+            "--layout auto under torchrun or srun: ranks are there already, and a plan starts its own; name a layout"
+        )
+    from fanlight.plan import planning
+    from fanlight.train import devices
+
+    if (config.execution.device or devices.default()[0]) != "cpu":
+        console.say("  --layout auto plans for CPUs so far; on GPUs it is what is left open: ddp over all of them")
+        return config
+    return planning.decided(config)
+
+
+def _numbers(text: str | None) -> tuple[int, ...]:
+    words = [word.strip() for word in (text or "").split(",") if word.strip()]
+    if text is not None and (not words or any(not word.isdecimal() or int(word) < 1 for word in words)):
+        raise ConfigError(f"--ranks {text!r}: numbers from 1 on, with commas between, such as 8,64,512")
+    return tuple(dict.fromkeys(int(word) for word in words))

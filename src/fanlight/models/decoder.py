@@ -1,0 +1,98 @@
+"""What both caption decoders are made of. b images, k captions of each, L words of a caption, T = L - 1 that are read and
+predicted; F numbers of a grid cell, D width, V words of the vocabulary."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fanlight.models.told import Words
+
+
+class State(Protocol):
+    """What a decoder knows of b images and the m captions of each that it is writing."""
+
+    def pick(self, parents_bm: Tensor) -> None:
+        """Caption j of an image goes on as its caption `parents[j]` was."""
+        ...
+
+
+class Decoder(nn.Module):
+    """Grid features to logits. `forward` is told the words before (teacher forcing), `start` and `step` write them.
+
+    Embedding and output are one matrix (Press and Wolf 2017), held once, by the embedding.
+    """
+
+    def __init__(self, *, features: int, cells: int, words: int, longest: int, width: int, dropout: float):
+        """`longest`: words of a caption with START and END."""
+        super().__init__()
+        self.words = Words()
+        self.width, self.longest = width, longest
+        self.enter = nn.Linear(features, width)
+        self.cell_position = nn.Parameter(torch.empty(cells, width))
+        self.enter_norm = nn.LayerNorm(width)
+        self.embed = nn.Embedding(words, width)
+        self.output_bias = nn.Parameter(torch.zeros(words))
+        self.drop = OncePerCaption(dropout)
+        nn.init.normal_(self.embed.weight, std=width**-0.5)
+        nn.init.normal_(self.cell_position, std=width**-0.5)
+
+    def told(self, words: Tensor) -> None:
+        """Before each forward: int [b, k, L], as Words.set takes them."""
+        self.words.set(words)
+
+    def forward(self, features_bCF: Tensor) -> Tensor:
+        """[b, cells, F] to logits [b, k, L - 1, V], contiguous: at t, of word t + 1 given words 0 … t."""
+        words_bkL = self.words.of(len(features_bCF), features_bCF.device)
+        if words_bkL.shape[2] > self.longest:
+            raise ValueError(
+                f"captions of {words_bkL.shape[2]} words with START and END, the decoder was made for {self.longest}"
+            )
+        return self.logits(self.read(words_bkL[:, :, :-1], self.memory(features_bCF)))
+
+    @abstractmethod
+    def read(self, words_bkT: Tensor, memory_bCD: Tensor) -> Tensor:
+        """What is known after each word, [b, k, T, D], from that word, those before it and the image."""
+
+    @abstractmethod
+    def start(self, features_bCF: Tensor, *, captions: int) -> State:
+        """Before the first of at most `longest` - 1 words of so many captions of each image."""
+
+    @abstractmethod
+    def step(self, words_bm: Tensor, state: State) -> tuple[Tensor, Tensor]:
+        """Takes one word of each caption; logits [b, m, V] of the next, and attention [b, m, cells], which sums to 1."""
+
+    def memory(self, features_bCF: Tensor) -> Tensor:
+        """What attention looks at, [b, cells, D]."""
+        if features_bCF.shape[1] != len(self.cell_position):
+            raise ValueError(
+                f"images of {features_bCF.shape[1]} grid cells, the decoder was made for {len(self.cell_position)}"
+            )
+        return self.enter_norm(self.enter(features_bCF) + self.cell_position)
+
+    def embedded(self, words: Tensor) -> Tensor:
+        """[…] to [… D], of deviation 1 at first, as the matrix suits the output's side."""
+        return self.embed(words) * self.width**0.5
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """[… D] to [… V]."""
+        return F.linear(hidden, self.embed.weight, self.output_bias)
+
+
+class OncePerCaption(nn.Module):
+    """Dropout of [b, k, T, D] that drops the same channels at every word of a caption (Gal and Ghahramani 2016): keyed by
+    sample it costs one hash per channel, and further padding changes nothing."""
+
+    def __init__(self, p: float):
+        super().__init__()
+        self.ones = nn.Dropout(p)
+
+    def forward(self, x_bkTD: Tensor) -> Tensor:
+        if not self.training:
+            return x_bkTD
+        b, k, _, d = x_bkTD.shape
+        return x_bkTD * self.ones(x_bkTD.new_ones((b, k, d)))[:, :, None]

@@ -1,0 +1,262 @@
+"""Every layout that could train this network on these machines: what a step would take and hold, which fit, which is fastest.
+
+Predictions all come from program.py and simulate.py; nothing here knows what a layout costs. The band is band.py's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from fanlight.config import Config
+from fanlight.console import bytes_text
+from fanlight.errors import ConfigError
+from fanlight.parallel import layout as layouts
+from fanlight.parallel.layout import Layout
+from fanlight.plan import band, memory
+from fanlight.plan.blocks import Block
+from fanlight.plan.cluster import Cluster
+from fanlight.plan.measure import Calibration
+from fanlight.plan.memory import Kept
+from fanlight.plan.operations import Asked, Op
+from fanlight.plan.program import program, stages_of
+from fanlight.plan.simulate import Timeline, simulate
+from fanlight.train import batchsize, layouting, precision
+
+NAMES = ("ddp", "fsdp", "hsdp", "pipeline", "model-parallel", "tensor", "local-sgd")
+MEMORY_SHARE = batchsize.MEMORY_SHARE  # of what is there: fragments need the rest
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way to compute, predicted."""
+
+    layout: str
+    ranks: int
+    precision: str
+    batch: int
+    microbatches: int
+    images_per_s: float
+    band: tuple[float, float]
+    bytes: float  # of the rank that holds most
+    fits: bool
+    reason: str  # why it does not fit or cannot be; else what of its step is not computing
+    source: str = "simulated"
+
+    @property
+    def is_other(self) -> bool:
+        """Whether it is another algorithm than the serial run."""
+        return self.layout in layouts.OTHER
+
+    def document(self) -> dict[str, Any]:
+        return {
+            "layout": self.layout, "ranks": self.ranks, "precision": self.precision, "batch_size": self.batch,
+            "microbatches": self.microbatches, "images_per_s": self.images_per_s, "band": list(self.band),
+            "bytes": round(self.bytes), "fits": self.fits, "reason": self.reason, "source": self.source,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is planned: a network, its data and the machines."""
+
+    config: Config  # resolved, serial
+    counted: Sequence[Block]
+    images: int  # in training
+    cluster: Cluster
+    calibration: Calibration | None  # of this machine; None where the cluster's file says how fast its devices are
+    rows: int  # of a rank's part of a batch, where the batch is open
+    is_weak: bool = False  # the batch grows with the ranks
+
+
+def candidates(about: Question, *, ranks: int, precisions: Sequence[str]) -> list[Candidate]:
+    """Every layout over `ranks` ranks in every number format, fastest first; those that cannot be come last."""
+    found = []
+    for name in [each for each in NAMES if each != "hsdp" or ranks >= 4] if ranks > 1 else ["serial"]:
+        for number_format in precisions:
+            found.append(predicted(about, name, ranks=ranks, number_format=number_format))
+    return sorted(found, key=lambda each: (not each.fits, -each.images_per_s))
+
+
+def predicted(about: Question, name: str, *, ranks: int, number_format: str) -> Candidate:
+    """One of them."""
+    machines = about.cluster.over(ranks)
+    batch = about.rows * ranks if about.is_weak else about.config.train.batch_size or 1
+
+    def refused(reason: str) -> Candidate:
+        return Candidate(name, ranks, number_format, batch, 1, 0.0, (0.0, 0.0), 0.0, False, reason, "")
+
+    try:
+        layout = layouts.parse(name, ranks=None if name == "serial" else ranks, machines=machines.nodes)
+    except ConfigError as error:
+        return refused(str(error))
+    if why := _impossible(about, layout, machines, batch=batch):
+        return refused(why)
+    blocks = blocks_of(about, layout, number_format=number_format)
+    if blocks is None:
+        return refused(f"{about.cluster.name}: its file does not say what it achieves in {number_format}")
+    asked = asked_of(about, layout, batch=batch, number_format=number_format)
+    timeline = simulate(program(layout, blocks, asked, machines))
+    low, high = band.around(
+        lambda other: batch / simulate(program(layout, blocks, asked, other)).step_s, machines,
+        noise=_noise(about, number_format),
+    )  # fmt: skip
+    size = memory.of(layout, blocks, asked, _kept(about, machines, number_format)).total
+    room = MEMORY_SHARE * machines.memory_bytes
+    why = _too_few(about, batch=batch)
+    if size > room:
+        why = f"takes {bytes_text(size)} of the {bytes_text(room)} that a rank may have"
+    return Candidate(
+        name,
+        ranks,
+        number_format,
+        batch,
+        asked.microbatches,
+        batch / timeline.step_s,
+        (low, high),
+        size,
+        not why,
+        why or lost(timeline),
+    )
+
+
+def timeline_of(about: Question, chosen: Candidate) -> Timeline:
+    """The step of a candidate, for a trace."""
+    machines = about.cluster.over(chosen.ranks)
+    layout = layouts.parse(chosen.layout, ranks=None if chosen.ranks == 1 else chosen.ranks, machines=machines.nodes)
+    blocks = blocks_of(about, layout, number_format=chosen.precision)
+    assert blocks is not None
+    asked = asked_of(about, layout, batch=chosen.batch, number_format=chosen.precision)
+    ops: list[Op] = program(layout, blocks, asked, machines)
+    return simulate(ops)
+
+
+def choose(found: Sequence[Candidate], *, precision_is_open: bool) -> tuple[Candidate, str]:
+    """The fastest that fits and computes what the serial run does, and why. ConfigError where nothing fits: by how much, and
+    what would."""
+    fitting = [each for each in found if each.fits and not each.is_other]
+    if not fitting:
+        raise ConfigError(nothing_fits(found))
+    fitting = [each for each in fitting if each.source == "measured"] or fitting
+    best = max(fitting, key=lambda each: each.images_per_s)
+    exact = [each for each in fitting if each.precision == "fp32"]
+    if precision_is_open and best.precision != "fp32" and exact:
+        whole = max(exact, key=lambda each: each.images_per_s)
+        if best.images_per_s < precision.PAYS * whole.images_per_s:  # a shorter format costs accuracy
+            best = whole
+    others = [each for each in fitting if each != best and each.precision == best.precision]
+    told = f"{best.images_per_s:.4g} images/s {best.source}"
+    if others:
+        second = max(others, key=lambda each: each.images_per_s)
+        told += f", {best.images_per_s / second.images_per_s:.2f}× of {second.layout} on {second.ranks} rank(s)"
+    return best, f"{told}; of its step, {best.reason}" if best.reason else told
+
+
+def nothing_fits(found: Sequence[Candidate]) -> str:
+    """By how much the smallest misses, and what would help."""
+    sized = [each for each in found if each.bytes]
+    if not sized:
+        return f"no layout can train this here: {found[0].reason}" if found else "no layout was asked for"
+    least = min(sized, key=lambda each: each.bytes)
+    return (
+        f"nothing fits: {least.layout} on {least.ranks} rank(s) in {least.precision} is the smallest and {least.reason}; use "
+        f"--batch-size {max(1, least.batch // 2)}, --set train.microbatches={2 * least.microbatches}, "
+        "--set execution.recompute=true, or more ranks"
+    )
+
+
+def lost(timeline: Timeline) -> str:
+    """What of the slowest rank's step is not forward and backward, in words."""
+    step_s = timeline.step_s
+    rank = max({op.ranks[0] for op in timeline.ops}, key=lambda each: timeline.busy_s(each, "compute"))
+    shares: dict[str, float] = {"waiting": timeline.idle_s(rank) / step_s}
+    for op, begin, end in zip(timeline.ops, timeline.begins, timeline.ends):
+        if op.lane == "compute" and rank in op.ranks and not op.name.startswith(("forward", "backward")):
+            shares[op.name] = shares.get(op.name, 0.0) + (end - begin) / step_s
+    told = [f"{name} {share:.0%}" for name, share in sorted(shares.items(), key=lambda each: -each[1]) if share >= 0.01]
+    return ", ".join(told[:3])
+
+
+def blocks_of(about: Question, layout: Layout, *, number_format: str) -> list[Block] | None:
+    """The network's pieces with their seconds on one rank. None where nobody knows how fast that is."""
+    calibration = about.calibration
+    if calibration is None:
+        rate = about.cluster.device.flop_per_s.get(number_format)
+        return None if rate is None else [block.timed(rate) for block in about.counted]
+    measured = calibration.nearest(layout.ranks if about.cluster.is_measured else about.cluster.devices)
+    blocks = calibration.blocks(about.counted, ranks=measured.ranks, number_format=number_format)
+    speed = about.cluster.device.speed or 1.0
+    return [replace(b, forward=b.forward * (1 / speed), backward=b.backward * (1 / speed)) for b in blocks]
+
+
+def asked_of(about: Question, layout: Layout, *, batch: int, number_format: str) -> Asked:
+    """The step that the layout would make."""
+    config, calibration = about.config, about.calibration
+    is_short = number_format != "fp32"
+    microbatches = config.train.microbatches
+    if layout.pp > 1 and layout.schedule != "sequential" and "train.microbatches" not in config.asked:
+        most = batch // (layouting.ROWS_LEAST * layout.data_ranks)
+        microbatches = max(1, min(layouting.MICROBATCHES_PER_STAGE * layout.pp, most))
+    asked = Asked(
+        batch, microbatches, weight_bytes=2.0 if is_short else 4.0, activation_bytes=2.0 if is_short else 4.0,
+        sync_every=config.train.sync_every or layouting.SYNC_EVERY,
+        bucket_bytes=None if config.execution.bucket_mb is None else int(config.execution.bucket_mb * 2**20),
+    )  # fmt: skip
+    if calibration is None:
+        return asked
+    measured = calibration.nearest(layout.ranks if about.cluster.is_measured else about.cluster.devices)
+    steps = measured.steps[number_format]
+    numbers = sum(block.numbers for block in about.counted)
+    slower, speed = max(1.0, steps.alone), about.cluster.device.speed or 1.0
+    cropping_s = calibration.input_s * batch / layout.data_ranks
+    host_s = steps.rest_s / slower + (cropping_s / measured.threads if about.cluster.device.kind == "cpu" else 0.0)
+    return replace(
+        asked, update_s=steps.optimizer_s / numbers / slower / speed, host_s=host_s / speed,
+        input_s=calibration.input_s / speed,
+    )  # fmt: skip
+
+
+def _impossible(about: Question, layout: Layout, machines: Cluster, *, batch: int) -> str:
+    """Why the layout cannot train this network; empty where it can."""
+    if layout.stages > len(about.counted):
+        return f"the network can be cut into at most {len(about.counted)} stages, and the layout has {layout.stages}"
+    if layout.tp > 1 and not any(block.pairs for block in about.counted):
+        return "the network has no block that tensor parallelism can divide"
+    if layout.tp > machines.devices:
+        return f"its {layout.tp} ranks talk in every layer, and a node has {machines.devices}"
+    if batch < layout.data_ranks * about.config.train.microbatches:
+        return f"a batch of {batch} leaves some of {layout.data_ranks} ranks without a row; use a larger --batch-size"
+    if layout.stages > 1 and not stages_of(about.counted, stages=layout.stages, rows=1.0):
+        return "the network cannot be cut into so many stages"
+    return ""
+
+
+def _too_few(about: Question, *, batch: int) -> str:
+    """Why a batch that grew with its ranks is too large for the data; empty where it is not."""
+    if about.is_weak and batch * batchsize.STEPS_PER_EPOCH > about.images:
+        return (
+            f"{batch} images a step, {about.rows} on each rank, leave fewer than {batchsize.STEPS_PER_EPOCH} steps of an epoch "
+            f"of {about.images}; use fewer ranks, or say a --batch-size"
+        )
+    return ""
+
+
+def _kept(about: Question, machines: Cluster, number_format: str) -> Kept:
+    config = about.config
+    kept = Kept(config.data.image_px or 0, config.optim.name, config.train.ema is not None)
+    base = 0.0
+    if about.calibration is not None and machines.device.kind == "cpu":
+        measured = about.calibration.nearest(machines.devices)
+        name, ranks = ("ddp", measured.ranks) if measured.ranks > 1 else ("serial", None)
+        layout = layouts.parse(name, ranks=ranks)
+        told = memory.of(layout, about.counted, Asked(measured.peak_batch), kept)
+        # What a process takes beside a step: measured at a small batch, less what the arithmetic says of that.
+        base = max(measured.base_bytes, measured.peak_bytes - (told.total - told.batches))
+    return replace(kept, is_short=number_format != "fp32", base=base, on_device=machines.device.kind == "cuda")
+
+
+def _noise(about: Question, number_format: str) -> float:
+    if about.calibration is None:
+        return 0.15  # a rate of another network, found by others: ResNets on one device differ by as much
+    return max(each.steps[number_format].spread for each in about.calibration.by_ranks.values())

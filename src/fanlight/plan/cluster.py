@@ -1,0 +1,255 @@
+"""Machines as a file describes them: nodes, their devices, the links between them. Imports no torch.
+
+A mistake names the file, the line, the field, the value and what would do. Every figure of a preset has a source in it.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from fanlight.errors import ConfigError, near, shown
+
+PRESETS = Path(__file__).parent / "presets"
+KINDS = ("cpu", "cuda")
+UNITS: dict[str, dict[str, float]] = {  # of a number in a file, by what it measures
+    "seconds": {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0},
+    "bytes per second": {
+        "MB/s": 1e6, "GB/s": 1e9, "Mbit/s": 1e6 / 8, "Gbit/s": 1e9 / 8, "MiB/s": 2.0**20, "GiB/s": 2.0**30,
+    },
+    "bytes": {"MB": 1e6, "GB": 1e9, "TB": 1e12, "MiB": 2.0**20, "GiB": 2.0**30},
+    "operations per second": {"GFLOP/s": 1e9, "TFLOP/s": 1e12, "PFLOP/s": 1e15},
+    "a share": {"%": 1e-2, "": 1.0},
+    "images per second": {"/s": 1.0, "": 1.0},
+}  # fmt: skip
+EXAMPLES = {
+    "seconds": "20us", "bytes per second": "25 GB/s or 1 Gbit/s", "bytes": "16 GB", "operations per second": "30 TFLOP/s",
+    "a share": "3 %", "images per second": "2000/s",
+}  # fmt: skip
+_NUMBER = re.compile(r"\s*([0-9.]+(?:[eE][+-]?[0-9]+)?)\s*(\S*)\s*$")
+
+
+@dataclass(frozen=True)
+class Hop:
+    """One message from a rank to the next: latency_s + bytes / bytes_per_s."""
+
+    latency_s: float
+    bytes_per_s: float
+
+
+@dataclass(frozen=True)
+class Device:
+    """What one rank computes on."""
+
+    kind: str = "cpu"
+    name: str = ""
+    memory_bytes: float = math.inf  # of a GPU; of CPUs, of a node, whose ranks share it
+    flop_per_s: dict[str, float] = field(default_factory=dict)  # really achieved in training, by precision
+    speed: float | None = None  # times as fast as the device that was measured here; None: by flop_per_s
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Machines of one kind, `nodes` of them, with `devices` ranks each."""
+
+    name: str
+    nodes: int
+    devices: int
+    device: Device
+    within: Hop  # between two ranks of a node
+    between: Hop  # between two nodes: latency of a message, bandwidth of all of a node's adapters together
+    spread: float = 0.0  # standard deviation of a rank's step time, relative
+    contention: float = 0.0  # what each further busy rank of a node adds to the time of all of them, relative
+    steals: float = 0.0  # seconds of computing that a second of sending takes from the rank: 1 where a core does both
+    tensor_s: float = 0.0  # of preparing one gradient for sending: kernels to launch, copies to make
+    overhead_s: float = 0.0  # of any collective, however small: the library's own work
+    images_per_s: float = math.inf  # that a node's input can prepare, for all of its ranks
+    source: str = ""
+    is_measured: bool = False  # here; else it is what a file says
+
+    @property
+    def ranks(self) -> int:
+        return self.nodes * self.devices
+
+    @property
+    def memory_bytes(self) -> float:
+        """That a rank can have."""
+        return self.device.memory_bytes / (self.devices if self.device.kind == "cpu" else 1)
+
+    def over(self, ranks: int) -> Cluster:
+        """As many of its machines as `ranks` ranks take: the first node is filled first."""
+        if ranks <= self.devices:
+            return replace(self, nodes=1, devices=ranks)
+        return replace(self, nodes=-(-ranks // self.devices))
+
+
+def presets() -> list[str]:
+    return sorted(path.stem for path in PRESETS.glob("*.yaml"))
+
+
+def read(name: str | Path) -> Cluster:
+    """The cluster of a file, or of a preset's name. ConfigError, with the line, where it says what cannot be."""
+    text = str(name)
+    path = Path(name)
+    if not path.suffix and not path.exists():
+        if text not in presets():
+            raise ConfigError(
+                f"--cluster {shown(text)!r} is neither a file nor a preset; presets: {', '.join(presets())}."
+                f"{near(text, presets())}"
+            )
+        path = PRESETS / f"{text}.yaml"
+    try:
+        written = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"cannot read the cluster file {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"the cluster file {path} is not text in UTF-8; write it anew") from None
+    return parse(written, where=path.name if path.parent == PRESETS else str(path))
+
+
+def parse(text: str, *, where: str) -> Cluster:
+    """The cluster that `text` describes; `where` names it in errors."""
+    import yaml
+
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or str(error)
+        raise ConfigError(f"{where}{line}: not YAML: {' '.join(str(problem).split())}") from None
+    if root is None:
+        raise ConfigError(f"{where} is empty; say nodes, device and links, as docs/plan.md shows")
+    return _cluster(_Section(root, where=where, path=""))
+
+
+class _Section:
+    """A mapping of the file, whose values know their lines."""
+
+    def __init__(self, node: Any, *, where: str, path: str):
+        import yaml
+
+        self.where, self.path, self.line = where, path, node.start_mark.line + 1
+        if not isinstance(node, yaml.MappingNode):
+            raise self.error("", f"should hold fields such as `nodes: 2`, got {shown(str(node.value))!r}")
+        self.nodes: dict[str, Any] = {}
+        for key, value in node.value:
+            name = str(key.value)
+            if name in self.nodes:
+                raise self.error(name, "stands there twice; leave one out", line=key.start_mark.line + 1)
+            self.nodes[name] = value
+            self.keys = {**getattr(self, "keys", {}), name: key.start_mark.line + 1}
+
+    def error(self, name: str, words: str, *, line: int | None = None) -> ConfigError:
+        full = ".".join(part for part in (self.path, name) if part)
+        at = line or (self.nodes[name].start_mark.line + 1 if name in getattr(self, "nodes", {}) else self.line)
+        return ConfigError(f"{self.where} line {at}: {full + ' ' if full else ''}{words}")
+
+    def known(self, *names: str) -> None:
+        """ConfigError for a field that is not one of `names`."""
+        for name in self.nodes:
+            if name not in names:
+                raise self.error(
+                    name, f"is unknown; fields: {', '.join(names)}.{near(name, names)}", line=self.keys[name]
+                )
+
+    def section(self, name: str) -> _Section:
+        if name not in self.nodes:
+            raise self.error(name, "is missing")
+        return _Section(self.nodes[name], where=self.where, path=f"{self.path}.{name}".lstrip("."))
+
+    def text(self, name: str, default: str | None = None) -> str:
+        if name not in self.nodes:
+            if default is None:
+                raise self.error(name, "is missing")
+            return default
+        value = self.nodes[name].value
+        if not isinstance(value, str):
+            raise self.error(name, "should be one line of text")
+        return value.strip()
+
+    def whole(self, name: str) -> int:
+        value = self.text(name)
+        if not value.isdecimal() or not 1 <= int(value) <= 1_000_000:
+            raise self.error(name, f"is {shown(value)!r}; it counts, so a whole number from 1 to 1,000,000")
+        return int(value)
+
+    def number(self, name: str, unit: str, default: float | None = None, *, positive: bool = True) -> float:
+        """A number with its unit, in the unit's base."""
+        if name not in self.nodes and default is not None:
+            return default
+        value = self.text(name)
+        found = _NUMBER.match(value)
+        try:
+            size = float(found.group(1)) if found else math.nan
+        except ValueError:
+            size = math.nan
+        factor = UNITS[unit].get(found.group(2)) if found else None
+        if factor is None or not math.isfinite(size) or (positive and size <= 0):
+            kinds = ", ".join(each for each in UNITS[unit] if each)
+            raise self.error(
+                name,
+                f"is {shown(value)!r}; it should be {unit}, above 0 and with a unit ({kinds}), such as {EXAMPLES[unit]}",
+            )
+        return size * factor
+
+
+def _cluster(top: _Section) -> Cluster:
+    top.known(
+        "name",
+        "nodes",
+        "device",
+        "links",
+        "spread",
+        "contention",
+        "steals",
+        "per_tensor",
+        "overhead",
+        "input",
+        "source",
+    )
+    device = top.section("device")
+    device.known("kind", "name", "count", "memory", "achieved", "speed")
+    kind = device.text("kind")
+    if kind not in KINDS:
+        raise device.error("kind", f"is {shown(kind)!r}; use {' or '.join(KINDS)}.{near(kind, KINDS)}")
+    achieved: dict[str, float] = {}
+    if "achieved" in device.nodes:
+        table = device.section("achieved")
+        table.known("fp32", "bf16", "fp16")
+        achieved = {name: table.number(name, "operations per second") for name in table.nodes}
+    links = top.section("links")
+    links.known("within", "between")
+    nodes = top.whole("nodes")
+    count = device.whole("count")
+    if nodes > 1 and "between" not in links.nodes:
+        raise links.error("between", f"is missing, and there are {nodes} nodes; say its latency and bandwidth")
+    if count > 1 and "within" not in links.nodes:
+        raise links.error("within", f"is missing, and a node has {count} devices; say its latency and bandwidth")
+    hops = {name: _hop(links.section(name)) for name in links.nodes}
+    nothing = Hop(0.0, math.inf)
+    speed = device.number("speed", "a share") if "speed" in device.nodes else None
+    share: Callable[..., float] = lambda name: top.number(name, "a share", 0.0, positive=False)  # noqa: E731
+    return Cluster(
+        top.text("name", top.where), nodes, count,
+        Device(kind, device.text("name", ""), device.number("memory", "bytes", math.inf), achieved, speed),
+        within=hops.get("within") or hops.get("between") or nothing, between=hops.get("between") or nothing,
+        spread=share("spread"), contention=share("contention"), steals=share("steals"),
+        tensor_s=top.number("per_tensor", "seconds", 0.0, positive=False),
+        overhead_s=top.number("overhead", "seconds", 0.0, positive=False),
+        images_per_s=top.number("input", "images per second", math.inf), source=top.text("source", ""),
+    )  # fmt: skip
+
+
+def _hop(link: _Section) -> Hop:
+    link.known("latency", "bandwidth")
+    for name in ("latency", "bandwidth"):
+        if name not in link.nodes:
+            raise link.error(
+                name, f"is missing; such as {name}: {EXAMPLES['seconds' if name == 'latency' else 'bytes per second']}"
+            )
+    return Hop(link.number("latency", "seconds", positive=False), link.number("bandwidth", "bytes per second"))

@@ -1,0 +1,149 @@
+"""Seconds of what a step does: computing, sending, waiting for the slowest. Arithmetic only; imports no torch.
+
+n ranks of a group on k nodes, S bytes, α latency and β bandwidth of a hop (cluster.py).
+
+ring all-reduce   2(n−1)α + 2(n−1)/n · S/β                 Patarasuk and Yuan 2009; Thakur et al. 2005
+tree all-reduce   2⌈log₂n⌉α + 2S/β                         a pipelined binary tree; few bytes on many ranks
+all-gather, reduce-scatter (ring)   (n−1)α + (n−1)/n · S/β
+broadcast         ⌈log₂n⌉α + S/β
+
+A ring over several nodes runs at the pace of its slowest hop: the latencies of all its hops add up, the bandwidth is the
+least of them. A group that shares a node's adapters with others that send at the same time has its share of them. Each takes
+the library's own time besides (overhead_s).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from fanlight.plan.cluster import Cluster, Hop
+
+
+@dataclass(frozen=True)
+class Line:
+    """Seconds of a forward or backward by its rows: fixed_s + rows · row_s."""
+
+    fixed_s: float
+    row_s: float
+
+    def at(self, rows: float) -> float:
+        return self.fixed_s + rows * self.row_s
+
+    def __mul__(self, factor: float) -> Line:
+        return Line(self.fixed_s * factor, self.row_s * factor)
+
+
+def through(rows: tuple[float, float], seconds: tuple[float, float]) -> Line:
+    """The line through two measured points; where noise would make it fall, or begin below 0, the nearest that does not."""
+    (b0, b1), (t0, t1) = rows, seconds
+    slope = max(0.0, (t1 - t0) / (b1 - b0)) if b1 != b0 else t1 / b1
+    fixed = t1 - slope * b1
+    return Line(0.0, t1 / b1) if fixed < 0 else Line(fixed, slope)
+
+
+@dataclass(frozen=True)
+class Route:
+    """What the ranks of a group send over."""
+
+    ranks: int
+    nodes: int
+    within: Hop
+    between: Hop
+    sharing: int = 1  # groups that send between the same nodes at the same time
+    overhead_s: float = 0.0  # of a collective, before anything moves
+
+    @property
+    def bytes_per_s(self) -> float:
+        """Of its slowest hop."""
+        if self.nodes == 1:
+            return self.within.bytes_per_s
+        between = self.between.bytes_per_s / self.sharing
+        return between if self.ranks == self.nodes else min(between, self.within.bytes_per_s)
+
+    @property
+    def round_s(self) -> float:
+        """Latency of once around a ring's n − 1 hops."""
+        if self.nodes == 1:
+            return (self.ranks - 1) * self.within.latency_s
+        return (self.ranks - self.nodes) * self.within.latency_s + (self.nodes - 1) * self.between.latency_s
+
+    @property
+    def depth_s(self) -> float:
+        """Latency from the root of a tree to its last leaf: a tree of nodes, and one inside each."""
+        inside = math.ceil(math.log2(max(1, self.ranks / self.nodes)))
+        across = math.ceil(math.log2(self.nodes))
+        return inside * self.within.latency_s + across * self.between.latency_s
+
+
+def route(cluster: Cluster, ranks: list[int], *, sharing: int = 1) -> Route:
+    """Of the group of these ranks, where rank r sits on node r // devices."""
+    nodes = len({rank // cluster.devices for rank in ranks})
+    return Route(len(ranks), nodes, cluster.within, cluster.between, sharing, cluster.overhead_s)
+
+
+def ring_s(size: float, path: Route) -> float:
+    n = path.ranks
+    return 0.0 if n == 1 else path.overhead_s + 2 * path.round_s + 2 * (n - 1) / n * size / path.bytes_per_s
+
+
+def tree_s(size: float, path: Route) -> float:
+    return 0.0 if path.ranks == 1 else path.overhead_s + 2 * path.depth_s + 2 * size / path.bytes_per_s
+
+
+def all_reduce_s(size: float, path: Route) -> float:
+    """The better of ring and tree, as libraries choose."""
+    return min(ring_s(size, path), tree_s(size, path))
+
+
+def gather_s(size: float, path: Route) -> float:
+    """All-gather to, or reduce-scatter from, `size` bytes in all."""
+    n = path.ranks
+    return 0.0 if n == 1 else path.overhead_s + path.round_s + (n - 1) / n * size / path.bytes_per_s
+
+
+def broadcast_s(size: float, path: Route) -> float:
+    return 0.0 if path.ranks == 1 else path.overhead_s + path.depth_s + size / path.bytes_per_s
+
+
+def send_s(size: float, path: Route) -> float:
+    """One message between two ranks."""
+    hop = path.within if path.nodes == 1 else path.between
+    return hop.latency_s + size / path.bytes_per_s
+
+
+def hop_of(latency_s: float, bytes_per_s: float, *, ranks: int) -> Hop:
+    """The hop whose ring all-reduce over `ranks` ranks takes latency_s + bytes / bytes_per_s, less the library's own time: what
+    was measured of the whole, inverted."""
+    return Hop(latency_s / (2 * (ranks - 1)), bytes_per_s * 2 * (ranks - 1) / ranks)
+
+
+def contended(cluster: Cluster, busy: float) -> float:
+    """Times as long as alone, where `busy` ranks of a node compute at the same time."""
+    return 1.0 + cluster.contention * max(0.0, busy - 1)
+
+
+@lru_cache(maxsize=256)
+def largest(ranks: int) -> float:
+    """The expected largest of `ranks` standard normal draws, in standard deviations (order statistics; Harter 1961)."""
+    if ranks == 1:
+        return 0.0
+    x = np.linspace(-9.0, 9.0, 9_001)
+    below = np.array([0.5 * math.erfc(-value / math.sqrt(2)) for value in x])
+    density = np.exp(-(x**2) / 2) / math.sqrt(2 * math.pi)
+    return float(np.trapezoid(x * ranks * density * below ** (ranks - 1), x))
+
+
+def slowest(spread: float, ranks: int) -> float:
+    """Times as long as the mean rank's, that the slowest of `ranks` takes: a synchronous step is the expected largest of as
+    many draws."""
+    return 1.0 + spread * largest(ranks)
+
+
+def bubble(ranks: int, microbatches: int, *, stages_per_rank: int = 1) -> float:
+    """Share of a pipeline's time in which an even stage waits: (p − 1) / (v·m + p − 1) (Huang et al. 2019; Narayanan et al.
+    2021)."""
+    return (ranks - 1) / (stages_per_rank * microbatches + ranks - 1)

@@ -1,0 +1,105 @@
+"""Bytes that a rank of a layout holds at its peak. Arithmetic only; imports no torch.
+
+weights, gradients, optimizer state, averages   of what the rank holds of the model: its stage, its shard, its channels
+activations   of every microbatch in flight (schedule.py), of its rows; recomputing keeps a block's input, and one block's
+buckets       of gradients on their way, where they are copies (buckets.py); a gathered block's weights (fsdp)
+copies        of the weights in a short format
+batches       ahead of the step, uint8
+base          what a rank's process takes before any of this, on a CPU: measured
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+from fanlight.parallel import cutting, schedule
+from fanlight.parallel.layout import Layout
+from fanlight.plan.blocks import Block
+from fanlight.plan.operations import Asked
+from fanlight.plan.program import stages_of
+
+MOMENTS = {"sgd": 1, "adamw": 2}  # numbers that the optimizer keeps for each weight
+AHEAD = 3  # batches beside the one that is computed: one per input thread and two more (data/loader.py)
+
+
+@dataclass(frozen=True)
+class Bytes:
+    """Of the rank that holds most."""
+
+    weights: float
+    gradients: float
+    optimizer: float
+    average: float
+    activations: float
+    buckets: float
+    copies: float
+    batches: float
+    base: float
+
+    @property
+    def total(self) -> float:
+        return sum(getattr(self, each.name) for each in fields(self))
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What of a run decides its memory beside layout and network."""
+
+    image_px: int
+    optimizer: str = "adamw"
+    has_average: bool = False
+    is_short: bool = False  # whether convolutions compute in two bytes
+    base: float = 0.0
+    on_device: bool = False  # a GPU: batches ahead wait in the host's memory
+
+
+def of(layout: Layout, blocks: Sequence[Block], asked: Asked, kept: Kept) -> Bytes:
+    """Of the rank that holds most."""
+    rows = asked.batch / asked.microbatches / layout.data_ranks
+    at = (
+        stages_of(blocks, stages=layout.stages, rows=rows, microbatches=asked.microbatches)
+        if layout.stages > 1
+        else [0] * len(blocks)
+    )
+    orders = schedule.orders(
+        layout.schedule or "gpipe",
+        ranks=layout.pp,
+        stages_per_rank=layout.stages_per_rank,
+        microbatches=asked.microbatches,
+    )
+    found = []
+    for pp in range(layout.pp):
+        own = [block for block, stage in zip(blocks, at) if stage % layout.pp == pp]
+        in_flight = orders.in_flight(pp) / layout.stages_per_rank if layout.pp > 1 else 1
+        found.append(_rank(layout, own, asked, kept, rows=rows, in_flight=in_flight))
+    return max(found, key=lambda each: each.total)
+
+
+def _rank(layout: Layout, blocks: Sequence[Block], asked: Asked, kept: Kept, *, rows: float, in_flight: float) -> Bytes:
+    whole = sum(4.0 * (b.numbers - b.divided_numbers * (1 - 1 / layout.tp)) for b in blocks)
+    held = whole / layout.dp_shard
+    largest = max((4.0 * b.numbers for b in blocks), default=0.0)
+    is_short = kept.is_short
+    bucketed = layout.dp_replicate > 1 and layout.dp_shard == 1 and not layout.is_periodic and not layout.is_whole
+    return Bytes(
+        weights=held + 4.0 * sum(b.buffers for b in blocks),
+        gradients=held,
+        optimizer=MOMENTS.get(kept.optimizer, 2) * held,
+        average=held if kept.has_average else 0.0,
+        activations=_activations(layout, blocks, rows=rows, in_flight=in_flight, is_short=is_short),
+        buckets=(min(whole, 2.0 * cutting.BUCKET_BYTES) if bucketed else 0.0)
+        + (2 * largest if layout.dp_shard > 1 else 0.0),
+        copies=whole / 2 / layout.dp_shard if is_short else 0.0,
+        batches=0.0 if kept.on_device else (1 + AHEAD) * rows * asked.microbatches * 3.0 * kept.image_px**2,
+        base=kept.base,
+    )
+
+
+def _activations(layout: Layout, blocks: Sequence[Block], *, rows: float, in_flight: float, is_short: bool) -> float:
+    """Kept for the backward, and the largest block's gradients of them beside it."""
+    each = [b.kept_bytes * (1 - b.divided * (1 - 1 / layout.tp) / 2) for b in blocks]
+    size = 0.5 if is_short else 1.0
+    if layout.recompute:
+        return rows * size * (in_flight * sum(b.sent_bytes for b in blocks) + max(each, default=0.0))
+    return rows * size * (in_flight * sum(each) + max((b.sent_bytes for b in blocks), default=0.0) * 2)

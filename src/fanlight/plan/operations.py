@@ -1,0 +1,35 @@
+"""What a program is made of, and what a step is asked to do whatever its layout. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+Waits = Mapping[int, tuple[int, ...]]  # by rank, the operations that it waits for
+
+
+class Op(NamedTuple):
+    """Something that takes `seconds` of one lane of each of its ranks, after other operations (their places in the list)."""
+
+    ranks: tuple[int, ...]
+    lane: str  # input, host, compute, communication
+    seconds: float
+    after: tuple[int, ...]
+    name: str
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What of a step does not depend on the layout."""
+
+    batch: int  # images, global
+    microbatches: int = 1
+    bucket_bytes: int | None = None  # of gradients; None: torch's own, the first smaller
+    weight_bytes: float = 4.0  # of a number of sharded weights on its way
+    activation_bytes: float = 4.0  # of a number of activations
+    update_s: float = 0.0  # optimizer, for each number that a rank holds
+    host_s: float = 0.0  # of the loop, once in a step
+    input_s: float = 0.0  # of preparing one image, on the input threads of its rank, beside the step
+    turn_s: float = 0.0  # of one image, on something that a node's ranks take turns at and that nothing hides
+    sync_every: int = 8  # steps between meetings of ranks that train apart

@@ -1,0 +1,211 @@
+"""A plan from the command to its document: read the data, know the machines, predict, choose, confirm, tell."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from fanlight import console, machine
+from fanlight.config import Config
+from fanlight.data import split
+from fanlight.data.checkup import up_to_date
+from fanlight.data.manifest import Manifest
+from fanlight.errors import FanlightError
+from fanlight.models import freeze, zoo
+from fanlight.parallel.launch import Pool
+from fanlight.plan import choose, counting, measure, trace
+from fanlight.plan import cluster as clusters
+from fanlight.plan.choose import Candidate, Question
+from fanlight.plan.cluster import Cluster
+from fanlight.train import autotune, candidates, checks, layouting, probe, resolve
+
+CONFIRMED, STEPS = 3, 10  # of the best, for so many steps each
+PLAIN: dict[str, object] = {
+    "execution.layout": "serial", "execution.ranks": 1, "execution.autotune": False, "execution.compile": False,
+    "execution.cache_features": False, "execution.pack": False, **layouting.PLAIN,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the command was asked beside a config."""
+
+    cluster: str | None = None
+    ranks: tuple[int, ...] = ()
+    trace: Path | None = None
+    anew: bool = False
+    confirm: bool = True
+
+
+def plan(config: Config, wanted: Wanted, *, command: str) -> dict[str, Any]:
+    """The document that `--json` promises. ConfigError for machines or a config that cannot be, and where nothing fits."""
+    about, found = foretold(config, wanted)
+    best, reason = choose.choose(found, precision_is_open=config.train.precision is None)
+    _say(found, best, reason, about.cluster)
+    if wanted.trace is not None:
+        title = f"{best.layout} on {best.ranks} rank(s) of {about.cluster.name}, simulated"
+        trace.write(wanted.trace, choose.timeline_of(about, best), title=title)
+        console.say(f"Trace: {wanted.trace} (chrome://tracing or ui.perfetto.dev)")
+    return {
+        "machine": _machine(about.cluster, about.calibration), "candidates": [each.document() for each in found],
+        "chosen": {**best.document(), "reason": reason}, "command": command,
+    }  # fmt: skip
+
+
+def foretold(config: Config, wanted: Wanted) -> tuple[Question, list[Candidate]]:
+    """Every way to train it on the machines that are wanted, the best of them tried where they are here."""
+    asked_precision, asked_batch = config.train.precision, config.train.batch_size
+    other = clusters.read(wanted.cluster) if wanted.cluster is not None else None
+    config, manifest = resolved(config)
+    counted = counted_of(config, classes=len(manifest.classes))
+    precisions = _precisions(asked_precision, other)
+    calibration = None
+    if other is None or other.device.speed is not None:
+        calibration = measure.calibrate(config, classes=len(manifest.classes), precisions=precisions, anew=wanted.anew)
+    target = other
+    if target is None:
+        assert calibration is not None
+        target = calibration.by_ranks[max(calibration.by_ranks)].cluster("this machine")
+    about = Question(
+        config, counted, len(manifest.rows("train")), target, calibration, rows=config.train.batch_size or 1,
+        is_weak=other is not None and asked_batch is None,
+    )  # fmt: skip
+    found: list[Candidate] = []
+    for ranks in dict.fromkeys((1, *(wanted.ranks or (target.ranks,)))):
+        found += choose.candidates(about, ranks=ranks, precisions=precisions)
+    if other is None and wanted.confirm:
+        found = _confirmed(found, about, classes=len(manifest.classes))
+    return about, found
+
+
+def decided(config: Config) -> Config:
+    """`config`, whose layout was left to a plan, with the layout, ranks and what belongs to them that are fastest here. Another
+    layout than serial must be clearly faster: ranks take seconds to start."""
+    _, found = foretold(config, Wanted(ranks=() if config.execution.ranks is None else (config.execution.ranks,)))
+    found = [each for each in found if config.execution.ranks in (None, each.ranks)]
+    best, reason = choose.choose(found, precision_is_open=config.train.precision is None)
+    serial = next((each for each in found if each.ranks == 1 and each.precision == best.precision and each.fits), None)
+    if (
+        serial is not None
+        and config.execution.ranks is None
+        and best.images_per_s < autotune.CLEAR * serial.images_per_s
+    ):
+        best, reason = (
+            serial,
+            f"{serial.images_per_s:.4g} images/s {serial.source}; nothing else is {autotune.CLEAR} times as fast",
+        )
+    console.say(f"Layout {best.layout} on {best.ranks} rank(s) in {best.precision}: {reason}")
+    values: dict[str, object] = {
+        "execution.layout": best.layout,
+        "execution.ranks": best.ranks,
+        "train.precision": best.precision,
+    }
+    if best.layout == "pipeline" and "train.microbatches" not in config.asked:
+        values["train.microbatches"] = best.microbatches
+    return config.with_values(values)
+
+
+def resolved(config: Config) -> tuple[Config, Manifest]:
+    """The serial run's config with every choice made, and its images; nothing is packed or decoded for it."""
+    checks.check(config)
+    asked = config.asked
+    config = config.with_values({**PLAIN, "train.precision": "fp32", "execution.device": "cpu"})
+    manifest = up_to_date(config.data.path, decode=False, group_by=config.data.group_by)
+    if config.data.limit is not None:
+        manifest = split.limit(manifest, config.data.limit, seed=config.train.seed)
+    choices = resolve.Choices(config)
+    with console.quiet(also_warnings=True):
+        resolve.sizes(choices, manifest)
+        resolve.order(choices, None)
+        d, seed = choices.config.data, config.train.seed
+        manifest = split.assign(manifest, val_fraction=d.val_fraction, seed=seed, folds=d.folds, fold=d.fold)
+        resolve.whole(choices, manifest)
+    return replace(choices.config, asked=asked), manifest
+
+
+def counted_of(config: Config, *, classes: int) -> list[Any]:
+    model = zoo.create(config.model.name or "", classes=classes, image_px=config.data.image_px or 0, seed=0).model
+    if config.model.freeze:
+        freeze.freeze(model)
+    return counting.count(model, image_px=config.data.image_px or 0)
+
+
+def _precisions(asked: str | None, other: Cluster | None) -> list[str]:
+    if asked is not None:
+        return [asked]
+    if other is not None and other.device.kind == "cuda" and other.device.flop_per_s:
+        return sorted(other.device.flop_per_s)
+    return ["fp32", "bf16"]
+
+
+def _confirmed(found: Sequence[Candidate], about: Question, *, classes: int) -> list[Candidate]:
+    """The best of those that this machine can run, and serial, for some real steps: their rate is then measured."""
+    able = [each for each in found if each.fits and not each.is_other and each.ranks <= machine.cores_usable()]
+    ranked = sorted(able, key=lambda each: -each.images_per_s)
+    best = ranked[:CONFIRMED]
+    best += [each for each in ranked[CONFIRMED:] if each.ranks == 1 and each.precision == best[0].precision]
+    told = {}
+    for each in best:
+        try:
+            told[id(each)] = run(each, about, classes=classes)
+        except FanlightError as error:
+            console.say(f"  {each.layout} on {each.ranks} could not be run: {error}")
+            told[id(each)] = replace(each, fits=False, reason=str(error))
+    return [told.get(id(each), each) for each in found]
+
+
+def run(one: Candidate, about: Question, *, classes: int) -> Candidate:
+    threads = max(1, machine.cores_usable() // one.ranks)
+    config = about.config.with_values({
+        "execution.layout": one.layout, "execution.ranks": one.ranks, "execution.threads": threads,
+        "train.precision": one.precision, "train.batch_size": one.batch, "train.microbatches": one.microbatches,
+    })  # fmt: skip
+    if one.layout == "pipeline":
+        config = config.with_values({"execution.pipeline_schedule": "1f1b", "execution.stages_per_rank": 1})
+    with Pool(one.ranks, threads=threads, preload=candidates.PRELOAD) as pool:
+        timed = probe.RankBench(pool, config, classes=classes).measure(steps=STEPS)
+    if timed.error:
+        return replace(one, fits=False, reason=timed.error)
+    rate = one.batch / timed.step_s
+    said = f"{rate:.4g} images/s measured (n = {STEPS} steps), {one.images_per_s:.4g} predicted"
+    console.say(f"  {one.layout} on {one.ranks} rank(s), {one.precision}: {said}")
+    steps = sorted(one.batch / each for each in timed.steps_s)
+    return replace(one, images_per_s=rate, band=(steps[1], steps[-2]), source="measured")
+
+
+def _machine(target: Cluster, calibration: measure.Calibration | None) -> dict[str, Any]:
+    document: dict[str, Any] = {
+        "name": target.name, "nodes": target.nodes, "devices": target.devices, "kind": target.device.kind,
+        "device": target.device.name, "latency_s": target.within.latency_s, "bytes_per_s": _finite(target.within.bytes_per_s),
+        "between_latency_s": target.between.latency_s, "between_bytes_per_s": _finite(target.between.bytes_per_s),
+        "spread": target.spread, "contention": target.contention, "steals": target.steals, "overhead_s": target.overhead_s,
+        "source": "measured" if target.is_measured else target.source,
+    }  # fmt: skip
+    if calibration is not None:
+        document |= {"fingerprint": calibration.fingerprint, "measured_s": calibration.took_s}
+    return document
+
+
+def _finite(value: float) -> float | None:
+    return value if value < 1e29 else None
+
+
+def _say(found: Sequence[Candidate], best: Candidate, reason: str, target: Cluster) -> None:
+    console.say(f"{best.layout} on {best.ranks} rank(s) of {target.name}, {best.precision}: {reason}")
+    line = f"  {'layout':<16}{'ranks':>6}  {'format':<7}{'batch':>7}{'images/s':>10}  {'band':<17}{'a rank':>9}  "
+    console.say(line)
+    others = [each for each in found if each.fits]
+    for each in sorted(others, key=lambda one: (one.ranks, -one.images_per_s)):
+        low, high = each.band
+        mark = "*" if each == best else " "
+        note = " another algorithm;" if each.is_other else ""
+        console.say(
+            f"{mark} {each.layout:<16}{each.ranks:>6}  {each.precision:<7}{each.batch:>7}{each.images_per_s:>10.4g}  "
+            f"{f'{low:.4g} … {high:.4g}':<17}{console.bytes_text(each.bytes):>9}  {each.source};{note} {each.reason}"
+        )
+    for each in found:
+        if not each.fits:
+            rate = f"{each.images_per_s:.4g} images/s {each.source}, but " if each.images_per_s else ""
+            console.say(f"  {each.layout} on {each.ranks}, {each.precision}: {rate}{each.reason}")

@@ -1,0 +1,375 @@
+"""One step of a layout as operations on lanes of ranks: what every rank computes and sends, in which order, and what waits
+for what. Imports no torch; simulate.py says when each happens.
+
+Pipelines play the orders of parallel/schedule.py, gradients travel in the buckets that parallel/buckets.py cuts. Ranks that
+differ only along dp_replicate, dp_shard or tp do the same at the same time, so one of them stands for all: `program` says
+so by listing one rank per pipeline stage, `collapsed=False` lists every rank.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+
+from fanlight.parallel import cutting, schedule
+from fanlight.parallel.layout import Layout, Place
+from fanlight.plan import cost
+from fanlight.plan.blocks import Block
+from fanlight.plan.cluster import Cluster
+from fanlight.plan.operations import Asked, Op, Waits
+
+FIRST_BUCKET_BYTES = 1 << 20  # of torch's reducer where its size was left open
+EXCHANGE_BYTES = 64  # of a step's sums and wishes, every step on CPUs
+STATISTICS_BYTES = 8  # numbers of synchronised norms travel in float64
+
+
+def program(
+    layout: Layout, blocks: Sequence[Block], asked: Asked, cluster: Cluster, *, stage_of: Sequence[int] | None = None,
+    collapsed: bool = True, slower: Callable[[int], float] | None = None,
+) -> list[Op]:  # fmt: skip
+    """The operations of one step. `stage_of`: the pipeline stage of each block; None: cut where costs balance. `slower`: times
+    as long as the mean rank's that a rank's computing takes; None: what the slowest of those that wait for each other is
+    expected to take."""
+    return _Writer(layout, blocks, asked, cluster, stage_of, collapsed, slower).written()
+
+
+def stages_of(
+    blocks: Sequence[Block], *, stages: int, rows: float, microbatches: int = 1, update_s: float = 0.0
+) -> list[int]:
+    """The stage of each block, as parallelize cuts a model: the costliest stage as cheap as can be."""
+    from fanlight.parallel import balance
+
+    if len(blocks) < stages:
+        return []
+    costs_s = [
+        microbatches * (b.forward.at(rows) + b.backward.at(rows)) + b.convert_s + update_s * b.numbers for b in blocks
+    ]
+    at = balance.best(costs_s, [round(b.sent_bytes * rows) for b in blocks[:-1]], stages=stages)
+    found, stage = [], 0
+    for index in range(len(blocks)):
+        found.append(stage)
+        stage += index in at
+    return found
+
+
+class _Writer:
+    def __init__(
+        self, layout: Layout, blocks: Sequence[Block], asked: Asked, cluster: Cluster, stage_of: Sequence[int] | None,
+        collapsed: bool, slower: Callable[[int], float] | None,
+    ):  # fmt: skip
+        self.layout, self.asked, self.cluster = layout, asked, cluster
+        self.rows = asked.batch / asked.microbatches / layout.data_ranks
+        if stage_of is None:
+            stage_of = (
+                stages_of(blocks, stages=layout.stages, rows=self.rows, microbatches=asked.microbatches, update_s=asked.update_s)
+                if layout.stages > 1
+                else [0] * len(blocks)
+            )  # fmt: skip
+        self.stages = [[b for b, at in zip(blocks, stage_of) if at == stage] for stage in range(layout.stages)]
+        assert all(self.stages), "every stage holds a block"
+        self.orders = schedule.orders(
+            layout.schedule or "gpipe",
+            ranks=layout.pp,
+            stages_per_rank=layout.stages_per_rank,
+            microbatches=asked.microbatches,
+        )
+        every = range(layout.ranks)
+        self.members = [
+            [layout.rank_at(Place(pp, 0, 0, 0))] if collapsed else [r for r in every if layout.place(r).pp == pp]
+            for pp in range(layout.pp)
+        ]
+        self.collapsed = collapsed
+        self.slower = slower or (lambda rank: self._expected())
+        self.contended = cost.contended(cluster, self._busy())
+        self.ops: list[Op] = []
+        self.sent: dict[int, list[int]] = {}  # place on the pipe -> operations that the optimizer waits for
+        self.paths: dict[tuple[int, tuple[str, ...]], tuple[tuple[int, ...], cost.Route]] = {}
+        self.latest: dict[int, int] = {}  # of each rank, what it computes last so far
+
+    def _expected(self) -> float:
+        spread = self.cluster.spread
+        if self.layout.is_periodic:  # ranks wait for each other at meetings only: most of the steps' noise evens out
+            spread /= math.sqrt(self.asked.sync_every)
+        return cost.slowest(spread, self.layout.data_ranks * self.layout.tp)
+
+    def _busy(self) -> float:
+        """Ranks of a node that compute at the same time, on average: those of a pipeline take turns."""
+        here = min(self.cluster.devices, self.layout.ranks)
+        if self.layout.pp == 1:
+            return here
+        if self.layout.schedule == "sequential":
+            return max(1.0, here / self.layout.pp)
+        waits = cost.bubble(self.layout.pp, self.asked.microbatches, stages_per_rank=self.layout.stages_per_rank)
+        return max(1.0, here * (1 - waits))
+
+    def written(self) -> list[Op]:
+        """The whole step."""
+        done: dict[
+            schedule.Action, dict[int, int]
+        ] = {}  # action -> the operation after which its result is there, by rank
+        places = [0] * self.layout.pp
+        while any(place < len(order) for place, order in zip(places, self.orders.by_rank)):
+            for pp, order in enumerate(self.orders.by_rank):
+                while places[pp] < len(order):
+                    action = order[places[pp]]
+                    needed = schedule.needs(action, stages=self.layout.stages)
+                    if any(each not in done for each in needed):
+                        break
+                    arrived = [done[each] for each in needed if self.orders.rank_of(each.stage) != pp]
+                    done[action] = self._act(pp, action, arrived)
+                    places[pp] += 1
+        for pp in range(self.layout.pp):
+            self._end(pp)
+        self._input()
+        return self.ops
+
+    def _act(self, pp: int, action: schedule.Action, arrived: list[dict[int, int]]) -> dict[int, int]:
+        """A forward or backward of a stage by its members; by rank of the receiver, when its result is there."""
+        forward, stage, m = action
+        after = {rank: tuple(each[rank] for each in arrived) for rank in self.members[pp]}
+        blocks = self.stages[stage]
+        last = m == self.asked.microbatches - 1
+        if forward:
+            ends = self._forward(pp, blocks, m, after)
+        else:
+            ends = self._backward(pp, stage, m, after, is_last=last)
+        target = stage + (1 if forward else -1)
+        if not 0 <= target < self.layout.stages:
+            return ends
+        boundary = blocks[-1] if forward else self.stages[target][-1]
+        return self._send(pp, self.orders.rank_of(target), boundary.sent_bytes, ends, name=f"send {boundary.name}")
+
+    def _send(self, pp: int, to: int, row_bytes: float, after: dict[int, int], *, name: str) -> dict[int, int]:
+        if pp == to:
+            return after
+        size = row_bytes / 4 * self.asked.activation_bytes * self.rows
+        found = {}
+        for rank in self.members[pp]:
+            place = self.layout.place(rank)
+            target = self.layout.rank_at(place._replace(pp=to))
+            seconds = cost.send_s(size, self._route([rank, target]))
+            found[target] = self._add((rank,), "communication", seconds, (after[rank],), name)
+        return found
+
+    def _compute(self, pp: int, seconds: float, after: Waits | None, name: str) -> dict[int, int]:
+        """Each member computes."""
+        found = {
+            rank: self._add(
+                (rank,), "compute", seconds * self.slower(rank) * self.contended, after[rank] if after else (), name
+            )
+            for rank in self.members[pp]
+        }
+        self.latest |= found
+        return found
+
+    def _together(
+        self, pp: int, axes: tuple[str, ...], seconds: Callable[[cost.Route], float], after: Waits | None,
+        name: str, *, lane: str = "communication",
+    ) -> dict[int, int]:  # fmt: skip
+        """The members' groups along `axes` each do something that all of a group take part in."""
+        found: dict[int, int] = {}
+        for rank in self.members[pp]:
+            if rank in found:
+                continue
+            peers, path = self._path(rank, axes)
+            present = (rank,) if self.collapsed else peers
+            waits = tuple(sorted({op for each in present for op in (after[each] if after else ())}))
+            index = self._add(present, lane, seconds(path), waits, name)
+            found |= dict.fromkeys(present, index)
+        if lane == "compute":
+            self.latest |= found
+        return found
+
+    def _forward(
+        self, pp: int, blocks: Sequence[Block], m: int, after: Waits, *, again: bool = False
+    ) -> dict[int, int]:
+        ends: dict[int, int] = {}
+        for block, waits in self._in_turn(pp, blocks, after, are_whole=again):
+            seconds = block.forward.at(self.rows) * self._share(block) + (
+                block.convert_s if m == 0 and not again else 0.0
+            )
+            ends = self._compute(pp, seconds, waits, f"forward {block.name}")
+            ends = self._statistics(pp, block, ends) if not again else ends
+            ends = self._sums(pp, block, ends)
+        return ends
+
+    def _backward(
+        self, pp: int, stage: int, m: int, after: Waits, *, is_last: bool
+    ) -> dict[int, int]:  # fmt: skip
+        ends: dict[int, int] = {}
+        blocks = self.stages[stage]
+        buckets = self._buckets(blocks) if is_last else []
+        arrived = 0  # parameters whose gradients are there
+        for block, waits in self._in_turn(pp, list(reversed(blocks)), after):
+            if self.layout.recompute:
+                waits = {rank: (op,) for rank, op in self._forward(pp, [block], m, waits, again=True).items()}
+            ends = self._compute(pp, block.backward.at(self.rows) * self._share(block), waits, f"backward {block.name}")
+            ends = self._statistics(pp, block, ends)
+            ends = self._sums(pp, block, ends)
+            if is_last and self.layout.dp_shard > 1:
+                self._scatter(pp, block, ends)
+            arrived += len(block.tensors)
+            while buckets and buckets[0][0] <= arrived:
+                _, size, tensors = buckets.pop(0)
+                self._bucket(pp, size, tensors, ends)
+        return ends
+
+    def _in_turn(
+        self, pp: int, blocks: Sequence[Block], after: Waits, *, are_whole: bool = False
+    ) -> Iterator[tuple[Block, Waits]]:
+        """The blocks one after the other, each with what it waits for: `after`, what was computed before it, and its own
+        sharded weights. On a GPU those travel while the block before computes, no earlier; gloo is asked when they are
+        needed."""
+        is_sharded = self.layout.dp_shard > 1 and not are_whole
+        is_ahead = self.cluster.device.kind == "cuda"
+        here: dict[int, int] = {}
+        for index, block in enumerate(blocks):
+            waits = {
+                rank: (*after[rank], *((self.latest[rank],) if rank in self.latest else ()))
+                for rank in self.members[pp]
+            }
+            if is_sharded:
+                own = here if is_ahead and index else self._gather(pp, block, waits)
+                if is_ahead and index + 1 < len(blocks):
+                    here = self._gather(pp, blocks[index + 1], waits)
+                waits = {rank: (*waits[rank], own[rank]) for rank in waits}
+            yield block, waits
+
+    def _bucket(self, pp: int, size: float, tensors: int, after: dict[int, int]) -> None:
+        """A bucket of gradients is prepared, and sent beside whatever comes."""
+        ready = {rank: (op,) for rank, op in after.items()}
+        _, path = self._path(self.members[pp][0], ("dp_replicate", "dp_shard"))
+        takes = cost.all_reduce_s(size, path)
+        prepared = tensors * self.cluster.tensor_s + takes * self.cluster.steals
+        if prepared:
+            ready = {rank: (op,) for rank, op in self._compute(pp, prepared, ready, "copy gradients").items()}
+        sent = self._together(
+            pp, ("dp_replicate", "dp_shard"), lambda path: cost.all_reduce_s(size, path), ready, "all-reduce gradients"
+        )
+        self.sent.setdefault(pp, []).extend(sent.values())
+
+    def _scatter(self, pp: int, block: Block, after: dict[int, int]) -> None:
+        ready = {rank: (op,) for rank, op in after.items()}
+        size = 4.0 * block.numbers * self._held(block)
+        sent = self._together(
+            pp, ("dp_shard",), lambda path: cost.gather_s(size, path), ready, "reduce-scatter gradients"
+        )
+        if self.layout.dp_replicate > 1:
+            ready = {rank: (op,) for rank, op in sent.items()}
+            part = size / self.layout.dp_shard
+            sent = self._together(
+                pp, ("dp_replicate",), lambda path: cost.all_reduce_s(part, path), ready, "all-reduce shards"
+            )
+        self.sent.setdefault(pp, []).extend(sent.values())
+
+    def _gather(self, pp: int, block: Block, after: Waits) -> dict[int, int]:
+        """A block's sharded weights become whole."""
+        size = self.asked.weight_bytes * block.numbers * self._held(block)
+        return self._together(pp, ("dp_shard",), lambda path: cost.gather_s(size, path), after, "all-gather weights")
+
+    def _statistics(self, pp: int, block: Block, after: dict[int, int]) -> dict[int, int]:
+        """Norms meet once in a forward and once in a backward, and everything waits for it."""
+        if not block.norms or self.layout.data_ranks == 1 or self.layout.is_periodic:
+            return after
+        ranks = self.layout.data_ranks
+
+        def seconds(path: cost.Route) -> float:
+            return sum(cost.gather_s(ranks * (2 * channels + 1) * STATISTICS_BYTES, path) for channels in block.norms)
+
+        waits = {rank: (op,) for rank, op in after.items()}
+        return self._together(pp, ("dp_replicate", "dp_shard"), seconds, waits, "norm statistics", lane="compute")
+
+    def _sums(self, pp: int, block: Block, after: dict[int, int]) -> dict[int, int]:
+        """What divided layers add up over ranks."""
+        if self.layout.tp == 1 or not block.pairs:
+            return after
+        sizes = [each / 4 * self.asked.activation_bytes * self.rows for each in block.pairs]
+        waits = {rank: (op,) for rank, op in after.items()}
+        return self._together(
+            pp, ("tp",), lambda path: sum(cost.all_reduce_s(size, path) for size in sizes), waits, "partial sums", lane="compute"
+        )  # fmt: skip
+
+    def _buckets(self, blocks: Sequence[Block]) -> list[tuple[int, float, int]]:
+        """Of the stage's gradients, in the order of sending: how many parameters must have theirs, bytes, parameters."""
+        layout = self.layout
+        if layout.dp_replicate == 1 or layout.dp_shard > 1 or layout.is_periodic:
+            return []
+        sizes = [4.0 * n * self._held(block) for block in reversed(blocks) for n in reversed(block.tensors)]
+        if layout.is_whole:
+            limits = (
+                [self.asked.bucket_bytes] if self.asked.bucket_bytes else [FIRST_BUCKET_BYTES, cutting.BUCKET_BYTES]
+            )
+            groups = cutting.filled(sizes, limits=limits)
+        else:
+            groups = cutting.within(sizes, limit=cutting.BUCKET_BYTES)
+        return [(group[-1] + 1, sum(sizes[i] for i in group), len(group)) for group in groups]
+
+    def _end(self, pp: int) -> None:
+        """What is left when the last backward is done: waiting for sums, agreeing, moving the weights."""
+        mine = [block for stage in range(pp, self.layout.stages, self.layout.pp) for block in self.stages[stage]]
+        waits = {rank: tuple(self.sent.get(pp, ())) for rank in self.members[pp]}
+        if not self.collapsed:  # each rank waits for its own group's
+            own = {op: set(self.ops[op].ranks) for op in self.sent.get(pp, ())}
+            waits = {rank: tuple(op for op, ranks in own.items() if rank in ranks) for rank in waits}
+        held = sum(block.numbers * self._held(block) for block in mine) / self.layout.dp_shard
+        layout = self.layout
+        if layout.tp > 1 and (self.cluster.device.kind == "cuda" or layout.ranks > self.cluster.devices):
+            whole = 4.0 * sum(b.numbers - b.divided_numbers for b in mine)
+            copies = self._together(
+                pp, ("tp",), lambda path: cost.broadcast_s(whole, path), waits, "copies", lane="compute"
+            )
+            waits = {rank: (*waits[rank], copies[rank]) for rank in waits}
+        turns = min(self.cluster.devices, layout.data_ranks) * self.rows * self.asked.microbatches * self.asked.turn_s
+        ends = self._compute(pp, self.asked.host_s + turns / self.contended, waits, "host")
+        if layout.ranks > 1 and not layout.is_periodic:
+            agreed = cost.all_reduce_s(EXCHANGE_BYTES, self._route(range(layout.ranks)))
+            ends = self._compute_all(pp, agreed / self.contended, ends, "agree")
+        ends = self._compute_all(pp, self.asked.update_s * held, ends, "optimizer")
+        if layout.is_periodic:
+            size = 4.0 * sum(block.numbers + block.buffers for block in mine)
+            waits = {rank: (op,) for rank, op in ends.items()}
+            self._together(
+                pp, ("dp_replicate",), lambda path: cost.all_reduce_s(size, path) / self.asked.sync_every, waits,
+                f"1/{self.asked.sync_every} of a meeting", lane="compute",
+            )  # fmt: skip
+
+    def _compute_all(self, pp: int, seconds: float, after: dict[int, int], name: str) -> dict[int, int]:
+        return self._compute(pp, seconds, {rank: (op,) for rank, op in after.items()}, name)
+
+    def _input(self) -> None:
+        """The next step's images are prepared beside this one, by the ranks that see them, for all of a node at its own pace."""
+        each = self.rows * self.asked.microbatches
+        here = min(self.cluster.devices, self.layout.data_ranks)
+        seconds = max(each * self.asked.input_s, each * here / self.cluster.images_per_s)
+        if seconds:
+            for pp in {0, self.layout.pp - 1}:
+                for rank in self.members[pp]:
+                    self._add((rank,), "input", seconds, (), "next batch")
+
+    def _share(self, block: Block) -> float:
+        """Of a block's arithmetic, what a rank does."""
+        return 1 - block.divided + block.divided / self.layout.tp
+
+    def _held(self, block: Block) -> float:
+        """Of a block's numbers, what a rank of its tensor group has."""
+        if not block.numbers:
+            return 1.0
+        return 1 - block.divided_numbers / block.numbers * (1 - 1 / self.layout.tp)
+
+    def _route(self, ranks: Sequence[int]) -> cost.Route:
+        nodes = [rank // self.cluster.devices for rank in ranks]
+        here = nodes.count(nodes[0])
+        beside = min(self.cluster.devices, self.layout.ranks) // here if nodes[0] != nodes[-1] else 1
+        return cost.route(self.cluster, list(ranks), sharing=max(1, beside))
+
+    def _path(self, rank: int, axes: tuple[str, ...]) -> tuple[tuple[int, ...], cost.Route]:
+        """The group of `rank` along `axes`, and what it sends over."""
+        if (rank, axes) not in self.paths:
+            peers = self.layout.peers(rank, *axes)
+            found = (tuple(peers), self._route(peers))
+            self.paths |= {(each, axes): found for each in (peers if not self.collapsed else (rank,))}
+        return self.paths[rank, axes]
+
+    def _add(self, ranks: tuple[int, ...], lane: str, seconds: float, after: tuple[int, ...], name: str) -> int:
+        self.ops.append(Op(ranks, lane, seconds, after, name))
+        return len(self.ops) - 1

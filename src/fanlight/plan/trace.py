@@ -1,0 +1,36 @@
+"""A simulated step as a Chrome trace: chrome://tracing and Perfetto read it. A process per rank, a thread per lane."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from fanlight.errors import unwritable
+from fanlight.plan.simulate import Timeline
+
+LANES = ("input", "host", "compute", "communication")
+
+
+def document(timeline: Timeline, *, title: str) -> dict[str, Any]:
+    """Times in microseconds. Everything in it is marked simulated."""
+    ranks = sorted({rank for op in timeline.ops for rank in op.ranks})
+    events: list[dict[str, Any]] = []
+    for rank in ranks:
+        events.append({"ph": "M", "name": "process_name", "pid": rank, "args": {"name": f"rank {rank} (simulated)"}})
+        for number, lane in enumerate(LANES):
+            events.append({"ph": "M", "name": "thread_name", "pid": rank, "tid": number, "args": {"name": lane}})
+    for op, begin, end in zip(timeline.ops, timeline.begins, timeline.ends):
+        for rank in op.ranks:
+            events.append({
+                "ph": "X", "name": op.name, "cat": op.lane, "pid": rank, "tid": LANES.index(op.lane),
+                "ts": begin * 1e6, "dur": (end - begin) * 1e6,
+            })  # fmt: skip
+    return {"traceEvents": events, "displayTimeUnit": "ms", "otherData": {"title": title, "source": "simulated"}}
+
+
+def write(path: Path, timeline: Timeline, *, title: str) -> None:
+    try:
+        path.write_text(json.dumps(document(timeline, title=title)), encoding="utf-8")
+    except OSError as error:
+        raise unwritable(error, f"--trace {path}", otherwise="name another file") from None

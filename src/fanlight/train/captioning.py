@@ -1,0 +1,56 @@
+"""Automatic choices for images with captions, each with its reason: what train/resolve.py leaves to the task."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fanlight.data.manifest import Manifest
+from fanlight.data.vocabulary import words_of
+from fanlight.tasks import caption_unsuited
+
+if TYPE_CHECKING:
+    from fanlight.train.resolve import Choices
+
+PHOTO_MODEL, SMALL_MODEL = "resnet18+lstm", "small-cnn+transformer128x2"
+COMMON = ((1_000, 1), (10_000, 2), (100_000, 4))  # below so many captions a word is known that occurs so often
+COMMON_MOST = 5  # the usual of COCO
+LONG_SHARE, LONG_MOST = 0.99, 40  # of captions that are whole; words of the longest
+PER_IMAGE_MOST, PER_SMALL_IMAGE = 5, 2  # a small image costs less than its captions
+PHOTO_CROP = (0.7, 1.0)
+
+
+def sizes(choices: Choices, *, is_small: bool) -> None:
+    """How images are cut: a sentence speaks of all that is in a picture."""
+    if is_small:
+        choices.take("augment.crop_share", (1.0, 1.0), "captions speak of all that is in a small image")
+    choices.take("augment.crop_share", PHOTO_CROP, "captions speak of most of what is in an image")
+    choices.take("augment.eval_share", 1.0, "captions speak of all that is in an image")
+
+
+def whole(choices: Choices, manifest: Manifest, *, is_small: bool) -> None:
+    """Network, mirroring, and what of the captions is used."""
+    choices.take("model.name", SMALL_MODEL if is_small else PHOTO_MODEL, "the default for captions")
+    found = caption_unsuited.sided(manifest)
+    if found:
+        choices.take("augment.flip", False, f"{found[0]} captions say left or right, which a mirror exchanges")
+    choices.take("augment.flip", False, "what captions say of places, numerals or letters may be false in a mirror")
+    counts, lengths = _sentences(manifest)
+    total = int(counts.sum())
+    least = next((count for most, count in COMMON if total < most), COMMON_MOST)
+    choices.take("caption.min_count", least, f"{total:,} training captions; rarer words are <unk>")
+    long = int(min(LONG_MOST, max(1, np.quantile(lengths, LONG_SHARE, method="inverted_cdf"))))
+    choices.take("caption.longest", long, f"{LONG_SHARE:.0%} of captions have at most as many words, or {LONG_MOST}")
+    each = int(min(PER_SMALL_IMAGE if is_small else PER_IMAGE_MOST, counts.max()))
+    why = "others come in later epochs" if each < counts.max() else "they share one forward"
+    choices.take("caption.per_image", each, f"images have up to {int(counts.max())} captions; {why}")
+
+
+def _sentences(manifest: Manifest) -> tuple[np.ndarray, np.ndarray]:
+    """Captions of each training image, and words of each caption."""
+    rows = manifest.rows("train")
+    found = [json.loads(text) for text in manifest.column("captions")[rows]]
+    lengths = [len(words_of(text)) for each in found for text in each]
+    return np.array([len(each) for each in found] or [1]), np.array(lengths or [1])

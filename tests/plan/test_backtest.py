@@ -1,0 +1,34 @@
+"""The published curves: what the page says of them holds."""
+
+from statistics import fmean
+
+import pytest
+
+import plan_backtest as backtest
+
+QUICK = ("glaucoma, 1–32 CPUs", "lung and colon, 10–28 CPUs", "lung and colon, AMP, 1–4 GPUs")
+
+
+def errors(curve: backtest.Curve) -> tuple[float, float, float]:
+    told = backtest.foretold(curve, backtest.borrowed(curve))
+    return tuple(backtest.error(curve, how) for how in (told.__getitem__, lambda n: 0.0, lambda n: 0.1))  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_curves_of_cpus_are_foretold_twice_as_well_as_naively(name):
+    own, linear, constant = errors(backtest.curves()[name])
+    assert own <= 0.5 * min(linear, constant)
+
+
+def test_the_first_point_is_met_and_no_curve_lends_to_itself():
+    curve = backtest.curves()["glaucoma, 1–32 CPUs"]
+    assert set(backtest.foretold(curve, 0.04)) == {2, 4, 8, 16, 24, 32}
+    for name, each in backtest.curves().items():
+        assert name not in each.others and each.others
+
+
+@pytest.mark.slow
+def test_all_points_together_are_foretold_twice_as_well_as_naively():
+    found = [errors(curve) for curve in backtest.curves().values()]
+    own, linear, constant = (fmean(column) for column in zip(*found))
+    assert own <= 0.5 * min(linear, constant)

@@ -1,0 +1,143 @@
+"""Every layout, predicted; which is chosen, why, and what is said where nothing fits."""
+
+from dataclasses import replace
+
+import pytest
+
+from fanlight.errors import ConfigError
+from fanlight.plan import band, choose
+from fanlight.plan.choose import Candidate, Question
+from fanlight.plan.cluster import Device
+from plan import jobs
+from plan.made import chain, machine
+from plan.test_measure import made
+
+BLOCKS = chain(8, tensors=(100_000,), kept_bytes=1e6, sent_bytes=1e5, norms=(64,))
+GPUS = replace(
+    machine(nodes=2, devices=4, latency_s=1e-5, bytes_per_s=1e10, kind="cuda", spread=0.02),
+    device=Device("cuda", "made", 16e9, {"fp32": 1e12, "bf16": 3e12}),
+)  # fmt: skip
+
+
+def question(**more) -> Question:
+    config = replace(jobs.config(train__batch_size=64), asked=frozenset())
+    counted = [replace(block, flop=1e9) for block in BLOCKS]
+    return Question(
+        **{
+            "config": config,
+            "counted": counted,
+            "images": 100_000,
+            "cluster": GPUS,
+            "calibration": None,
+            "rows": 64,
+            **more,
+        }
+    )
+
+
+def candidate(name: str, rate: float, **more) -> Candidate:
+    return Candidate(
+        name,
+        2,
+        more.pop("precision", "fp32"),
+        32,
+        1,
+        rate,
+        (rate, rate),
+        1e9,
+        more.pop("fits", True),
+        "waiting 3%",
+        **more,
+    )
+
+
+def test_every_layout_is_predicted_or_says_why_not():
+    found = choose.candidates(question(), ranks=8, precisions=["fp32", "bf16"])
+    assert {(each.layout, each.precision) for each in found} == {(n, p) for n in choose.NAMES for p in ("fp32", "bf16")}
+    for each in found:
+        if each.fits:
+            assert each.source == "simulated" and each.band[0] <= each.images_per_s <= each.band[1] and each.bytes > 0
+        else:
+            assert each.reason
+    why = {each.layout: each.reason for each in found if not each.fits}
+    assert "no block that tensor parallelism can divide" in why["tensor"]
+    document = found[0].document()
+    assert set(document) == {
+        "layout", "ranks", "precision", "batch_size", "microbatches", "images_per_s", "band", "bytes", "fits", "reason", "source"
+    }  # fmt: skip
+
+
+def test_fastest_first_and_what_cannot_be_last():
+    found = choose.candidates(question(), ranks=8, precisions=["fp32"])
+    rates = [each.images_per_s for each in found if each.fits]
+    assert rates == sorted(rates, reverse=True)
+    assert [each.fits for each in found] == sorted((each.fits for each in found), reverse=True)
+
+
+def test_more_ranks_bring_less_than_they_are():
+    one = choose.predicted(question(is_weak=True), "serial", ranks=1, number_format="fp32")
+    eight = choose.predicted(question(is_weak=True), "ddp", ranks=8, number_format="fp32")
+    assert eight.batch == 8 * one.batch
+    assert 4 < eight.images_per_s / one.images_per_s < 8
+
+
+def test_a_batch_that_data_do_not_allow_is_refused():
+    found = choose.predicted(question(is_weak=True, images=1000), "ddp", ranks=8, number_format="fp32")
+    assert not found.fits and "512 images a step, 64 on each rank, leave fewer than 20 steps" in found.reason
+    assert found.images_per_s > 0, "what it would be is told all the same"
+    few = choose.predicted(question(), "ddp", ranks=128, number_format="fp32")
+    assert not few.fits and "leaves some of 128 ranks without a row" in few.reason
+
+
+def test_what_does_not_fit_says_by_how_much_and_what_would():
+    small = replace(GPUS, device=replace(GPUS.device, memory_bytes=1e6))
+    found = choose.candidates(question(cluster=small), ranks=8, precisions=["fp32"])
+    assert not any(each.fits for each in found)
+    with pytest.raises(
+        ConfigError, match=r"nothing fits: .* is the smallest and takes [0-9.]+ MB of the 800.0 kB .*--batch-size 32"
+    ):
+        choose.choose(found, precision_is_open=True)
+
+
+def test_the_fastest_that_computes_the_same_is_chosen():
+    found = [
+        candidate("ddp", 100),
+        candidate("local-sgd", 150),
+        candidate("fsdp", 120, fits=False),
+        candidate("pipeline", 80),
+    ]
+    best, reason = choose.choose(found, precision_is_open=False)
+    assert best.layout == "ddp"
+    assert "1.25× of pipeline on 2 rank(s)" in reason and "waiting 3%" in reason
+
+
+def test_what_was_measured_is_chosen_before_what_is_only_foretold():
+    found = [
+        candidate("ddp", 100, source="measured"),
+        candidate("fsdp", 90, source="measured"),
+        candidate("tensor", 110),
+    ]
+    best, reason = choose.choose(found, precision_is_open=False)
+    assert best.layout == "ddp" and "100 images/s measured, 1.11× of fsdp" in reason
+
+
+@pytest.mark.parametrize(("rate", "chosen"), [(110, "fp32"), (130, "bf16")])
+def test_a_shorter_format_must_be_worth_its_accuracy(rate, chosen):
+    found = [candidate("ddp", 100), candidate("ddp", rate, precision="bf16")]
+    assert choose.choose(found, precision_is_open=True)[0].precision == chosen
+    assert choose.choose(found, precision_is_open=False)[0].precision == "bf16"
+
+
+def test_a_measured_machine_predicts_its_own_steps():
+    """Serial, at the batch that was measured: what was measured, and the cropping of its images."""
+    calibration = made()
+    here = replace(calibration.by_ranks[2].cluster("here"), device=Device("cpu", "made", 1e12, speed=1.0))
+    about = question(calibration=calibration, cluster=here, counted=BLOCKS[:2])
+    found = choose.predicted(about, "serial", ranks=1, number_format="fp32")
+    step_s = 0.03 + 64 * 0.006 + 0.005 + 0.001 + 64 * 1e-4 / 2
+    assert found.images_per_s == pytest.approx(64 / step_s)
+
+
+def test_a_band_is_around_what_is_foretold():
+    low, high = band.around(lambda cluster: 100 / (1 + cluster.spread), GPUS)
+    assert low == pytest.approx(100 / 1.04 / 1.03) and high == pytest.approx(100 / 1.01 * 1.03)

@@ -1,0 +1,119 @@
+"""Cluster files: presets can be read, units mean what they say, and a mistake points at its line."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fanlight.errors import ConfigError
+from fanlight.plan import cluster
+
+GOOD = """\
+name: two hosts
+nodes: 2
+device:
+  kind: cpu
+  count: 2
+  memory: 16 GB
+  speed: 1
+links:
+  within: {latency: 20us, bandwidth: 5 GB/s}
+  between: {latency: 0.2ms, bandwidth: 1 Gbit/s}
+spread: 3 %
+"""
+
+
+def told(text: str) -> str | None:
+    """Why it is refused; None where it is a cluster."""
+    try:
+        cluster.parse(text, where="c.yaml")
+    except ConfigError as error:
+        return str(error)
+    return None
+
+
+def test_units_are_what_they_say():
+    found = cluster.parse(GOOD, where="c.yaml")
+    assert (found.nodes, found.devices, found.ranks, found.device.memory_bytes) == (2, 2, 4, 16e9)
+    assert (found.within.latency_s, found.within.bytes_per_s) == pytest.approx((20e-6, 5e9))
+    assert (found.between.latency_s, found.between.bytes_per_s) == pytest.approx((2e-4, 125e6))
+    assert found.spread == pytest.approx(0.03)
+    assert math.isinf(found.images_per_s) and not found.is_measured
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "words"),
+    [
+        ("nodes: 2", "nodes: two", 2, "nodes is 'two'; it counts"),
+        ("nodes: 2", "nodes: 0", 2, "nodes is '0'"),
+        ("kind: cpu", "kind: cdua", 4, "device.kind is 'cdua'; use cpu or cuda. Near names: cuda"),
+        ("  count: 2\n", "", 4, "device.count is missing"),
+        ("16 GB", "16", 6, "device.memory is '16'; it should be bytes, above 0 and with a unit (MB, GB"),
+        ("16 GB", "16 GBit", 6, "device.memory is '16 GBit'"),
+        ("bandwidth: 5 GB/s", "bandwidth: 5 Gb/s", 9, "links.within.bandwidth is '5 Gb/s'"),
+        (
+            "bandwidth: 1 Gbit/s",
+            "bandwith: 1 Gbit/s",
+            10,
+            "links.between.bandwith is unknown; fields: latency, bandwidth.",
+        ),
+        ("latency: 0.2ms", "latency: 0.2", 10, "links.between.latency is '0.2'; it should be seconds"),
+        ("latency: 0.2ms, ", "", 10, "links.between.latency is missing; such as latency: 20us"),
+        ("bandwidth: 1 Gbit/s", "bandwidth: 0 Gbit/s", 10, "links.between.bandwidth is '0 Gbit/s'"),
+        ("spread: 3 %", "spread: [1, 2]", 11, "spread should be one line of text"),
+        ("spread: 3 %", "spred: 3 %", 11, "spred is unknown; fields: name, nodes"),
+        ("spread: 3 %", "nodes: 3", 11, "nodes stands there twice"),
+        (
+            "  between: {latency: 0.2ms, bandwidth: 1 Gbit/s}\n",
+            "",
+            9,
+            "links.between is missing, and there are 2 nodes",
+        ),
+        ("links:\n", "links: fast\nsource:\n", 8, "links should hold fields such as"),
+        ("spread: 3 %", "spread: {", 12, "not YAML"),
+    ],
+)
+def test_a_mistake_points_at_its_line(old, new, line, words):
+    assert GOOD.count(old) == 1
+    with pytest.raises(ConfigError) as caught:
+        cluster.parse(GOOD.replace(old, new), where="c.yaml")
+    assert str(caught.value).startswith(f"c.yaml line {line}: "), caught.value
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@given(st.text(max_size=200))
+def test_any_text_is_a_cluster_or_one_line_of_words(text):
+    words = told(text)
+    assert words is None or (words.startswith("c.yaml") and "\n" not in words)
+
+
+@given(
+    st.lists(st.sampled_from(GOOD.splitlines()), max_size=12),
+    st.integers(0, 11),
+    st.text("[]{}:,%'\"&*!| -1a\t", max_size=6),
+)
+def test_garbled_files_are_refused_in_one_line(lines, at, noise):
+    lines[at : at + 1] = [noise]
+    words = told("\n".join(lines))
+    assert words is None or "\n" not in words
+
+
+@pytest.mark.parametrize("name", cluster.presets())
+def test_presets_can_be_read_and_name_their_source(name):
+    found = cluster.read(name)
+    assert found.source and found.ranks >= 1
+    assert found.device.flop_per_s or found.device.speed, "how fast is it?"
+
+
+def test_neither_a_file_nor_a_preset():
+    with pytest.raises(ConfigError, match=r"--cluster 'dgx-a10' is neither a file nor a preset.*Near names: dgx-a100"):
+        cluster.read("dgx-a10")
+    with pytest.raises(ConfigError, match=r"cannot read the cluster file nowhere.yaml: No such file"):
+        cluster.read("nowhere.yaml")
+
+
+def test_more_ranks_take_more_machines_of_the_kind():
+    found = cluster.parse(GOOD, where="c.yaml")
+    assert [(c.nodes, c.devices) for c in map(found.over, (1, 2, 3, 4, 9))] == [(1, 1), (1, 2), (2, 2), (2, 2), (5, 2)]

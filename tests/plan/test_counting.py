@@ -1,0 +1,82 @@
+"""What pieces ask for is what the model really has, keeps and multiplies."""
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from fanlight.models import zoo
+from fanlight.plan import counting
+
+PX = 64
+
+
+@pytest.fixture(scope="module")
+def network() -> nn.Module:
+    return zoo.create("resnet18", classes=10, image_px=PX, seed=0).model
+
+
+@pytest.fixture(scope="module")
+def pieces(network):
+    return counting.count(network, image_px=PX)
+
+
+def test_pieces_hold_every_parameter_once(network, pieces):
+    assert sum(block.numbers for block in pieces) == sum(p.numel() for p in network.parameters())
+    assert [n for block in pieces for n in block.tensors] == [p.numel() for p in network.parameters()]
+    assert sum(block.buffers for block in pieces) == sum(b.numel() for b in network.buffers())
+    assert sum(len(block.norms) for block in pieces) == 20
+
+
+def test_arithmetic_is_the_known_one():
+    """ResNet-18 at 224 px: 1.814 G multiply-adds of convolutions and the last layer (He et al. 2016, table 1: 1.8)."""
+    with torch.device("meta"):
+        model = timm.create_model("resnet18", num_classes=1000)
+    assert sum(block.flop for block in counting.count(model, image_px=224)) == pytest.approx(2 * 1.814e9, rel=1e-3)
+
+
+def test_counting_on_the_meta_device_is_counting_on_the_cpu(network, pieces):
+    """The same bytes that a real forward keeps; neither buffers nor modes change."""
+    buffers = {name: b.clone() for name, b in network.named_buffers()}
+    network.eval()
+    real = counting.count_on(network, torch.randn(counting.ROWS, 3, PX, PX))
+    assert real == pieces
+    assert not network.training and all(torch.equal(b, buffers[name]) for name, b in network.named_buffers())
+    network.train()
+
+
+def test_bytes_that_are_kept_are_those_that_autograd_saves(network, pieces):
+    kept: dict[int, int] = {}
+    weights = {p.untyped_storage().data_ptr() for p in network.parameters()}
+
+    def keep(x):
+        if x.untyped_storage().data_ptr() not in weights and x.dim() > 1:
+            kept[x.untyped_storage().data_ptr()] = x.nbytes
+        return x
+
+    x = torch.randn(counting.ROWS, 3, PX, PX)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda saved: saved):
+        y = network(x)
+    whole = sum(kept.values()) / counting.ROWS
+    assert sum(block.kept_bytes for block in pieces) == pytest.approx(whole, rel=0.15)
+    assert y.shape == (counting.ROWS, 10)
+
+
+def test_pairs_of_divided_layers_are_found(pieces):
+    assert [len(block.pairs) for block in pieces] == [1] * 8 + [0]
+    for block in pieces[:8]:
+        assert 0 < block.divided_numbers < block.numbers
+        assert 0.5 < block.divided <= 1
+    assert pieces[0].pairs == (64 * (PX // 4) ** 2 * 4,)
+
+
+def test_what_cannot_be_cut_is_one_piece():
+    class Odd(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(3 * PX * PX, 4)
+
+        def forward(self, x):
+            return self.layer(x.flatten(1)) if x.sum() > 0 else self.layer(x.flatten(1) * 2)
+
+    assert [name for name, _ in counting.segments(Odd(), torch.ones(2, 3, PX, PX))] == ["whole"]

@@ -1,0 +1,120 @@
+"""What is measured of a machine, and what is made of it."""
+
+import json
+import statistics
+from dataclasses import replace
+
+import pytest
+
+from fanlight.parallel.link import Sending
+from fanlight.plan import cost, measure
+from fanlight.plan.cost import Line
+from fanlight.plan.measure import Calibration, Measured, Steps
+from plan import jobs
+from plan.made import chain
+
+
+def step(total: float, forward: float, backward: float, optimizer: float) -> dict[str, float]:
+    parts = {"forward": forward, "backward": backward, "optimizer": optimizer, "copy": 0.0}
+    return {"total": total, "rest": total - sum(parts.values()), **parts}
+
+
+def made(*, alone: float = 1.1) -> Calibration:
+    steps = Steps(Line(0.01, 0.002), Line(0.02, 0.004), 0.005, 0.001, alone, 0.02)
+    one = Measured(1, 2, {"fp32": replace(steps, alone=1.0)}, 400, 500, 8)
+    two = Measured(2, 1, {"fp32": steps}, 400, 500, 8, 1e-5, 8e-5, 1e9, 0.5)
+    return Calibration("f", 9.0, {"fp32": [(1.0, 3.0, 0.0), (3.0, 5.0, 0.0)]}, {1: one, 2: two}, 1e-4)
+
+
+def test_steps_of_two_batches_make_lines():
+    answers = [
+        {"times": [[step(3.5, 1, 2, 0.25)] * 3, [step(6.5, 2, 4, 0.25)] * 3], "alone": [step(6.0, 1.6, 3.4, 0.25)] * 3},
+        {"times": [[step(3.5, 1, 2, 0.25)] * 3, [step(6.5, 2, 4, 0.25)] * 3], "alone": []},
+    ]
+    found = measure._steps(answers, rows=[8, 16])
+    assert (found.forward.at(8), found.forward.at(16)) == pytest.approx((1, 2))
+    assert (found.backward.at(8), found.backward.at(32)) == pytest.approx((2, 8))
+    assert found.optimizer_s == 0.25 and found.rest_s == pytest.approx(0.25)
+    assert found.alone == pytest.approx(6 / 5) and found.spread == 0
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_overhead_latency_and_bandwidth_come_back_out_of_what_they_make(ranks):
+    overhead_s, hop = 5e-5, cost.hop_of(6e-5, 2e9, ranks=ranks)
+    path = cost.Route(ranks, 1, hop, hop, overhead_s=overhead_s)
+    sizes = {size: cost.ring_s(size, path) for size in (4 << 10, 256 << 10, 4 << 20)}
+    told = Sending(sizes, cost.gather_s(0, path), 0, 0, 1)
+    overhead, latency, rate = measure._line(told, ranks=ranks)
+    assert rate == pytest.approx(2e9, rel=1e-6)
+    assert overhead + latency == pytest.approx(sizes[4 << 10])
+    assert overhead == pytest.approx(overhead_s, rel=0.1)
+
+
+def test_blocks_take_together_what_whole_steps_take():
+    """In proportion to the pieces; as if each rank computed alone, since a program slows neighbours itself."""
+    calibration = made(alone=1.25)
+    blocks = calibration.blocks(chain(2), ranks=2, number_format="fp32")
+    assert sum(b.forward.at(10) for b in blocks) == pytest.approx(0.03 / 1.25)
+    assert sum(b.backward.at(10) for b in blocks) == pytest.approx(0.06 / 1.25)
+    assert blocks[1].forward.at(10) == pytest.approx(3 * blocks[0].forward.at(10))
+    cluster = calibration.by_ranks[2].cluster("here")
+    assert cost.contended(cluster, 2) == pytest.approx(1.25) and cluster.is_measured and cluster.steals == 0.5
+
+
+def test_what_disturbs_some_steps_changes_nothing():
+    calm = [step(6.0, 2, 4, 0)] * 3
+    busy = [*calm, step(60.0, 20, 40, 0), step(90.0, 40, 50, 0)]
+    found = measure._steps([{"times": [busy, busy], "alone": busy}] * 2, rows=[8, 16])
+    assert (found.forward.at(16), found.backward.at(16), found.alone) == pytest.approx((2, 4, 1))
+    slow = [{"times": [calm, calm], "alone": [step(0.6, 0.2, 0.4, 0)] * 3}] * 2
+    assert measure._steps(slow, rows=[8, 16]).alone == 2, "two ranks cannot slow each other more than twofold"
+
+
+def test_a_calibration_is_kept_and_read_again(tmp_path):
+    measure._write(tmp_path / "plans" / "a.json", made())
+    assert measure._read(tmp_path / "plans" / "a.json") == made()
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[1]", '{"by_ranks": {"1": {}}}', None])
+def test_what_cannot_be_read_is_measured_anew(tmp_path, text):
+    if text is not None:
+        (tmp_path / "a.json").write_text(text)
+    assert measure._read(tmp_path / "a.json") is None
+
+
+def test_a_fingerprint_is_of_what_changes_the_times():
+    about = {"classes": 3, "precisions": ["fp32"], "cores": 2}
+    config = jobs.config(model__name="resnet18", train__batch_size=32)
+    same = measure.fingerprint(config, **about)
+    assert measure.fingerprint(config.with_value("train.seed", 7), **about) == same
+    assert measure.fingerprint(config.with_value("train.epochs", 7), **about) == same
+    for other in (
+        "model.name=resnet34",
+        "train.batch_size=16",
+        "data.image_px=64",
+        "train.microbatches=2",
+        "optim.name=sgd",
+    ):
+        key, value = other.split("=")
+        assert measure.fingerprint(config.with_value(key, value), **about) != same, key
+    assert measure.fingerprint(config, **{**about, "cores": 4}) != same
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_ranks_measure_steps_pieces_and_links(pool, ranks):
+    answers = pool(ranks).run("plan.jobs:measured", model="small-resnet", image_px=16, batch=64)
+    json.dumps(answers)
+    for answer in answers:
+        few, many = answer["steps"]["fp32"]["times"]
+        assert len(few) == len(many) == measure.REPEATS
+        assert all(row["forward"] > 0 and row["backward"] > 0 and row["total"] > 0 for row in few + many)
+        assert statistics.median(row["communication"] for row in many) < 0.2 * statistics.median(
+            row["total"] for row in many
+        )
+    found = measure._of(answers, ranks=ranks, threads=1)
+    assert found.steps["fp32"].forward.at(32) > 0 and found.peak_bytes >= found.base_bytes > 1e7
+    if ranks > 1:
+        assert found.bytes_per_s > 1e6 and 0 <= found.steals <= 1.5 and found.latency_s >= 0
+    else:
+        assert len(answers[0]["pieces"]["fp32"]) >= 2
+        assert all(forward > 0 and backward > 0 for forward, backward, _ in answers[0]["pieces"]["fp32"])

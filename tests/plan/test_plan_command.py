@@ -1,0 +1,71 @@
+"""`fanlight plan`: keys, what-if, mistakes."""
+
+import json
+
+import pytest
+
+pytest_plugins = ["train.fixtures"]
+pytestmark = pytest.mark.usefixtures("own_place")
+
+KEYS = {
+    "layout",
+    "precision",
+    "batch_size",
+    "microbatches",
+    "images_per_s",
+    "band",
+    "bytes",
+    "fits",
+    "reason",
+    "source",
+}
+
+
+def test_the_what_if_needs_no_machine_but_a_file(fanlight, colours, tmp_path):
+    """60 images: no batch of several ranks leaves twenty steps, so the batch is given."""
+    words = ["plan", colours, "--model", "small-resnet", "--cluster", "dgx-1", "--ranks", "2,8", "--batch-size", 48]
+    answer = fanlight(*words, "--json", "--trace", tmp_path / "t.json")
+    assert answer.code == 0, answer.err
+    found = json.loads(answer.out)
+    assert {"machine", "candidates", "chosen"} <= set(found)
+    assert all(set(each) >= KEYS for each in found["candidates"])
+    assert {each["ranks"] for each in found["candidates"]} == {1, 2, 8}
+    assert {each["source"] for each in found["candidates"] if each["fits"]} == {"simulated"}
+    assert found["chosen"]["fits"] and "images/s simulated" in found["chosen"]["reason"]
+    assert found["machine"]["name"] == "DGX-1 (V100)"
+    assert json.loads((tmp_path / "t.json").read_text())["otherData"]["source"] == "simulated"
+    assert "simulated" in answer.err
+
+
+def test_ranks_are_numbers(fanlight, colours):
+    for text in ("8,many", "0", ","):
+        answer = fanlight("plan", colours, "--ranks", text)
+        assert answer.code == 2 and "with commas between, such as 8,64,512" in answer.err
+
+
+def test_a_mistake_in_the_cluster_file_points_at_its_line(fanlight, colours, tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "nodes: 2\ndevice: {kind: cpu, count: 1, speed: 1}\nlinks:\n  between: {latency: 1ms, bandwidth: 1 Gb}\n"
+    )
+    answer = fanlight("plan", colours, "--cluster", path)
+    assert answer.code == 2 and f"{path} line 4: links.between.bandwidth is '1 Gb'" in answer.err
+    assert "Traceback" not in answer.err
+
+
+def test_batches_that_are_too_large_for_the_data_are_refused(fanlight, colours):
+    answer = fanlight("plan", colours, "--model", "small-resnet", "--cluster", "dgx-1", "--ranks", "8,64")
+    assert "leave fewer than 20 steps" in answer.out + answer.err
+
+
+@pytest.mark.slow
+def test_this_machine_is_measured_once(fanlight, colours):
+    words = ["plan", colours, "--model", "small-resnet", "--batch-size", 16, "--no-confirm", "--json"]
+    first = fanlight(*words)
+    assert first.code == 0, first.err
+    found = json.loads(first.out)
+    assert found["machine"]["source"] == "measured" and "measuring this machine" in first.err
+    assert found["chosen"]["images_per_s"] > 0
+    second = fanlight(*words)
+    assert "this machine was measured before" in second.err
+    assert json.loads(second.out)["machine"]["fingerprint"] == found["machine"]["fingerprint"]

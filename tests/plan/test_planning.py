@@ -1,0 +1,92 @@
+"""`--layout auto`: what a plan decides of a run, and where it is refused."""
+
+import pytest
+
+from fanlight import cli_plan
+from fanlight.config import Config
+from fanlight.errors import ConfigError
+from fanlight.plan import planning
+from plan.test_choose import candidate
+
+pytest_plugins = ["train.fixtures"]
+
+AUTO = Config().with_values({"execution.layout": "auto", "execution.device": "cpu"})
+
+
+def decided(monkeypatch, config: Config, *found) -> Config:
+    monkeypatch.setattr(planning, "foretold", lambda config, wanted: (None, list(found)))
+    return cli_plan.laid_out(config, resume=None)
+
+
+def serial(rate: float, **more):
+    from dataclasses import replace
+
+    return replace(candidate("serial", rate, **more), ranks=1)
+
+
+def test_the_fastest_layout_is_taken_with_its_ranks_and_format(monkeypatch):
+    found = decided(monkeypatch, AUTO, serial(100, source="measured"), candidate("ddp", 120, source="measured"))
+    assert (found.execution.layout, found.execution.ranks, found.train.precision) == ("ddp", 2, "fp32")
+
+
+def test_another_layout_must_be_clearly_faster(monkeypatch):
+    found = decided(monkeypatch, AUTO, serial(100, source="measured"), candidate("ddp", 104, source="measured"))
+    assert (found.execution.layout, found.execution.ranks) == ("serial", 1)
+
+
+def test_ranks_that_are_asked_for_stay(monkeypatch):
+    config = AUTO.with_value("execution.ranks", 2)
+    found = decided(monkeypatch, config, serial(100, source="measured"), candidate("ddp", 90, source="measured"))
+    assert (found.execution.layout, found.execution.ranks) == ("ddp", 2)
+
+
+def test_a_pipeline_brings_its_microbatches(monkeypatch):
+    from dataclasses import replace
+
+    pipe = replace(candidate("pipeline", 200, source="measured"), microbatches=8)
+    assert decided(monkeypatch, AUTO, serial(100), pipe).train.microbatches == 8
+    mine = AUTO.with_value("train.microbatches", 2)
+    assert decided(monkeypatch, mine, serial(100), pipe).train.microbatches == 2
+
+
+@pytest.mark.parametrize("config", [Config(), Config().with_value("execution.layout", "ddp")])
+def test_a_layout_that_is_named_or_never_mentioned_is_not_planned(monkeypatch, config):
+    monkeypatch.setattr(planning, "foretold", lambda *_: pytest.fail("measured for nothing"))
+    assert cli_plan.laid_out(config, resume=None) is config
+
+
+def test_where_a_plan_cannot_be_made_it_says_so(monkeypatch):
+    with pytest.raises(ConfigError, match="--layout auto beside --resume"):
+        cli_plan.laid_out(AUTO, resume="runs/a")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "a")
+    for name, value in {
+        "RANK": "0",
+        "WORLD_SIZE": "2",
+        "LOCAL_RANK": "0",
+        "MASTER_ADDR": "a",
+        "MASTER_PORT": "1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match="--layout auto under torchrun or srun"):
+        cli_plan.laid_out(AUTO, resume=None)
+
+
+@pytest.mark.slow
+def test_a_run_is_planned_and_trained(fanlight, colours, tmp_path):
+    words = [
+        "train",
+        colours,
+        "--model",
+        "small-resnet",
+        "--epochs",
+        1,
+        "--batch-size",
+        16,
+        "--no-report",
+        "--out",
+        tmp_path / "run",
+    ]
+    answer = fanlight(*words, "--layout", "auto", "--precision", "fp32")
+    assert answer.code == 0, answer.err
+    assert "images/s measured" in answer.out
+    assert "execution.layout" not in answer.out.split("Run ")[1].splitlines()[1]

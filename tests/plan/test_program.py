@@ -1,0 +1,236 @@
+"""Programs of layouts, played: timelines made by hand, closed formulas, one rank for all against every rank."""
+
+import time
+
+import numpy as np
+import pytest
+import torch.distributed as dist
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import empty
+
+from fanlight.parallel import cutting, schedule
+from fanlight.parallel.layout import parse
+from fanlight.plan import cost
+from fanlight.plan.operations import Asked, Op
+from fanlight.plan.program import EXCHANGE_BYTES, program, stages_of
+from fanlight.plan.simulate import simulate
+from fanlight.study import laws
+from plan.made import FREE, chain, machine
+
+LAYOUTS = [
+    ("serial", 1), ("ddp", 4), ("fsdp", 4), ("hsdp", 4), ("tensor", 4), ("pipeline", 4), ("model-parallel", 4), ("local-sgd", 4),
+    ("replicate=2,pipe=2", 4), ("replicate=2,tensor=2", 4), ("pipe=2,tensor=2", 4), ("shard=2,tensor=2", 4),
+]  # fmt: skip
+
+
+def agreed(bytes_per_s: float, ranks: int = 2) -> float:
+    """What the step's own sums take, without latency."""
+    return 2 * (ranks - 1) / ranks * EXCHANGE_BYTES / bytes_per_s
+
+
+def step_s(text, ranks, blocks, asked, cluster=FREE, **more) -> float:
+    return simulate(program(parse(text, ranks=ranks), blocks, asked, cluster, **more)).step_s
+
+
+@pytest.mark.parametrize("kind", ["cpu", "cuda"])
+@pytest.mark.parametrize(("text", "ranks"), LAYOUTS)
+def test_one_rank_for_all_takes_as_long_as_every_rank(text, ranks, kind):
+    cluster = machine(
+        nodes=2, devices=2, latency_s=1e-3, bytes_per_s=1e5, kind=kind, steals=0.3, tensor_s=1e-3, contention=0.1
+    )
+    blocks = chain(
+        6, tensors=(900, 90), sent_bytes=400.0, pairs=(400.0,), divided=0.9, divided_numbers=900, norms=(8,), buffers=16
+    )
+    asked = Asked(32, 4, bucket_bytes=7000, update_s=1e-6, host_s=0.01, input_s=0.5)
+    both = [step_s(text, ranks, blocks, asked, cluster, collapsed=collapsed) for collapsed in (True, False)]
+    assert both[0] == pytest.approx(both[1], rel=1e-12)
+
+
+@pytest.mark.parametrize("name", ["gpipe", "1f1b"])
+@given(ranks=st.integers(2, 6), microbatches=st.integers(1, 12))
+@settings(max_examples=15, deadline=None)
+def test_the_bubble_of_an_even_pipeline_is_the_closed_formula(name, ranks, microbatches):
+    layout = parse("pipeline", ranks=ranks, schedule=name)
+    found = simulate(program(layout, chain(ranks), Asked(microbatches, microbatches), FREE))
+    assert found.step_s == pytest.approx(3 * (microbatches + ranks - 1))
+    for rank in range(ranks):
+        assert found.idle_s(rank) / found.step_s == pytest.approx(cost.bubble(ranks, microbatches))
+
+
+@pytest.mark.parametrize("microbatches", [4, 8, 16])
+def test_interleaved_stages_shrink_the_bubble(microbatches):
+    layout = parse("pipeline", ranks=4, schedule="interleaved", stages_per_rank=2)
+    found = simulate(program(layout, chain(8, forward_s=0.5, backward_s=1.0), Asked(microbatches, microbatches), FREE))
+    closed = 3 * microbatches / (1 - cost.bubble(4, microbatches, stages_per_rank=2))
+    assert found.step_s == pytest.approx(closed)
+
+
+@given(
+    st.sampled_from(["gpipe", "1f1b", "sequential"]), st.integers(2, 4), st.integers(1, 6), st.integers(0, 2**32 - 1)
+)
+@settings(max_examples=20, deadline=None)
+def test_uneven_pipelines_take_the_schedules_own_span(name, ranks, microbatches, seed):
+    """Blocks and makespan() are played by two programs that know nothing of each other."""
+    draws = np.random.default_rng(seed)
+    forward, backward = draws.uniform(1, 3, ranks), draws.uniform(1, 3, ranks)
+    blocks = [chain(1, forward_s=f, backward_s=b)[0] for f, b in zip(forward, backward)]
+    layout = parse(
+        "model-parallel" if name == "sequential" else "pipeline",
+        ranks=ranks,
+        schedule=None if name == "sequential" else name,
+    )
+    found = (
+        step_s(layout.name, ranks, blocks, Asked(microbatches, microbatches), FREE)
+        if name == "sequential"
+        else simulate(program(layout, blocks, Asked(microbatches, microbatches), FREE)).step_s
+    )
+    orders = schedule.orders(name, ranks=ranks, stages_per_rank=1, microbatches=microbatches)
+    assert found == pytest.approx(schedule.makespan(orders, forward_s=list(forward), backward_s=list(backward)))
+
+
+def test_ddp_sends_a_bucket_while_the_next_is_computed():
+    """Two blocks, backward 2 s each, gradients of 4,000 bytes each in a bucket of their own, 3 s on their way.
+
+    forward 0–2, backward of the second 2–4 and of the first 4–6; sums 4–7 and 7–10; the optimizer after it."""
+    cluster = machine(devices=2, bytes_per_s=4000 / 3)
+    asked = Asked(2, bucket_bytes=4000, update_s=1e-3)
+    ops = program(parse("ddp", ranks=2), chain(2), asked, cluster)
+    found = simulate(ops)
+    times = {op.name: (begin, end) for op, begin, end in zip(ops, found.begins, found.ends)}
+    assert times["backward b0"] == (4.0, 6.0)
+    sums = [(b, e) for op, b, e in zip(ops, found.begins, found.ends) if op.name == "all-reduce gradients"]
+    assert sums == [pytest.approx((4, 7)), pytest.approx((7, 10))]
+    assert found.step_s == pytest.approx(10 + 2000 * 1e-3 + agreed(4000 / 3))
+
+
+def test_ddp_waits_for_all_it_sends_where_one_bucket_holds_all():
+    cluster = machine(devices=2, bytes_per_s=4000 / 3)
+    assert step_s("ddp", 2, chain(2), Asked(2, bucket_bytes=8000), cluster) == pytest.approx(6 + 6 + agreed(4000 / 3))
+
+
+def test_microbatches_send_once():
+    cluster = machine(devices=2, bytes_per_s=4000 / 3)
+    ops = program(parse("ddp", ranks=2), chain(2), Asked(8, 4, bucket_bytes=4000), cluster)
+    assert sum(op.name == "all-reduce gradients" for op in ops) == 2
+    assert simulate(ops).step_s == pytest.approx(4 * 6 - 2 + 6 + agreed(4000 / 3))
+
+
+def test_sending_that_takes_the_core_hides_nothing():
+    cluster = machine(devices=2, bytes_per_s=4000 / 3, steals=1.0)
+    assert step_s("ddp", 2, chain(2), Asked(2, bucket_bytes=4000), cluster) == pytest.approx(
+        6 + 2 * 3 + 3 + agreed(4000 / 3)
+    )
+
+
+@pytest.mark.parametrize(("kind", "seconds"), [("cpu", 6 + 4 * 1.0 + 2.0), ("cuda", 6 + 1.0 + 1.0 + 1.0)])
+def test_fsdp_gathers_before_every_pass_and_scatters_after_it(kind, seconds):
+    """Two blocks of 4,000 bytes; half of it comes in 1 s. gloo gathers when a block is due: four times, the last behind the
+    other block's gradients. A GPU gathers the next
+    block's while it computes, so only the first of a pass is waited for. The last block's gradients hide behind nothing."""
+    cluster = machine(devices=2, bytes_per_s=2000, kind=kind)
+    found = step_s("fsdp", 2, chain(2), Asked(2), cluster)
+    assert found == pytest.approx(seconds + agreed(2000))
+
+
+def test_tensor_parallel_blocks_compute_a_share_and_add_up_twice():
+    """Half of the arithmetic is divided over 2: ¾ of 3 s; 1,000 bytes are added up after forward and backward."""
+    cluster = machine(devices=2, bytes_per_s=1000)
+    blocks = chain(1, pairs=(1000.0,), divided=0.5, divided_numbers=500)
+    assert step_s("tensor", 2, blocks, Asked(1), cluster) == pytest.approx(0.75 * 3 + 2 * 1.0 + agreed(1000))
+
+
+def test_synchronised_norms_meet_in_forward_and_backward():
+    cluster = machine(devices=2, latency_s=0.25, bytes_per_s=1e30)
+    blocks = chain(1, norms=(8, 8))
+    ddp = step_s("ddp", 2, blocks, Asked(2), cluster)
+    assert ddp == pytest.approx(3 + 4 * 0.25 + 2 * 0.25 + 2 * 0.25)  # norms, one bucket, and the step's own sums
+
+
+def test_ranks_that_train_apart_pay_a_share_of_a_meeting():
+    cluster = machine(devices=2, bytes_per_s=4000)
+    assert step_s("local-sgd", 2, chain(2), Asked(2, sync_every=8), cluster) == pytest.approx(6 + 2 / 8)
+
+
+def test_input_is_hidden_until_it_takes_longer():
+    for input_s, expected in ((2.0, 3.0), (5.0, 5.0)):
+        assert step_s("serial", 1, chain(1), Asked(1, input_s=input_s)) == pytest.approx(expected)
+    slow = machine(devices=4, images_per_s=0.5)
+    assert step_s("ddp", 4, chain(1), Asked(4), slow) == pytest.approx(8.0)
+
+
+def test_recomputing_costs_another_forward():
+    layout = parse("serial", ranks=1, recompute=True)
+    assert simulate(program(layout, chain(3), Asked(1), FREE)).step_s == pytest.approx(3 * (1 + 1 + 2))
+
+
+def test_the_slowest_rank_is_waited_for():
+    """A rank that is drawn slow makes the step slow; the expected largest draw is what the collapsed program has."""
+    spread, ranks = 0.05, 16
+    cluster = machine(devices=ranks, bytes_per_s=1e30, spread=spread)
+    collapsed = step_s("ddp", ranks, chain(2), Asked(ranks), cluster)
+    draws = np.random.default_rng(0).normal(1, spread, (300, ranks))
+    played = [
+        step_s("ddp", ranks, chain(2), Asked(ranks), cluster, collapsed=False, slower=lambda rank, row=row: row[rank])
+        for row in draws
+    ]
+    assert collapsed == pytest.approx(6 * (1 + spread * cost.largest(ranks)))
+    assert collapsed == pytest.approx(np.mean(played), rel=3e-3)
+
+
+@pytest.mark.parametrize("sigma", [0.02, 0.1])
+def test_amdahls_law_is_recovered_from_simulated_steps(sigma):
+    """A host part that ranks do not share, of a batch that is divided."""
+    ranks = [1, 2, 4, 8, 16]
+    asked = Asked(64, host_s=sigma * 64 * 3)
+    rates = [
+        [64 / step_s("ddp" if n > 1 else "serial", n, chain(1, forward_s=1 - sigma, backward_s=2 * (1 - sigma)), asked)]
+        * 2
+        for n in ranks
+    ]
+    found = laws.fit("amdahl", ranks, np.array(rates) * [[1.0, 1.0000001]], scaling="strong")
+    assert found.parameters[0].value == pytest.approx(sigma, rel=1e-3)
+
+
+def test_contention_is_gunthers_first_term():
+    """Ranks that slow each other by a constant for each neighbour: σ of the universal scalability law."""
+    ranks = [1, 2, 4, 8, 16]
+    cluster = machine(devices=16, bytes_per_s=1e30, contention=0.03)
+    rates = [[1 / step_s("ddp" if n > 1 else "serial", n, chain(1), Asked(48), cluster)] * 2 for n in ranks]
+    found = laws.fit("usl", ranks, np.array(rates) * [[1.0, 1.0000001]], scaling="strong")
+    values = {each.name: each.value for each in found.parameters}
+    assert values["sigma"] == pytest.approx(0.03, rel=1e-2) and values["kappa"] < 1e-4
+
+
+def test_a_thousand_ranks_take_seconds():
+    cluster = machine(nodes=128, devices=8, latency_s=1e-5, bytes_per_s=1e10, kind="cuda")
+    blocks = chain(8, tensors=(1000, 500_000))
+    begin = time.process_time()
+    every = simulate(program(parse("ddp", ranks=1024), blocks, Asked(32 * 1024), cluster, collapsed=False))
+    assert time.process_time() - begin < 20
+    assert every.step_s == pytest.approx(step_s("ddp", 1024, blocks, Asked(32 * 1024), cluster))
+
+
+def test_a_program_that_waits_for_itself_is_refused():
+    with pytest.raises(ValueError, match="waits for itself"):
+        simulate([Op((0,), "compute", 1.0, (1,), "a"), Op((0,), "compute", 1.0, (), "b")])
+
+
+@given(st.lists(st.integers(1, 3000), min_size=1, max_size=60), st.integers(1, 4000), st.integers(1, 4000))
+def test_buckets_are_the_reducers_own(numbers, first, further):
+    """torch's reducer cuts tensors by the same rule; the arithmetic here must not drift from it."""
+    tensors = [empty(n) for n in numbers]
+    theirs, _ = dist._compute_bucket_assignment_by_size(tensors, [first, further], [False] * len(numbers))
+    assert cutting.filled([4.0 * n for n in numbers], limits=[first, further]) == [list(each) for each in theirs]
+
+
+@given(st.lists(st.integers(1, 3000), min_size=1, max_size=60), st.integers(1, 4000))
+def test_every_gradient_is_in_one_bucket_that_is_not_too_large(sizes, limit):
+    found = cutting.within(sizes, limit=limit)
+    assert [index for bucket in found for index in bucket] == list(range(len(sizes)))
+    assert all(len(bucket) == 1 or sum(sizes[i] for i in bucket) <= limit for bucket in found)
+
+
+def test_stages_are_cut_where_costs_balance():
+    blocks = [*chain(1, forward_s=3, backward_s=3), *chain(3)]
+    assert stages_of(blocks, stages=2, rows=1) == [0, 1, 1, 1]
