@@ -24,7 +24,9 @@ def quick(monkeypatch, kept_pools) -> None:
     monkeypatch.setattr(subject, "BLOCK_S", 0.02)
     monkeypatch.setattr(subject, "REPEATS", 1)
     monkeypatch.setattr(subject.machine, "cores_usable", lambda: 1)
-    monkeypatch.setattr(estimate, "seconds", lambda points, *_, **__: {point.name: 1.0 for point in points})
+    monkeypatch.setattr(
+        estimate, "seconds", lambda points, *_, **__: {point.name: estimate.Guess(1.0, 1.0) for point in points}
+    )
 
 
 class _Kept:
@@ -65,7 +67,8 @@ def test_a_study_from_the_command_to_its_folder(fanlight, colours, own_place, qu
         assert point["status"] == "measured" and point["n"] == 2 and point["source"] == "measured"
         assert point["interval"][0] <= point["images_per_s"] <= point["interval"][1]
         assert sum(point["shares"].values()) + point["unexplained"] == pytest.approx(1.0)
-        assert 0 <= point["accuracy"] <= 1 and point["shares"]["compute"] > 0
+        work = point["shares"]["compute"] + point["shares"]["launch"]  # at 8 rows noise may give all of it to either
+        assert 0 <= point["accuracy"] <= 1 and work > 0
     ddp = points["ddp-2-fp32"]
     assert ddp["speedup"] == ddp["over"]["one_core"]["value"] and "oversubscribed" in ddp["flags"]
     assert ddp["sent_per_step"] > 1000 and ddp["differs"].keys() == {"execution.layout", "execution.ranks"}
@@ -115,7 +118,7 @@ def test_weak_scaling_grows_the_batch(fanlight, colours, quick, monkeypatch):
 
 
 def test_a_limit_of_time_leaves_a_study_that_can_go_on(fanlight, colours, quick, monkeypatch):
-    monkeypatch.setattr(estimate, "seconds", lambda points, *_, **__: {point.name: 1e6 for point in points})
+    monkeypatch.setattr(estimate, "seconds", lambda points, *_, **__: {point.name: estimate.Guess(1e6, 0.0) for point in points})
     answer = fanlight(
         "study", colours, *LITTLE, "--layouts", "serial", "--time-limit", "10s", "--rounds", 1, "--out", "s", "--json"
     )

@@ -5,7 +5,8 @@
     rounds.parquet  a row per point and round        blocks.parquet  a row per block of the probes and rank
     runs/<point>-<round>/   a training run, with probe.json, or failure.json where it failed
 
-A run counts when its probe.json is there, which is written last: a study that was killed goes on with the others.
+A run counts when its probe.json is there (in later rounds one without blocks), which is written last: a study that was
+killed goes on with the others.
 """
 
 from __future__ import annotations

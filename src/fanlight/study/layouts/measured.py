@@ -14,6 +14,7 @@ from fanlight.study.layouts.grid import Point
 from fanlight.study.layouts.spent import typical
 
 TIMERS = (*runs.PARTS, "rest")
+PROBED = ("shares", "unexplained", "seconds", "queued", "work_s")  # None in a round without a probe
 Row = dict[str, Any]
 
 
@@ -57,8 +58,14 @@ def read(run: Path, point: Point) -> Row:
     scores = summary["metrics"].get(split) or {}
     first = next(iter(found.steps.values()))
     warmup = first.slice(0, len(first) - len(tables[0]))
-    parts = _parts(probe["blocks"], point, resolved)
-    shares, unexplained = attribution.shares(parts, wall_s=wall_s)
+    blocks, told = probe["blocks"], dict.fromkeys(PROBED)
+    if blocks:
+        parts = _parts(blocks, point, resolved)
+        shares, unexplained = attribution.shares(parts, wall_s=wall_s)
+        told = {
+            "shares": shares, "unexplained": unexplained, "seconds": parts, "queued": _queued(blocks),
+            "work_s": _work(blocks, ranks=point.ranks),
+        }  # fmt: skip
     return {
         "point": point.name, "round": probe["round"], "seed": resolved["train"]["seed"],
         "images_per_s": resolved["train"]["batch_size"] / wall_s, "step_s": wall_s, "steps": len(tables[0]),
@@ -66,9 +73,7 @@ def read(run: Path, point: Point) -> Row:
         "wall_s": summary["wall_s"], "train_s": summary["train_s"], "start_s": summary["phases"]["start_s"],
         "warmup_steps": len(warmup), "warmup_s": sum(warmup["total_s"].to_pylist()), "probe_s": probe["seconds"],
         "split": split, "accuracy": scores.get("accuracy"), "loss": scores.get("loss"), "images_scored": scores.get("count"),
-        "shares": shares, "unexplained": unexplained, "seconds": parts, "timers": timers,
-        "queued": _queued(probe["blocks"]), "work_s": _work(probe["blocks"], ranks=point.ranks),
-        "busy_before": probe["busy_before"],
+        "timers": timers, "busy_before": probe["busy_before"], **told,
         "peak_rss_bytes": summary["peak_rss_bytes"], "sent_bytes": summary["sent_bytes"],
         "curve": [[r["seconds_in"], r["accuracy"]] for r in found.metrics if r["kind"] == "evaluate" and r["split"] == "val"],
     }  # fmt: skip

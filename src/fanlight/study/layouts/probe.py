@@ -35,7 +35,7 @@ from fanlight.train.clock import PARTS, StepClock
 from fanlight.train.ledger import APART_STEPS, Ledger
 from fanlight.types import Batch, Position
 
-STEPS_LEAST, STEPS_MOST = 4, 200  # of a block
+STEPS_LEAST, STEPS_MOST = 3, 200  # of a block
 ROWS_LEAST = 8  # of a microbatch on a rank: below, fewer rows would be too few for norms, and more are measured
 ALONE_MOST = 4  # ranks that are measured alone in one repetition; the next one takes the next
 Row = dict[str, Any]

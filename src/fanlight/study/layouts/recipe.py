@@ -18,7 +18,7 @@ PLAIN: dict[str, object] = {  # of every point: who computes is the question, an
     "execution.compile": False, "execution.cache_features": False,
 }  # fmt: skip
 EPOCHS = 2  # where it was left open: the first is left out of every rate
-STEPS_LEAST = 15  # of the epochs that count, in every round
+STEPS_LEAST = 10  # of the epochs that count, in every round
 EPOCHS_MOST = 20
 
 

@@ -22,7 +22,7 @@ FLAGS = {
     "unexplained": "the shares of its step leave more than 5 % of the wall time unexplained, or add up to more",
     "wide": "the 95 % interval of its speedup is wider than ± 5 %",
 }
-ONCE = ("queued", "busy_before", "warmup_s", "start_s", "peak_rss_bytes")  # medians of the rounds
+ONCE = ("busy_before", "warmup_s", "start_s", "peak_rss_bytes")  # medians of the rounds
 SAME = ("data.path", "train.seed", "execution.bucket_mb")  # keys that are no difference between points
 Doc = dict[str, Any]
 
@@ -103,8 +103,8 @@ def _point(
         "flags": ["other algorithm"] if point.is_other else [], "rounds": [row["round"] for row in own],
         **dict.fromkeys((
             "images_per_s", "interval", "step_s", "speedup", "speedup_interval", "efficiency", "device_gain", "shares",
-            "share_intervals", "unexplained", "timers", "accuracy", "accuracy_interval", "accuracy_gap", "queued", "work",
-            "to_accuracy", "differs", "batch_size", "microbatches", "warmup_s", "start_s", "peak_rss_bytes", "sent_bytes",
+            "share_intervals", "shares_n", "unexplained", "timers", "accuracy", "accuracy_interval", "accuracy_gap", "queued",
+            "work", "to_accuracy", "differs", "batch_size", "microbatches", "warmup_s", "start_s", "peak_rss_bytes", "sent_bytes",
             "step_interval", "seconds", "sent_per_step", "busy_before", "serial_fraction", "accuracy_gap_interval",
             "accuracy_p", "accuracy_test",
         )), "over": {},
@@ -117,13 +117,15 @@ def _point(
     if not own:
         return made
     rate, step = (stats.center([row[key] for row in own], name=key) for key in ("images_per_s", "step_s"))
-    parts = attribution.middle([row["shares"] for row in own])
+    probed = [row for row in own if row["shares"]]
+    parts = attribution.middle([row["shares"] for row in probed])
     made |= {
         "images_per_s": rate.value, "interval": intervals.both(rate), "step_s": step.value,
         "step_interval": intervals.both(step),
         "shares": parts, "unexplained": 1.0 - sum(parts.values()),
-        "seconds": attribution.middle([row["seconds"] for row in own]),
-        "share_intervals": {c: [min(r["shares"][c] for r in own), max(r["shares"][c] for r in own)] for c in parts},
+        "seconds": attribution.middle([row["seconds"] for row in probed]),
+        "share_intervals": {c: [min(r["shares"][c] for r in probed), max(r["shares"][c] for r in probed)] for c in parts},
+        "shares_n": len(probed), "queued": statistics.median(row["queued"] for row in probed),
         "timers": {name: statistics.median(row["timers"][name] for row in own) for name in measured.TIMERS},
         **{key: statistics.median(row[key] for row in own) for key in ONCE},
         **{key: own[0][key] for key in ("batch_size", "microbatches", "sent_bytes")},

@@ -23,6 +23,7 @@ from fanlight.train import prepare, resolve
 
 BUSY_S = 0.3  # over which other programs' use of the cores is looked at, before each run
 POOLS_MOST = 4  # kept at a time
+PROBED_ROUNDS = 3  # the first ones; what later rounds are for is a narrower speedup, and probes take longer than runs
 PRELOAD = ("torch", "timm", "cv2", "fanlight.study.layouts.job")
 
 
@@ -118,8 +119,10 @@ class Runner:
         self._prepare(config, run)
         cores = machine.cores()[:1] if point.is_baseline and point.cores == 1 and point.device == "cpu" else None
         pool.run(job.TRAIN, run=str(run), entered=entered, cores=cores)
-        begin = time.perf_counter()
-        blocks = pool.run(job.PROBE, run=str(run), block_s=self.block_s, repeats=self.repeats, cores=cores, turn=number)
+        begin, blocks = time.perf_counter(), []
+        if number < PROBED_ROUNDS:
+            probing = {"block_s": self.block_s, "repeats": self.repeats, "turn": number}
+            blocks = pool.run(job.PROBE, run=str(run), cores=cores, **probing)
         folder.finish(run, {
             "point": point.name, "round": number, "busy_before": busy, "seconds": time.perf_counter() - begin,
             "blocks": [row for rank in blocks for row in rank],

@@ -58,7 +58,7 @@ def study(
         console.say(estimate.words(points, guess, rounds=rounds, limit_s=time_limit_s))
         runner = Runner(
             place, about, points, **probing, begun=begun, time_limit_s=time_limit_s,
-            guess_s=guess,
+            guess_s={name: sum(each) for name, each in guess.items()},
         )  # fmt: skip
         with runner.open():
             ended = runner.rounds(rounds)
