@@ -118,7 +118,9 @@ def test_weak_scaling_grows_the_batch(fanlight, colours, quick, monkeypatch):
 
 
 def test_a_limit_of_time_leaves_a_study_that_can_go_on(fanlight, colours, quick, monkeypatch):
-    monkeypatch.setattr(estimate, "seconds", lambda points, *_, **__: {point.name: estimate.Guess(1e6, 0.0) for point in points})
+    monkeypatch.setattr(
+        estimate, "seconds", lambda points, *_, **__: {point.name: estimate.Guess(1e6, 0.0) for point in points}
+    )
     answer = fanlight(
         "study", colours, *LITTLE, "--layouts", "serial", "--time-limit", "10s", "--rounds", 1, "--out", "s", "--json"
     )
