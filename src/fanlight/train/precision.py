@@ -61,13 +61,16 @@ def fastest(device: torch.device) -> tuple[str, str]:
         if major >= 7:
             return "fp16", f"{torch.cuda.get_device_name(device)} multiplies fp16 on tensor cores, not bf16"
         return "fp32", f"{torch.cuda.get_device_name(device)} has no tensor cores"
-    gain = _gain()
-    text = f"a 3×3 convolution in bf16 takes 1/{gain:.1f} of fp32's time here" if gain >= 1 else ""
-    text = text or f"a 3×3 convolution in bf16 takes {1 / gain:.1f}× fp32's time here"
-    return ("bf16" if gain >= PAYS else "fp32"), f"{text}; measured"
+    gain = cpu_gain()
+    return ("bf16" if gain >= PAYS else "fp32"), gain_words(gain)
 
 
-def _gain() -> float:
+def gain_words(gain: float) -> str:
+    told = f"1/{gain:.1f} of" if gain >= 1 else f"{1 / gain:.1f}×"
+    return f"a 3×3 convolution in bf16 takes {told} fp32's time here; measured"
+
+
+def cpu_gain() -> float:
     """How many times faster a convolution is in bf16 than in fp32: the shortest of many of each, in turns, because noise
     only ever adds, and a disturbance should meet both."""
     import torch

@@ -165,3 +165,20 @@ def test_a_folder_that_is_there_is_not_written_over(own_place):
     (own_place / "full/file").touch()
     with pytest.raises(ConfigError, match="--out full is there already"):
         folder.create("photos", out=Path("full"))
+
+
+@pytest.mark.parametrize(
+    ("gain", "asked", "spared"), [(0.1, (), True), (1.7, (), False), (0.1, ("fp32", "bf16"), False)]
+)
+def test_bf16_is_left_out_where_it_was_left_open_and_is_slower(
+    fanlight, colours, quick, monkeypatch, gain, asked, spared
+):
+    monkeypatch.setattr(subject.precision, "cpu_gain", lambda: gain)
+    monkeypatch.setattr(subject.Runner, "rounds", lambda self, asked: "nothing was run")
+    little = LITTLE[:6] + LITTLE[8:] + (("--precisions", ",".join(asked)) if asked else ())
+    answer = fanlight("study", colours, *little, "--layouts", "ddp", "--ranks", 2, "--out", "s", "--json")
+    points = {point["name"]: point for point in json.loads(answer.out)["points"]}
+    assert points["ddp-2-fp32"]["status"] == "not measured"
+    reasons = [points[name]["reason"] for name in ("serial-1core-bf16", "ddp-2-bf16")]
+    assert all("10.0× fp32's time" in reason and "--precisions" in reason for reason in reasons) == spared
+    assert [points["ddp-2-bf16"]["status"]] == (["cannot run"] if spared else ["not measured"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,10 @@ from fanlight.config import Config
 from fanlight.data import manifest as manifests
 from fanlight.errors import ConfigError
 from fanlight.study.layouts import estimate, folder, grid, recipe, result, room, table
+from fanlight.study.layouts.grid import Point
 from fanlight.study.layouts.recipe import Basis
 from fanlight.study.layouts.runner import Runner
-from fanlight.train import devices
+from fanlight.train import devices, precision
 from fanlight.train import folder as run_folders
 
 BLOCK_S, REPEATS = 1.0, 1  # of a probe: seconds of a block, and how often every kind has its turn in a round
@@ -101,6 +102,8 @@ def _begun(config: Config, asked: Asked, *, out: Path | None, command: str) -> t
         cores=machine.cores_usable(), gpus=gpus, names=asked.layouts, ranks=asked.ranks, precisions=asked.precisions,
         device=device, threads=config.execution.threads, within=asked.within,
     )  # fmt: skip
+    if not asked.precisions and device != "cuda":
+        points = _without_slow_bf16(points)
     about = recipe.basis(config, command=command, weak=asked.weak, to_accuracy=target)
     points = room.checked(points, about)
     place = folder.create(config.data.path, out=out)
@@ -115,6 +118,18 @@ def _begun(config: Config, asked: Asked, *, out: Path | None, command: str) -> t
     }  # fmt: skip
     folder.write(place / folder.PLAN, plan)
     return place, plan, about
+
+
+def _without_slow_bf16(points: Sequence[Point]) -> list[Point]:
+    """Nobody trains in bf16 on processors without its instructions: where it was left open, its points would take most of
+    the time to say what one convolution says."""
+    gain = precision.cpu_gain()
+    if gain >= 1:
+        return list(points)
+    why = f"bf16 is slower than fp32 on this CPU ({precision.gain_words(gain)}); --precisions fp32,bf16 runs it all the same"
+    return [
+        replace(p, reason=p.reason or why) if (p.device, p.precision) == ("cpu", "bf16") else p for p in points
+    ]  # fmt: skip
 
 
 def _continued(config: Config, resume: Path) -> tuple[Path, dict[str, Any], Basis]:
