@@ -145,7 +145,7 @@ def test_a_tar_of_a_size_that_is_none_is_refused(tmp_path: Path, size: bytes) ->
         inside.opened(str(tmp_path / "p.tar"))
 
 
-@settings(max_examples=200, deadline=2000)
+@settings(max_examples=200)
 @given(st.lists(st.tuples(st.binary(max_size=12) | st.from_regex(rb"[-+ 0-7_]{0,12}", fullmatch=True),
                           st.sampled_from(b"\x000127xLKgS5V")), min_size=1, max_size=6), st.binary(max_size=600))  # fmt: skip
 def test_any_header_comes_to_an_end(

@@ -73,9 +73,14 @@ def fail_on(world: World, *, rank: int, wait: bool) -> None:
         world.barrier()
 
 
-def fail_one_after_another(world: World) -> None:
-    """The last rank fails first; the others a little later, because of it."""
-    time.sleep(0.2 * (world.ranks - 1 - world.rank))
+def fail_one_after_another(world: World, *, failing: str) -> None:
+    """The last rank fails first, once the file `failing` is there; the others later, because of it."""
+    if world.rank == world.ranks - 1:
+        Path(failing).touch()
+    else:
+        while not Path(failing).exists():
+            time.sleep(0.01)
+        time.sleep(0.5)
     raise ValueError(f"from {world.rank}")
 
 

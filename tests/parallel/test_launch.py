@@ -18,7 +18,7 @@ from fanlight.parallel import comm, launch
 from fanlight.parallel.comm import alone
 from fanlight.parallel.launch import Pool
 
-DEATH_S = 20.0  # bounded, not fast: machines are shared
+DEATH_S = 50.0  # bounded, not fast: machines are shared; less than what jobs sleep where nobody ends them
 LIGHT = ("torch",)
 
 
@@ -29,7 +29,7 @@ def own_pool():
         yield pool
 
 
-def gone(pids: list[int], *, within_s: float = 5.0) -> bool:
+def gone(pids: list[int], *, within_s: float = DEATH_S) -> bool:
     deadline = time.monotonic() + within_s
     while any(psutil.pid_exists(pid) for pid in pids) and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -167,9 +167,9 @@ def test_a_rank_that_raises_does_not_leave_the_others_waiting(own_pool, wait):
         own_pool.run("parallel.jobs:who")
 
 
-def test_the_rank_that_failed_first_is_named(own_pool):
+def test_the_rank_that_failed_first_is_named(own_pool, tmp_path):
     with pytest.raises(errors.TrainingError, match="rank 1 failed: ValueError: from 1"):
-        own_pool.run("parallel.jobs:fail_one_after_another")
+        own_pool.run("parallel.jobs:fail_one_after_another", failing=str(tmp_path / "failing"))
 
 
 @pytest.mark.parametrize(
@@ -215,12 +215,13 @@ def test_close_leaves_no_process_and_no_file(monkeypatch, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_pool_that_was_never_used_closes_at_once():
-    start = time.monotonic()
-    pool = Pool(2)
-    assert time.monotonic() - start < 0.5
+def test_a_pool_that_was_never_used_waits_for_nothing(tmp_path, monkeypatch):
+    """Neither the constructor nor `close` for an import that never ends."""
+    (tmp_path / "endless.py").write_text("import threading\nthreading.Event().wait()\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    pool = Pool(2, preload=("endless",))
+    assert pool.is_open and pool.pids == []
     pool.close()
-    assert time.monotonic() - start < DEATH_S
     assert not pool.is_open
 
 
@@ -248,7 +249,7 @@ def test_ranks_end_with_an_owner_that_was_killed(tmp_path):
         family = [process.pid for process in psutil.Process(owner.pid).children(recursive=True)]
         assert len(family) == 3
         owner.kill()
-    assert gone(family, within_s=DEATH_S)
+    assert gone(family)
     assert list(temporary.iterdir()) == []
 
 

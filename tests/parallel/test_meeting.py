@@ -3,7 +3,6 @@
 import contextlib
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -14,7 +13,8 @@ from fanlight import errors
 from fanlight.parallel import comm, launch, meeting
 
 HERE = "127.0.0.1"
-PATIENCE_S = 1.0
+PATIENCE_S = 0.2
+ENDLESS_S = 3600.0
 
 # What a program does with a connection that is none of its kind.
 FOREIGN: dict[str, Callable[[socket.socket], object]] = {
@@ -54,25 +54,21 @@ def free_port() -> int:
 
 
 @pytest.mark.parametrize("how", FOREIGN)
-def test_a_foreign_program_is_known_in_bounded_time(how: str) -> None:
+def test_a_foreign_program_is_known_after_some_patience(how: str) -> None:
+    """It would never answer: whoever waits for it without a limit does not come to the assertion."""
     with listening(FOREIGN[how]) as port:
-        begin = time.monotonic()
         assert meeting.is_foreign(HERE, port, patience_s=PATIENCE_S)
-        assert time.monotonic() - begin < PATIENCE_S + 1
 
 
 def test_a_port_without_a_listener_is_waited_for_by_torch() -> None:
-    begin = time.monotonic()
-    assert not meeting.is_foreign(HERE, free_port())
-    assert not meeting.is_foreign("no.such.host.invalid", 29500)
-    assert time.monotonic() - begin < meeting.FOREIGN_S / 2
+    assert not meeting.is_foreign(HERE, free_port(), patience_s=ENDLESS_S)
+    assert not meeting.is_foreign("no.such.host.invalid", 29500, patience_s=ENDLESS_S)
 
 
-def test_a_store_is_known_at_once_and_counts_no_rank() -> None:
+def test_a_store_is_known_without_patience_and_counts_no_rank() -> None:
     store = dist.TCPStore(HERE, 0, world_size=2, is_master=True, wait_for_workers=False)
-    keys, begin = store.num_keys(), time.monotonic()
-    assert not meeting.is_foreign(HERE, store.port)
-    assert time.monotonic() - begin < meeting.FOREIGN_S / 2
+    keys = store.num_keys()
+    assert not meeting.is_foreign(HERE, store.port, patience_s=ENDLESS_S)
     assert store.num_keys() == keys, "who asks is not taken for a rank that has come"
 
 

@@ -70,7 +70,7 @@ def test_what_pickles_says_how_much(made: dict[str, Any]) -> None:
     assert rows["flip", naive.MAP]["pickled_bytes"] == (1 + 1) * canvas_bytes
     assert rows["normalise", naive.IMAP]["pickled_bytes"] == (1 + 4) * canvas_bytes
     assert rows["flip", "processes"]["pickled_bytes"] == 0
-    assert rows["flip", "processes"]["startup_s"] > 0.01 and rows["flip", "serial"]["startup_s"] < 0.01
+    assert rows["flip", "processes"]["startup_s"] > 0.01  # a process starts
 
 
 def test_the_verdict_and_the_folder(made: dict[str, Any]) -> None:

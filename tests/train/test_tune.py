@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from fanlight.config import Config
 from fanlight.errors import ConfigError, FanlightError
 from fanlight.models import zoo
-from fanlight.train import autotune, candidates, checks, resolve, timelimit, tune
+from fanlight.train import autotune, candidates, checks, probe, resolve, timelimit, tune
 from fanlight.train.probe import Timed
 from train import colours as tiny
 from train.test_resolve import manifest
@@ -305,15 +305,18 @@ def test_a_real_time_limit(fanlight, colours, own_place):
     assert not any("time-limit" in note for note in summary["notes"])
 
 
-def test_a_time_limit_knows_that_features_are_kept(fanlight, colours, own_place):
+def test_a_time_limit_knows_that_features_are_kept(monkeypatch, fanlight, colours, own_place):
     """An epoch of the last layer takes next to nothing, so as many are chosen as ever are."""
     save_file(zoo.create("resnet18", classes=3, image_px=32, seed=5).model.state_dict(), "w.safetensors")
     words = [word for word in tiny.QUICK if word not in ("--epochs", "2", "--model", "scratch-cnn")]
     words += ["--model", "resnet18", "--image-size", "64", "--weights", "w.safetensors", "--freeze", "--no-augment"]
+    measured, inner = [], probe.Bench.feature_step_s
+    monkeypatch.setattr(probe.Bench, "feature_step_s", lambda self: measured.append(inner(self)) or measured[-1])
     answer = fanlight("train", colours, *words, "--time-limit", "10h", "--out", "run", "--dry-run", "--autotune")
     assert answer.code == 0 and "no autotune: each image is computed once" in answer.out
     assert tiny.resolved(own_place / "run")["train"]["epochs"] == timelimit.EPOCHS_MOST
-    assert tiny.summary(own_place / "run")["time_limit"]["epoch_s"] < 0.2
+    steps = 48 // tiny.resolved(own_place / "run")["train"]["batch_size"]
+    assert tiny.summary(own_place / "run")["time_limit"]["epoch_s"] == steps * measured[0]
 
 
 def test_real_epochs_for_a_time_limit_are_what_a_resumed_run_reads(fanlight, colours, own_place):
