@@ -1,11 +1,15 @@
-"""Pools of ranks that are kept over the whole session: starting one costs seconds, a job on it milliseconds."""
+"""Pools of ranks that are kept over the whole session: starting one costs seconds, a job on it milliseconds. And as many
+threads for each process of tests as it has cores."""
 
+import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
 
 import pytest
 from hypothesis import settings
 
+from fanlight import machine
 from fanlight.parallel.launch import Pool
 
 # A shell hands SIGINT down ignored to what it starts in the background; tests of Ctrl-C need it as a terminal gives it.
@@ -15,6 +19,21 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 settings.register_profile("without a clock", deadline=None)
 settings.load_profile("without a clock")
 
+PRELOAD = ("torch", "timm", "cv2", "fanlight.train.job")  # before ranks are forked: else each of them imports it
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cores() -> None:
+    """Processes that share the tests (-n) share the cores: threads that wait for one that another process has spin."""
+    if "torch" not in sys.modules:  # nobody computes
+        return
+    import threadpoolctl
+    import torch
+
+    threads = max(1, machine.cores_usable() // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
+    torch.set_num_threads(threads)
+    threadpoolctl.threadpool_limits(threads)
+
 
 @pytest.fixture(scope="session")
 def pool() -> Iterator[Callable[[int], Pool]]:
@@ -23,7 +42,7 @@ def pool() -> Iterator[Callable[[int], Pool]]:
 
     def of(ranks: int) -> Pool:
         if ranks not in kept or not kept[ranks].is_open:
-            kept[ranks] = Pool(ranks, threads=1, preload=("torch", "cv2"))
+            kept[ranks] = Pool(ranks, threads=1, preload=PRELOAD)
         return kept[ranks]
 
     yield of

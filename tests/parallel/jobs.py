@@ -21,6 +21,10 @@ def who(world: World) -> dict:
     return {"pid": os.getpid(), "rank": world.rank, "ranks": world.ranks, "threads": threads, "folder": os.getcwd()}
 
 
+def use_cache(world: World, *, folder: str) -> None:
+    os.environ["FANLIGHT_CACHE"] = folder
+
+
 def echo(world: World, *, value: object) -> object:
     return value
 

@@ -2,7 +2,6 @@
 Nothing here touches the user's cache."""
 
 import contextlib
-import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -73,23 +72,15 @@ def fanlight(own_place, monkeypatch, capsys) -> Callable[..., Answer]:
 
 
 @pytest.fixture(scope="session")
-def kept_pools(cache_folder) -> Iterator[Callable[[int], Pool]]:
-    pools: dict[int, Pool] = {}
+def kept_pools(pool, cache_folder) -> Callable[[int], Pool]:
+    """pool(ranks), with the session's cache: jobs of other tests may have left the ranks another."""
 
     def of(ranks: int) -> Pool:
-        if ranks not in pools or not pools[ranks].is_open:
-            before = os.environ.get("FANLIGHT_CACHE")
-            os.environ["FANLIGHT_CACHE"] = str(cache_folder)  # ranks inherit it
-            pools[ranks] = Pool(ranks, threads=1, preload=("torch", "timm", "cv2", job.JOB.split(":")[0]))
-            if before is None:
-                del os.environ["FANLIGHT_CACHE"]
-            else:
-                os.environ["FANLIGHT_CACHE"] = before
-        return pools[ranks]
+        kept = pool(ranks)
+        kept.run("parallel.jobs:use_cache", folder=str(cache_folder))
+        return kept
 
-    yield of
-    for each in pools.values():
-        each.close()
+    return of
 
 
 @pytest.fixture
