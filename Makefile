@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 .PHONY: demo test test-all check bench clean
 .DEFAULT_GOAL := demo
 
-# Processes that share the tests, file by file.
+# Processes that share the tests; one that is done takes from the other what it has not begun.
 WORKERS ?= 2
 
 # Made again only when what is to be installed changes.
@@ -21,10 +21,10 @@ demo: $(READY)  ## train digits with one process per core, evaluate, report
 	$(BIN)/fanlight train digits --layout ddp --device cpu --epochs 10
 
 test: $(READY) check  ## what CI runs
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --ignore=tests/test_layers.py  # ran in check
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --ignore=tests/test_layers.py  # ran in check
 
 test-all: $(READY) check  ## and the slower system tests
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "slow or not slow" --ignore=tests/test_layers.py
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "slow or not slow" --ignore=tests/test_layers.py
 
 check: $(READY)  ## format, lint, types, layers
 	$(BIN)/ruff format --check .

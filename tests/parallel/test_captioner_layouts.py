@@ -16,8 +16,15 @@ LAYOUTS = {
 }
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("model", [LSTM, TRANSFORMER])
+@pytest.mark.parametrize(
+    ("model", "layout"),
+    [
+        *((LSTM, layout) for layout in ("ddp", "pipeline", "1f1b")),
+        *((TRANSFORMER, layout) for layout in ("ddp", "fsdp", "1f1b", "interleaved")),
+        *(pytest.param(LSTM, layout, marks=pytest.mark.slow) for layout in ("fsdp", "interleaved")),
+        pytest.param(TRANSFORMER, "pipeline", marks=pytest.mark.slow),
+    ],
+)
 def test_a_step_is_the_serial_one(pool, model, layout):
     found = pool(2).run(JOB, model=model, layout={"name": layout, **LAYOUTS[layout]})[0]
     assert found["gradient"] < RTOL and found["loss"] < 1e-12, found

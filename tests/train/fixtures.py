@@ -1,7 +1,6 @@
 """The tiny data set, a finished run and the command line as fixtures: `pytest_plugins = ["train.fixtures"]` takes them.
 Nothing here touches the user's cache."""
 
-import contextlib
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -12,7 +11,8 @@ import torch
 
 from fanlight import cli, console
 from fanlight.parallel.launch import Pool
-from fanlight.train import job
+from fanlight.train import job, verify
+from parallel.kept import Kept
 from train import colours as tiny
 
 
@@ -85,5 +85,6 @@ def kept_pools(pool, cache_folder) -> Callable[[int], Pool]:
 
 @pytest.fixture
 def quick_ranks(own_place, monkeypatch, kept_pools) -> None:
-    """Runs with several ranks take ranks that are kept: starting them costs seconds."""
-    monkeypatch.setattr(job.launch, "Pool", lambda ranks, **_: contextlib.nullcontext(kept_pools(ranks)))
+    """Commands with several ranks take ranks that are kept: starting them costs seconds."""
+    for module in (job.launch, verify):
+        monkeypatch.setattr(module, "Pool", lambda ranks, **_: Kept(kept_pools(ranks)))

@@ -40,7 +40,7 @@ def said(tmp_path_factory) -> Path:
     ("model", "layouts"),
     [("small-resnet+lstm16", "ddp,fsdp,pipeline 1f1b"), ("small-resnet+transformer128x1", "ddp,pipeline gpipe,tensor")],
 )
-def test_layouts_equal_the_serial_run_in_fp64(fanlight, said, model, layouts):
+def test_layouts_equal_the_serial_run_in_fp64(quick_ranks, fanlight, said, model, layouts):
     answer = fanlight(
         "verify", said, "--model", model, *SMALL, "--steps", "2", "--precision", "fp64", "--only", layouts, "--json"
     )

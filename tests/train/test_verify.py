@@ -47,7 +47,7 @@ def test_layouts_are_proven_and_certified(fanlight, colours, own_place):
     assert not list((own_place / "v").glob("*.safetensors"))  # what ranks exchanged is gone
 
 
-def test_fp64_is_proof(fanlight, colours):
+def test_fp64_is_proof(quick_ranks, fanlight, colours):
     answer = fanlight("verify", colours, *SMALL, "--only", "ddp", "--precision", "fp64", "--limit", "24", "--json")
     document = json.loads(answer.out)
     row = document["layouts"][0]
@@ -55,7 +55,7 @@ def test_fp64_is_proof(fanlight, colours):
     assert len(folder.read_manifest(Path(document["run"])).rows()) == 24
 
 
-def test_a_model_that_cannot_be_divided_is_a_row_with_its_reason(fanlight, colours):
+def test_a_model_that_cannot_be_divided_is_a_row_with_its_reason(quick_ranks, fanlight, colours):
     small = [word if word != "small-resnet" else "scratch-cnn" for word in SMALL]
     answer = fanlight("verify", colours, *small, "--only", "ddp,tensor", "--json")
     rows = {row["name"]: row for row in json.loads(answer.out)["layouts"]}
@@ -152,7 +152,7 @@ def test_only_what_gloo_cannot_do_for_a_gpu_is_excused(error, device, passed):
 
 
 @pytest.mark.slow
-def test_steps_that_rounding_blurs_are_repeated_in_fp64(monkeypatch, fanlight, colours, own_place):
+def test_steps_that_rounding_blurs_are_repeated_in_fp64(quick_ranks, monkeypatch, fanlight, colours, own_place):
     """As where a network is sensitive: the serial run's own fp32 gradient moves by more than is allowed."""
     monkeypatch.setitem(contract.RTOL["fp32"], "gradient_error", 1e-9)
     answer = fanlight("verify", colours, *SMALL, "--only", "ddp,model-parallel", "--out", "v", "--json")
@@ -167,7 +167,7 @@ def test_steps_that_rounding_blurs_are_repeated_in_fp64(monkeypatch, fanlight, c
     assert not list((own_place / "v").glob("*.safetensors"))
 
 
-def test_a_failed_row_fails_the_command(monkeypatch, fanlight, colours):
+def test_a_failed_row_fails_the_command(quick_ranks, monkeypatch, fanlight, colours):
     monkeypatch.setitem(contract.RTOL, "fp32", dict.fromkeys(proof.ERRORS, 0.0))
     monkeypatch.setattr(contract, "FLOOR_FACTOR", 0.0)
     answer = fanlight("verify", colours, *SMALL, "--only", "ddp", "--out", "v")
@@ -175,7 +175,7 @@ def test_a_failed_row_fails_the_command(monkeypatch, fanlight, colours):
     assert "Error: NOT every layout equals the serial run: v/certificate.md says why" in answer.err
 
 
-def test_a_batch_too_small_for_a_layout_is_a_row_with_its_reason(fanlight, colours):
+def test_a_batch_too_small_for_a_layout_is_a_row_with_its_reason(quick_ranks, fanlight, colours):
     words = ("--model", "small-resnet", "--image-size", "16", "--ranks", "2", "--steps", "1", "--batch-size", "4")
     answer = fanlight("verify", colours, *words, "--only", "ddp,model-parallel", "--json")
     rows = {row["name"]: row for row in json.loads(answer.out)["layouts"]}
@@ -183,13 +183,13 @@ def test_a_batch_too_small_for_a_layout_is_a_row_with_its_reason(fanlight, colou
     assert rows["ddp"]["reason"].startswith("cannot run: train.batch_size 4 in 4 microbatch(es) over 2 ranks")
 
 
-def test_a_serial_run_that_diverges_leaves_no_folder(fanlight, colours, own_place):
+def test_a_serial_run_that_diverges_leaves_no_folder(quick_ranks, fanlight, colours, own_place):
     answer = fanlight("verify", colours, *SMALL, "--only", "ddp", "--out", "v", "--set", "optim.lr=1e30")
     assert answer.code == 2 and "Error: the serial run diverges at step " in answer.err
     assert "use a lower one, --set optim.lr=1e+29" in answer.err and not (own_place / "v").exists()
 
 
-def test_nothing_compared_is_nothing_proven(fanlight, colours):
+def test_nothing_compared_is_nothing_proven(quick_ranks, fanlight, colours):
     answer = fanlight("verify", colours, *SMALL, "--only", "dataparallel", "--out", "v")
     assert answer.code == 1
     assert "nothing could be compared" in answer.err
@@ -246,7 +246,9 @@ def test_products_need_four_ranks():
      ("pipeline", {"activations", "gradients of activations"}), ("tensor", {"partial sums"}),
      pytest.param("local-sgd", {"weights at meetings"}, marks=pytest.mark.slow)],
 )  # fmt: skip
-def test_a_dry_run_counts_what_ranks_hold_see_and_send(fanlight, colours, layout, kinds):
+def test_a_dry_run_counts_what_ranks_hold_see_and_send(request, fanlight, colours, layout, kinds):
+    if layout != "ddp":  # which has ranks of its own, as everybody's command
+        request.getfixturevalue("quick_ranks")
     words = ("--model", "small-resnet", "--precision", "fp32", "--ranks", "2", "--layout", layout, "--batch-size", "8")
     answer = fanlight("train", colours, *words, "--dry-run", "--json")
     assert answer.code == 0, answer.err

@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -10,6 +9,7 @@ from fanlight import cli_study
 from fanlight.errors import ConfigError
 from fanlight.study.layouts import estimate, folder, grid, runner
 from fanlight.study.layouts import study as subject
+from parallel.kept import Kept
 
 pytest_plugins = ["train.fixtures"]
 pytestmark = pytest.mark.usefixtures("own_place")
@@ -20,26 +20,13 @@ LITTLE = ("--model", "scratch-cnn", "--batch-size", 8, "--epochs", 2, "--precisi
 @pytest.fixture
 def quick(monkeypatch, kept_pools) -> None:
     """Ranks that are kept over tests, and short blocks, on a machine of one core: two serial points would be two pools."""
-    monkeypatch.setattr(runner, "Pool", lambda ranks, **_: _Kept(kept_pools(ranks)))
+    monkeypatch.setattr(runner, "Pool", lambda ranks, **_: Kept(kept_pools(ranks)))
     monkeypatch.setattr(subject, "BLOCK_S", 0.02)
     monkeypatch.setattr(subject, "REPEATS", 1)
     monkeypatch.setattr(subject.machine, "cores_usable", lambda: 1)
     monkeypatch.setattr(
         estimate, "seconds", lambda points, *_, **__: {point.name: estimate.Guess(1.0, 1.0) for point in points}
     )
-
-
-class _Kept:
-    """A pool that outlives the study."""
-
-    def __init__(self, pool: Any):
-        self._pool = pool
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._pool, name)
-
-    def close(self) -> None:
-        pass
 
 
 def test_a_study_from_the_command_to_its_folder(fanlight, colours, own_place, quick):

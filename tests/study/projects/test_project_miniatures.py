@@ -15,6 +15,7 @@ from fanlight.study.layouts import estimate, page, runner
 from fanlight.study.layouts import study as layouts
 from fanlight.study.loading import run as loading
 from fanlight.study.projects import run
+from parallel.kept import Kept
 from study import reading
 from train import colours as tiny
 
@@ -39,19 +40,6 @@ measure = loading.study
 DRAWN, draw = "scratch-cnn", page._figures  # the recipe whose figures are drawn, and how
 
 
-class _Kept:
-    """Ranks that outlive the study."""
-
-    def __init__(self, pool: Any):
-        self._pool = pool
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._pool, name)
-
-    def close(self) -> None:
-        pass
-
-
 @pytest.fixture(scope="module")
 def kept_loading(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A study of loading that is measured once: recipes that ask for the same, of images that are the same, get a copy."""
@@ -73,7 +61,7 @@ def kept_loading(tmp_path_factory: pytest.TempPathFactory) -> Any:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch, kept_pools: Any, kept_loading: Any) -> None:
     """A machine of one core and no network, on which everything is measured once, and shortly."""
-    monkeypatch.setattr(runner, "Pool", lambda ranks, **_: _Kept(kept_pools(ranks)))
+    monkeypatch.setattr(runner, "Pool", lambda ranks, **_: Kept(kept_pools(ranks)))
     monkeypatch.setattr(layouts, "BLOCK_S", 0.01)
     monkeypatch.setattr(layouts, "REPEATS", 1)
     monkeypatch.setattr(layouts.machine, "cores_usable", lambda: 1)
