@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -186,11 +187,25 @@ def test_who_waits_is_seen_in_the_main_threads_newest_frame(newest, surely):
     assert stall.waits("") == 0
 
 
+@pytest.fixture(scope="module")
+def brief_pools() -> Iterator[list[Pool]]:
+    pools: list[Pool] = []
+    yield pools
+    for each in pools:
+        each.close()
+
+
 @pytest.fixture
-def brief_pool():
-    with Pool(2, threads=1, preload=LIGHT, stall_s=2) as pool:
-        pool.run("parallel.jobs:who")
-        yield pool
+def brief_pool(brief_pools) -> Pool:
+    """Two ranks of little patience that the test may lose; who does not leaves them to the next."""
+    if not brief_pools or not brief_pools[-1].is_open:
+        brief_pools.append(Pool(2, threads=1, preload=LIGHT, stall_s=2))
+        brief_pools[-1].run("parallel.jobs:who")
+    return brief_pools[-1]
+
+
+def test_a_job_that_works_unseen_is_left_alone(brief_pool):
+    assert brief_pool.run("parallel.stall_jobs:work_unseen", seconds=2.5) == ["done", "done"]
 
 
 def test_a_rank_that_a_signal_stopped_is_named(brief_pool, tmp_path, capfd):
@@ -224,10 +239,6 @@ def test_a_rank_that_does_not_come_to_a_collective_is_named(brief_pool, capfd):
         brief_pool.run("parallel.stall_jobs:never_join", rank=0)
     assert time.monotonic() - begin < DEATH_S
     assert capfd.readouterr().err.count("in never_join") == 2
-
-
-def test_a_job_that_works_unseen_is_left_alone(brief_pool):
-    assert brief_pool.run("parallel.stall_jobs:work_unseen", seconds=2.5) == ["done", "done"]
 
 
 def test_a_launched_rank_that_stands_still_ends_itself():

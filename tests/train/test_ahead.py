@@ -23,7 +23,7 @@ from fanlight.train import ahead, prepare
 
 def pack_ahead(config):
     print("child at work", flush=True)
-    time.sleep(60)
+    time.sleep(3600)
 
 prepare.pack_ahead = pack_ahead
 ahead.MODULES = ("json",)
@@ -61,19 +61,20 @@ def test_what_the_child_refuses_is_said_once_by_the_parent(tmp_path, name, code)
 def test_a_slip_in_the_models_name_does_not_wait_for_the_pack(tmp_path):
     """The child is slow; the parent knows the names of the models as soon as it has imported them."""
     code = SLOW.replace("Config()", 'Config().with_value("model.name", "resnet81")')
-    begin = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path)],
         env=environment(tmp_path),
         capture_output=True,
         text=True,
         check=False,
+        timeout=600,  # nobody waits for what sleeps an hour
     )
     assert "ConfigError" in done.stderr and "resnet81" in done.stderr
-    assert time.monotonic() - begin < 60, "it did not wait for what sleeps 60 s"
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGKILL]
+)
 def test_the_child_does_not_outlive_its_parent(colours, tmp_path, number):
     parent = subprocess.Popen(
         [sys.executable, "-c", SLOW, str(colours)], env=environment(tmp_path), stdout=subprocess.PIPE,
@@ -100,12 +101,12 @@ def test_an_interrupted_child_takes_away_what_it_has_begun(tmp_path, whole_group
     try:
         part.write_text("half")
         print("child at work", flush=True)
-        time.sleep(60)
+        time.sleep(3600)
     finally:
         time.sleep(0.3)
         part.unlink()
 """
-    code = SLOW.replace('\n    print("child at work", flush=True)\n    time.sleep(60)\n', begun)
+    code = SLOW.replace('\n    print("child at work", flush=True)\n    time.sleep(3600)\n', begun)
     parent = subprocess.Popen(
         [sys.executable, "-c", code, str(tmp_path)], env=environment(tmp_path), stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL, start_new_session=True,
