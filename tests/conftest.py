@@ -15,6 +15,9 @@ from fanlight.parallel.launch import Pool
 # A shell hands SIGINT down ignored to what it starts in the background; tests of Ctrl-C need it as a terminal gives it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# Threads of one process would spin while they wait for one whose core another process has; read when torch is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 # Hypothesis would fail an example that takes .2 s: a busy machine is no error.
 settings.register_profile("without a clock", deadline=None)
 settings.load_profile("without a clock")

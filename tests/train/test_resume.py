@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -23,7 +24,11 @@ pytest_plugins = ["train.fixtures", "train.undisturbed"]
 pytestmark = pytest.mark.usefixtures("own_place")
 
 
-@pytest.mark.parametrize("step", [1, 3, 6, 7, 10, 11, 12])
+def some_slow(steps: list[int], *, quick: tuple[int, ...]) -> list[Any]:
+    return [pytest.param(step, marks=[pytest.mark.slow] * (step not in quick)) for step in steps]
+
+
+@pytest.mark.parametrize("step", some_slow([1, 3, 6, 7, 10, 11, 12], quick=(1, 6, 7, 11)))
 def test_a_crash_changes_nothing(monkeypatch, colours, undisturbed, own_place, step):
     with monkeypatch.context() as patch:
         tiny.before_update(patch, step, raise_crash)
@@ -66,7 +71,7 @@ def impatient(tmp_path_factory, cache_folder, colours) -> Path:
     return run
 
 
-@pytest.mark.parametrize("step", [2, 7, 14, 23, 24])
+@pytest.mark.parametrize("step", some_slow([2, 7, 14, 23, 24], quick=(7, 14, 24)))
 def test_a_crash_changes_no_draw_average_or_patience(monkeypatch, colours, impatient, own_place, step):
     with monkeypatch.context() as patch:
         tiny.before_update(patch, step, raise_crash)

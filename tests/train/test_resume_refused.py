@@ -195,13 +195,13 @@ def test_a_default_that_is_asked_for_is_refused_as_any_other_value(fanlight, col
 
 
 def test_who_computes_goes_back_to_what_it_was(fanlight, colours, own_place):
-    run = stopped_run(colours, own_place / "run", recompute=True, threads=2)
-    prepare.take_changes(run, assemble("", recipe=None, config=None, flags={"execution.threads": 1}, values=[]))
-    assert tiny.resolved(run)["execution"]["threads"] == 1
-    answer = fanlight("train", "--resume", run, "--no-recompute", "--threads", 2)
+    run = stopped_run(colours, own_place / "run", recompute=True, threads=1)
+    prepare.take_changes(run, assemble("", recipe=None, config=None, flags={"execution.threads": 2}, values=[]))
+    assert tiny.resolved(run)["execution"]["threads"] == 2
+    answer = fanlight("train", "--resume", run, "--no-recompute", "--threads", 1)
     assert answer.code == 0, answer.err
     assert tiny.resolved(run)["execution"]["recompute"] is False
-    assert tiny.resolved(run)["execution"]["threads"] == 2
+    assert tiny.resolved(run)["execution"]["threads"] == 1
 
 
 def test_a_refused_change_does_not_stay(fanlight, colours, own_place):
