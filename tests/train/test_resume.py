@@ -217,10 +217,12 @@ def test_sigterm(quick_ranks, fanlight, colours, own_place, cache_folder, long_r
     same_story(own_place / "run", long_runs(ranks))
 
 
-@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_sigkill(quick_ranks, fanlight, colours, own_place, cache_folder, long_runs, ranks):
+@pytest.mark.parametrize(
+    ("ranks", "steps"), [(1, [12]), *(pytest.param(ranks, [12, 36], marks=pytest.mark.slow) for ranks in (1, 2))]
+)
+def test_sigkill(quick_ranks, fanlight, colours, own_place, cache_folder, long_runs, ranks, steps):
     start: list[object] = ["train", colours, *words(ranks)]
-    for step in (12, 36):
+    for step in steps:
         process = command_line(*start, cache=cache_folder)
         when_saved(process, own_place / "run", step=step)
         os.killpg(process.pid, signal.SIGKILL)
