@@ -54,8 +54,18 @@ def rows_of_steps() -> Iterator[Any]:
             yield pytest.param(layout, net, dtype, marks=[] if is_quick else pytest.mark.slow)
 
 
+TWO, FOUR = ["blocks.1"], ["blocks.0", "blocks.1", "blocks.2"]
+CUTS = {
+    "model-parallel": TWO, "gpipe": TWO, "1f1b": FOUR, "interleaved": FOUR, "replicate-pipe": TWO, "pipe-tensor": TWO,
+}  # fmt: skip
+MEASURED: dict[str, Any] = {
+    "execution.split_at": None
+}  # as users have it: where to cut is measured, which takes longest
+
+
 def values(net: str, layout: str, **more: Any) -> dict[str, Any]:
     execution = {f"execution.{key}": value for key, value in LAYOUTS[layout][1].items()} if layout else {}
+    execution |= {"execution.split_at": CUTS.get(layout)}
     optim = ADAMW if net == "micro-vit" else SGD
     return {"model.name": net, **optim, **BASE, **execution, **more}
 
@@ -211,7 +221,7 @@ def test_a_run_stays_within_the_noise_of_the_serial_run(call, layout, net, dtype
 
     floor = max(distance(call(1, "train_on", **given, exchange=how)[0]["losses"]) for how in ("reversed", "rolled"))
     assert floor > 0
-    found = call(LAYOUTS[layout][0], "train_on", **{**given, "values": values(net, layout)})
+    found = call(LAYOUTS[layout][0], "train_on", **{**given, "values": values(net, layout) | MEASURED})
     if layout == "ddp":
         assert len({answer["digest"] for answer in found}) == 1
     assert distance(found[0]["losses"]) <= FLOOR_FACTOR * floor
@@ -295,7 +305,7 @@ def test_what_any_layout_saved_any_other_reads_bit_for_bit(call, checkpoint, che
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_run_that_was_stopped_goes_on_with_the_same_bits(call, tmp_path, layout):
     """Weights, their averages, and states of the optimizer, of every rank."""
-    given, ranks = values("micro-bottleneck", layout) | {"train.ema": 0.9}, LAYOUTS[layout][0]
+    given, ranks = values("micro-bottleneck", layout) | MEASURED | {"train.ema": 0.9}, LAYOUTS[layout][0]
     whole = call(ranks, "train_on", values=given, to=4, save_at=2, checkpoints=str(tmp_path))
     if whole[0]["cuts"]:  # chosen by measured costs, perhaps others the next time
         given |= {"execution.split_at": whole[0]["cuts"]}
