@@ -50,7 +50,7 @@ def test_data_is_packed_once_and_told_once(colours, tmp_path):
     assert "ahead_s" not in json.loads((tmp_path / "again" / "run.json").read_text())["phases"]  # known data: no child
 
 
-@pytest.mark.parametrize(("name", "code"), [("empty", 3), ("nothing-here", 3)])
+@pytest.mark.parametrize(("name", "code"), [("empty", 3), pytest.param("nothing-here", 3, marks=pytest.mark.slow)])
 def test_what_the_child_refuses_is_said_once_by_the_parent(tmp_path, name, code):
     (tmp_path / "empty").mkdir()
     done = train(tmp_path, name)

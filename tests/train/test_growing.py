@@ -36,7 +36,8 @@ def test_the_log_tells_the_side_and_rates_are_those_of_the_full_one(fanlight, co
 
 
 def test_a_resumed_run_is_the_same_bits(monkeypatch, colours, own_place):
-    whole = tiny.train(colours, out=own_place / "whole", **GROWING)
+    growing = GROWING | {"image_size": 32}
+    whole = tiny.train(colours, out=own_place / "whole", **growing)
     inner, calls = Optimizer.ready, []
 
     def ready(self):
@@ -48,7 +49,7 @@ def test_a_resumed_run_is_the_same_bits(monkeypatch, colours, own_place):
     with monkeypatch.context() as patch:
         patch.setattr(Optimizer, "ready", ready)
         with pytest.raises(Stopped):
-            tiny.train(colours, out=own_place / "run", **GROWING)
+            tiny.train(colours, out=own_place / "run", **growing)
     assert tiny.weights(tiny.train(colours, resume=own_place / "run")) == tiny.weights(whole)
 
 

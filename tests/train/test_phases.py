@@ -113,8 +113,14 @@ def test_the_best_weights_are_those_that_were_scored(runs, fanlight):
         assert json.loads(answer.out)["accuracy"] == tiny.summary(run)["best"]["accuracy"]
 
 
-@pytest.mark.parametrize("off", [True, False])
-@pytest.mark.parametrize("step", [3, 11, 12, 13, 20])
+@pytest.mark.parametrize(
+    ("step", "off"),
+    [
+        *((3, True), (12, True), (13, True), (11, False), (20, False)),
+        *(pytest.param(step, True, marks=pytest.mark.slow) for step in (11, 20)),
+        *(pytest.param(step, False, marks=pytest.mark.slow) for step in (3, 12, 13)),
+    ],
+)
 def test_stopped_anywhere_it_goes_on_with_the_same_bits(runs, colours, options, own_place, step, off):
     run = own_place / "run"
     stopped(colours, run, step=step, **options, no_augment=off)
