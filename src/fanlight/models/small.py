@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fanlight.errors import ConfigError
+from fanlight.models.small_grid import SmallGrid
 
 
 class WeatherLeNet(nn.Module):
@@ -219,4 +220,5 @@ NAMES: dict[str, Callable[[int, int], nn.Module]] = {  # name → constructor(cl
     "lenet5": lambda classes, image_px: LeNet5(classes, image_px=image_px),
     "small-resnet": lambda classes, image_px: SmallResNet(classes),
     "small-cnn": lambda classes, image_px: SmallCNN(classes, image_px=image_px),
+    "small-grid": lambda classes, image_px: SmallGrid(classes),
 }

@@ -35,7 +35,7 @@ def begin(place: Path, points: list[Point], **about: Any) -> Path:
 
 
 def run(
-    study: Path, point: Point, number: int, *, accuracy: float = 0.9, wall_s: float | None = None,
+    study: Path, point: Point, number: int, *, accuracy: float = 0.9, wall_s: float | None = None, is_probed: bool = True,
     curve: tuple[tuple[float, float], ...] = (), changed: dict[str, Any] | None = None, **causes: float,
 ) -> None:  # fmt: skip
     """One finished run and its probe, where a step is made of `causes` (drawn.step). `wall_s`: of the run's own steps, where
@@ -74,4 +74,13 @@ def run(
     rows = [{"step": n, "epoch": n // 12, **parts, "total_s": step_s * (3.0 if n < 12 else 1.0)} for n in range(24)]
     for rank in range(point.ranks):
         pq.write_table(pa.Table.from_pylist(rows), place / f"steps-rank{rank}.parquet")
-    folder.finish(place, {"point": point.name, "round": number, "busy_before": 0.0, "seconds": 5.0, "blocks": blocks})
+    folder.finish(
+        place,
+        {
+            "point": point.name,
+            "round": number,
+            "busy_before": 0.0,
+            "seconds": 5.0,
+            "blocks": blocks if is_probed else [],
+        },
+    )

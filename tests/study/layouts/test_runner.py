@@ -135,3 +135,22 @@ def test_a_round_that_was_cut_off_does_not_count_for_narrowness(tmp_path):
     again.rounds(None)
     assert max(number for _, number in again.seen) + 1 == intervals.ROUNDS_LEAST
     assert not intervals.enough([[[1.0, 1.0], []]]) and not intervals.enough([])
+
+
+@pytest.mark.parametrize(("noise", "adds_up"), [(0.01, True), (0.2, False)])
+def test_probes_end_once_it_is_known_how_far_shares_add_up(tmp_path, noise, adds_up):
+    study = folders.begin(tmp_path / "study", POINTS)
+    point = POINTS[0]
+    for number in range(3):
+        folders.run(study, point, number, compute=0.1, wall_s=0.1 * (1 + noise * (number - 1)))
+    assert trial(study)._adds_up(point) == adds_up
+
+
+def test_rounds_without_a_probe_count_for_rates_alone(tmp_path):
+    study = folders.begin(tmp_path / "study", POINTS)
+    point = POINTS[0]
+    for number in range(5):
+        folders.run(study, point, number, compute=0.1, is_probed=number < 3)
+    row = result.write(study)["points"][0]
+    assert (row["n"], row["shares_n"]) == (5, 3) and row["shares"]["compute"] > 0.5 and row["queued"] is not None
+    assert trial(study)._adds_up(point)

@@ -15,6 +15,7 @@ import psutil
 from fanlight import console, machine
 from fanlight.errors import FanlightError, Stopped
 from fanlight.parallel.launch import Pool
+from fanlight.study import stats
 from fanlight.study.layouts import folder, intervals, job, measured, recipe
 from fanlight.study.layouts.grid import Point
 from fanlight.study.layouts.recipe import Basis
@@ -23,7 +24,7 @@ from fanlight.train import prepare, resolve
 
 BUSY_S = 0.3  # over which other programs' use of the cores is looked at, before each run
 POOLS_MOST = 4  # kept at a time
-PROBED_ROUNDS = 3  # the first ones; what later rounds are for is a narrower speedup, and probes take longer than runs
+PROBED_ROUNDS = 3  # at least; a probe takes longer than its run, and later rounds may only be for narrower speedups
 PRELOAD = ("torch", "timm", "cv2", "fanlight.study.layouts.job")
 
 
@@ -120,13 +121,18 @@ class Runner:
         cores = machine.cores()[:1] if point.is_baseline and point.cores == 1 and point.device == "cpu" else None
         pool.run(job.TRAIN, run=str(run), entered=entered, cores=cores)
         begin, blocks = time.perf_counter(), []
-        if number < PROBED_ROUNDS:
+        if number < PROBED_ROUNDS or not self._adds_up(point):
             probing = {"block_s": self.block_s, "repeats": self.repeats, "turn": number}
             blocks = pool.run(job.PROBE, run=str(run), cores=cores, **probing)
         folder.finish(run, {
             "point": point.name, "round": number, "busy_before": busy, "seconds": time.perf_counter() - begin,
             "blocks": [row for rank in blocks for row in rank],
         })  # fmt: skip
+
+    def _adds_up(self, point: Point) -> bool:
+        """Whether it is known, on a machine as noisy as this, how far its shares add up."""
+        shares = [1 - row["unexplained"] for row in measured.rounds(self.study, point) if row["shares"]]
+        return all(share > 0 for share in shares) and not intervals.is_wide(intervals.both(stats.center(shares)))
 
     def _prepare(self, config: Any, run: Path) -> None:
         gathered = prepare.Gathered(config, resolve.Choices(config), self.basis.manifest, {})
