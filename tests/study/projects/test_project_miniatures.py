@@ -66,7 +66,9 @@ def quick(monkeypatch: pytest.MonkeyPatch, kept_pools: Any, kept_loading: Any) -
     monkeypatch.setattr(layouts, "REPEATS", 1)
     monkeypatch.setattr(layouts.machine, "cores_usable", lambda: 1)
     monkeypatch.setattr(layouts.devices, "gpus_visible", lambda: 0)
-    monkeypatch.setattr(estimate, "seconds", lambda points, *_, **__: {point.name: 1.0 for point in points})
+    monkeypatch.setattr(
+        estimate, "seconds", lambda points, *_, **__: {point.name: estimate.Guess(1.0, 1.0) for point in points}
+    )
     monkeypatch.setattr(loading, "study", kept_loading)
     monkeypatch.setattr(loading, "_busy", lambda: 0.0)
     monkeypatch.setattr(zoo, "_published", lambda *_, **__: "no network")
