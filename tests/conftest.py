@@ -25,6 +25,11 @@ settings.load_profile("without a clock")
 PRELOAD = ("torch", "timm", "cv2", "fanlight.train.job")  # before ranks are forked: else each of them imports it
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of ranks come first: of processes that share the tests (-n, --dist worksteal) one has them, and starts pools."""
+    items.sort(key=lambda item: "parallel" not in item.path.parts)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def own_cores() -> None:
     """Processes that share the tests (-n) share the cores: threads that wait for one that another process has spin."""
