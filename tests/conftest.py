@@ -23,11 +23,12 @@ settings.register_profile("without a clock", deadline=None)
 settings.load_profile("without a clock")
 
 PRELOAD = ("torch", "timm", "cv2", "fanlight.train.job")  # before ranks are forked: else each of them imports it
+OF_MANY_RANKS = {"parallel", "test_ledger.py", "test_state.py"}  # folders and files
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of ranks come first: of processes that share the tests (-n, --dist worksteal) one has them, and starts pools."""
-    items.sort(key=lambda item: "parallel" not in item.path.parts)
+    """Tests of many ranks come first: of processes that share the tests (-n, --dist worksteal) one has them and the pools."""
+    items.sort(key=lambda item: not OF_MANY_RANKS & {*item.path.parts})
 
 
 @pytest.fixture(scope="session", autouse=True)
