@@ -6,7 +6,9 @@ import pytest
 
 import plan_backtest as backtest
 
-QUICK = ("glaucoma, 1–32 CPUs", "lung and colon, 10–28 CPUs", "lung and colon, AMP, 1–4 GPUs")
+QUICK = (
+    "lung and colon, 10–28 CPUs", "lung and colon, AMP, 1–4 GPUs", pytest.param("glaucoma, 1–32 CPUs", marks=pytest.mark.slow)
+)  # fmt: skip
 
 
 def errors(curve: backtest.Curve) -> tuple[float, float, float]:
