@@ -280,7 +280,7 @@ def trained(call, folder) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("net", NETS)
-@pytest.mark.parametrize("ranks", SLOW_FOUR)
+@pytest.mark.parametrize("ranks", [3, *(pytest.param(ranks, marks=pytest.mark.slow) for ranks in (2, 4))])
 def test_evaluation_gives_the_same_bits_on_any_number_of_ranks(call, trained, ranks, net):
     """Over uneven parts, a padded last batch, ranks without a batch, and with two threads where the ranks have one."""
     parts = [["val", 4, 1], ["train", 7, 1], ["val", 64, 1], ["val", 7, 4]]
@@ -300,7 +300,8 @@ def test_evaluation_gives_the_same_bits_on_any_number_of_ranks(call, trained, ra
 @pytest.mark.parametrize(
     ("ranks", "net"),
     [
-        *itertools.product([1, *RANKS], ["resnet", "dropping", "drawn"]),
+        *itertools.product([1, 2, 3], ["resnet", "dropping", "drawn"]),
+        *(pytest.param(4, net, marks=[pytest.mark.slow] * (net != "drawn")) for net in ("resnet", "dropping", "drawn")),
         (3, "resnet-bf16"),
         *itertools.product([1, 3], ["augmented", "cached", "growing"]),
     ],
