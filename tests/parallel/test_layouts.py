@@ -86,7 +86,7 @@ def caller(pool, folder):  # noqa: F811
     return answer
 
 
-@pytest.mark.parametrize(("layout", "net", "dtype"), rows_of_steps())
+@pytest.mark.parametrize(("layout", "net", "dtype"), [*rows_of_steps()])
 def test_a_step_is_the_serial_step(call, layout, net, dtype):
     worst = call(LAYOUTS[layout][0], "lockstep", values=values(net, layout), dtype=dtype, steps=STEPS)[0]
     assert worst["loss"] < LOSS_RTOL[dtype], worst
