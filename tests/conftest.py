@@ -18,12 +18,19 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # Threads of one process would spin while they wait for one whose core another process has; read when torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-# Hypothesis would fail an example that takes .2 s: a busy machine is no error.
-settings.register_profile("without a clock", deadline=None)
-settings.load_profile("without a clock")
+# Hypothesis would fail an example that takes .2 s: a busy machine is no error. All have 100 examples in `make test-all`.
+settings.register_profile("quick", deadline=None, max_examples=50)
+settings.register_profile("all", deadline=None)
+settings.load_profile("quick")
 
 PRELOAD = ("torch", "timm", "cv2", "fanlight.train.job")  # before ranks are forked: else each of them imports it
 OF_MANY_RANKS = {"parallel", "test_ledger.py", "test_state.py"}  # folders and files
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Before test files are imported, whose `@settings` begin with the profile of that time."""
+    if config.getoption("markexpr") != "not slow":
+        settings.load_profile("all")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -44,6 +44,11 @@ SLOW_FP32 = pytest.param("fp32", marks=pytest.mark.slow)
 WIDELY = ("fsdp", "1f1b", "tensor")
 
 
+def some_slow(*quick: str) -> list[Any]:
+    """All layouts, but for these left to `make test-all`."""
+    return [pytest.param(layout, marks=[] if layout in quick else pytest.mark.slow) for layout in LAYOUTS]
+
+
 def rows_of_steps() -> Iterator[Any]:
     """Layout, network, number format."""
     *convolutional, transformer = micro.NAMES
@@ -210,7 +215,9 @@ def test_every_layout_sees_the_serial_batches(call, layout):
 
 @pytest.mark.parametrize("dtype", ["fp64", SLOW_FP32])
 @pytest.mark.parametrize("net", [pytest.param("micro-bottleneck", marks=pytest.mark.slow), "micro-vit"])
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    "layout", some_slow("ddp", "fsdp", "hsdp", "gpipe", "1f1b", "interleaved", "tensor", "pipe-tensor")
+)
 def test_a_run_stays_within_the_noise_of_the_serial_run(call, layout, net, dtype):
     """The noise is how far serial is from itself with samples in other places of their microbatches."""
     given: dict[str, Any] = {"values": values(net, ""), "to": 6, "dtype": dtype}
@@ -302,7 +309,9 @@ def test_what_any_layout_saved_any_other_reads_bit_for_bit(call, checkpoint, che
     assert found == {name: [] for name in starts}
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    "layout", some_slow("ddp", "fsdp-4", "1f1b", "interleaved", "tensor-4", "replicate-pipe", "shard-tensor")
+)
 def test_a_run_that_was_stopped_goes_on_with_the_same_bits(call, tmp_path, layout):
     """Weights, their averages, and states of the optimizer, of every rank."""
     given, ranks = values("micro-bottleneck", layout) | MEASURED | {"train.ema": 0.9}, LAYOUTS[layout][0]

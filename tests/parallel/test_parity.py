@@ -358,7 +358,7 @@ def test_bf16_losses_stay_as_near_to_serial_as_its_own_rounding(call, ranks):
 @pytest.mark.parametrize(
     ("ranks", "values"),
     [
-        pytest.param(1, RESNET, id="1-resnet"),
+        pytest.param(1, RESNET, id="1-resnet", marks=pytest.mark.slow),
         pytest.param(2, BLOCKS, id="2-blocks"),
         pytest.param(2, RESNET, id="2-resnet", marks=pytest.mark.slow),
         *(pytest.param(ranks, DROPPING, id=f"{ranks}-dropping", marks=pytest.mark.slow) for ranks in (1, 2)),
