@@ -15,6 +15,7 @@ FAMILIES = {  # name → cuts, all of them at blocks
     "vit_tiny_patch16_224": 12,
     "small-resnet": 6,
     "small-cnn": 3,
+    "small-grid": 3,
 }
 
 

@@ -13,6 +13,7 @@ from fanlight.models import small
         ("lenet5", 32, 62_006),
         ("small-resnet", 32, 696_618),
         ("small-cnn", 32, 1_972_802),
+        ("small-grid", 64, 72_954),
     ],
 )
 def test_each_gives_one_output_per_class_and_has_the_expected_parameters(name, image_px, parameters):
@@ -74,3 +75,15 @@ def test_small_cnn_hands_on_what_it_sees_before_it_learns():
     convolution = small.SmallCNN(10, image_px=32).groups[1].conv1
     x = torch.randn(1, 64, 8, 8)
     torch.testing.assert_close(convolution(x)[:, :64], x)
+
+
+def test_small_grid_has_cells_of_8_pixels_that_see_43():
+    model = small.NAMES["small-grid"](10, 64).eval()
+    x = torch.randn(1, 3, 128, 128, requires_grad=True)
+    features = model.forward_features(x)
+    assert features.shape == (1, 64, 16, 16)
+    features[0, :, 8, 8].sum().backward()
+    rows = x.grad.abs().sum((0, 1, 3)).nonzero().flatten()
+    assert (
+        rows.min() >= 64 - 21 and rows.max() <= 64 + 21
+    )  # around the pixel that the cell's middle convolutions begin at

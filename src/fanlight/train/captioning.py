@@ -14,7 +14,7 @@ from fanlight.tasks import caption_unsuited
 if TYPE_CHECKING:
     from fanlight.train.resolve import Choices
 
-PHOTO_MODEL, SMALL_MODEL = "resnet18+lstm", "small-cnn+transformer128x2"
+PHOTO_MODEL, SMALL_MODEL = "resnet18+lstm", "small-grid+transformer64x2"
 COMMON = ((1_000, 1), (10_000, 2), (100_000, 4))  # below so many captions a word is known that occurs so often
 COMMON_MOST = 5  # the usual of COCO
 LONG_SHARE, LONG_MOST = 0.99, 40  # of captions that are whole; words of the longest
