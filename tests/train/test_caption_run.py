@@ -133,7 +133,7 @@ def test_options_of_classes_are_refused(written, fanlight, said, words, why):
         (("--model", "small-cnn+rnn"), "there is no decoder 'rnn'"),
         (("--beams", "0"), "caption.beams is 0; it must be from 1 to 100"),
         (("--set", "caption.longest=0"), "caption.longest is 0; it must be from 1 to 1000"),
-        (("--min-count", "1000"), "no word of the captions occurs that often"),
+        (("--min-count", "1000"), "caption.min_count is 1000: no word of the training captions occurs that often"),
         (("--min-count", "few"), "min-count"),
     ],
 )

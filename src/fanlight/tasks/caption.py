@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 
 from fanlight.config import Config
-from fanlight.data import builtin, captions, vocabulary
+from fanlight.data import builtin, captions, spoken, vocabulary
 from fanlight.data.loader import Chooser
 from fanlight.data.manifest import Manifest
 from fanlight.data.shapes import judge
@@ -57,7 +57,6 @@ class Caption:
         "mean_length_references", "distinct", "repeated", "most_common", "true_and_complete", "true_and_complete_interval",
         "only_true", "only_true_interval",
     )  # fmt: skip
-    is_written = True
 
     @classmethod
     def of(cls, config: Config, manifest: Manifest) -> Caption:
@@ -66,8 +65,7 @@ class Caption:
         assert c.min_count is not None and c.longest is not None and c.per_image is not None, "resolved before"
         rows = manifest.rows("train")
         rows = rows if len(rows) else np.flatnonzero(manifest.captioned)  # not split yet
-        known = captions.captions_of(manifest, rows)
-        words = Vocabulary.of((text for each in known for text in each), c.min_count)
+        words = spoken.of(manifest).vocabulary(rows, c.min_count)
         return cls(words, c.longest, c.per_image, c.beams, config.optim.label_smoothing)
 
     @classmethod
@@ -103,8 +101,10 @@ class Caption:
         )  # fmt: skip
 
     def targets(self, manifest: Manifest, rows: np.ndarray) -> np.ndarray:
-        """int16 [N, C, L], START … END and PAD, of each manifest row."""
-        return captions.encoded(captions.captions_of(manifest, rows), self.vocabulary, self.longest)
+        """int16 [N, C, L], START … END and PAD, of each manifest row. DataError that names one without a caption."""
+        said = spoken.of(manifest)
+        captions.captions_of(manifest, rows[said.counts(rows) == 0])  # which refuses them
+        return said.encoded(rows, self.vocabulary, self.longest)
 
     def of_epoch(self, targets_BCL: np.ndarray, *, keys: np.ndarray, seed: int, epoch: int) -> np.ndarray:
         """[B, k, L'] of [B, C, L]: the captions whose turn it is; L' is what the longest of them takes."""
