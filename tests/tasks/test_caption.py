@@ -208,6 +208,12 @@ def test_networks_of_the_other_task_are_refused():
         Classify(("a", "b")).model("resnet18+lstm", image_px=32, seed=0)
 
 
+def test_what_writes_and_what_does_not():
+    assert tasks.writes(TASK) and not tasks.writes(Classify(("a", "b")))
+    for name in ("write", "written", "look", "told"):
+        assert hasattr(TASK, name) and not hasattr(Classify, name)
+
+
 def test_beams_are_for_captions():
     with pytest.raises(ConfigError, match="--beams is 0; it must be from 1 to 100"):
         tasks.restored(TASK.about(), beams=0)

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from fanlight.errors import ConfigError
-from fanlight.tasks import Task
+from fanlight.tasks import WritingTask
 from fanlight.train.eye import Eye, several
 from fanlight.train.step import Normalise
 
@@ -25,7 +25,7 @@ class Describer:
     """A trained captioner, ready for images."""
 
     model: nn.Module
-    task: Task
+    task: WritingTask
     eye: Eye
     normalise: Normalise
 

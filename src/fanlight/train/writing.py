@@ -16,7 +16,7 @@ from torch import nn
 from fanlight.config import Config
 from fanlight.data.loader import Cutting, Samples, evaluation_batches
 from fanlight.parallel.comm import World
-from fanlight.tasks import Task
+from fanlight.tasks import WritingTask
 from fanlight.train import evaluate, export
 from fanlight.train.step import Normalise, Sight
 from fanlight.train.training import Training
@@ -31,7 +31,7 @@ class Writer:
 
     evaluates_in_threads = False  # torch's own threads compute a batch
 
-    def __init__(self, model: nn.Module, task: Task, config: Config, world: World):
+    def __init__(self, model: nn.Module, task: WritingTask, config: Config, world: World):
         a, self._model, self._task = config.augment, model.to(world.device), task
         model.to(memory_format=torch.channels_last)
         normalise = Normalise(a.mean, a.std, like=next(model.parameters()), channels_last=True)
@@ -62,10 +62,10 @@ def written(
     return evaluate.outputs(writer, writer, pixels, own, world, batch=batch, workers=workers)  # type: ignore[arg-type]
 
 
-def tables(weights: Path, t: Training, found: dict[str, pa.Table]) -> dict[str, pa.Table]:
+def tables(weights: Path, t: Training, task: WritingTask, found: dict[str, pa.Table]) -> dict[str, pa.Table]:
     """The tables `found` of val and test, which rank 0 has, with what the network of a run's `weights` writes. Collective."""
     _, model = export.load_network(weights)
-    writer = Writer(model, t.task, t.config, t.world)
+    writer = Writer(model, task, t.config, t.world)
     whole = dict(found)
     for split, samples in t.images.items():
         if split == "train":
@@ -73,7 +73,7 @@ def tables(weights: Path, t: Training, found: dict[str, pa.Table]) -> dict[str, 
         e = t.config.execution
         made = written(writer, samples, t.cutting, t.world, batch=e.eval_batch, workers=e.workers or 1)
         if made is not None:
-            whole[split] = t.task.written(t.manifest, found[split], made)
+            whole[split] = task.written(t.manifest, found[split], made)
             _keep_looks(weights.parent.parent / LOOKS, writer, samples, t)  # of test, where there is one: it comes last
     return whole
 
