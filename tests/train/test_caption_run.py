@@ -169,6 +169,14 @@ def test_a_run_goes_on_where_it_stopped(said, own_place, monkeypatch):
     assert tables[0].equals(tables[1])
 
 
+def test_a_time_limit_knows_that_sentences_are_written(fanlight, said, own_place):
+    words = [*tiny.flags({**sentences.OPTIONS, "epochs": 1}), "--time-limit", "10h", "--out", "run", "--dry-run"]
+    answer = fanlight("train", said, *words)
+    assert answer.code == 0, answer.err
+    found = tiny.summary(own_place / "run")["time_limit"]
+    assert found["final_s"] > found["writing_s"] > 0
+
+
 def test_a_few_images_are_learned_word_for_word_and_by_their_look(own_place):
     data = sentences.make(own_place / "few", images=18, most=1)
     run = sentences.train(data, out=own_place / "run", epochs=60, lr=0.01, batch_size=7, optim__label_smoothing=0.0,
