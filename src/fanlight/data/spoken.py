@@ -167,7 +167,7 @@ def _save(found: Spoken, place: Path) -> None:
 def _loaded(place: Path, *, rows: int) -> Spoken | None:
     """What `_save` wrote; None where there is nothing, or a file that is torn."""
     try:
-        with np.load(place, allow_pickle=False) as kept:
+        with open(place, "rb") as file, np.load(file, allow_pickle=False) as kept:
             words = kept["words"].tobytes().decode().split("\n")
             found = Spoken(tuple(words), *(kept[name] for name in _ARRAYS))
     except (OSError, ValueError, KeyError, EOFError, BadZipFile):

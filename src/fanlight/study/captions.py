@@ -138,7 +138,7 @@ def _looked(path: Path, rows: dict[int, dict[str, Any]], root: Path, missing: di
     if not path.exists():
         return []
     try:
-        with np.load(path, allow_pickle=False) as kept:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as kept:  # of a torn one it closes nothing
             sample_A, words_AL, weight_ALhw = kept["sample"], kept["words"], kept["weight"]
             share = float(kept["share"]) if "share" in kept else 1.0
         if weight_ALhw.ndim != 4 or weight_ALhw.shape[:2] != words_AL.shape or len(sample_A) != len(words_AL):

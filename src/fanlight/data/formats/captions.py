@@ -50,13 +50,7 @@ def coco(tree: Tree, part: str) -> Listing | None:
 
 def _document(tree: Tree, path: str, *, is_sure: bool) -> dict[str, Any] | None:
     """COCO's images and annotations. What is not so is refused in a folder of annotations, and is another file elsewhere."""
-    told = tree.root / path
-    try:
-        found = json.loads(tree.read(path))
-    except OSError as error:
-        raise DataError(f"cannot read {told}: {error.strerror or error}") from None
-    except (ValueError, RecursionError) as error:
-        raise Misfit(f"{told} is damaged ({error}); download it again") from None
+    found, told = json_document(tree, path), tree.root / path
     keys = ("images", "annotations")
     if not isinstance(found, dict):
         wrong = f"holds {json_kind(found)}, not an object with the keys images and annotations"
@@ -69,6 +63,15 @@ def _document(tree: Tree, path: str, *, is_sure: bool) -> dict[str, Any] | None:
     if is_sure:
         raise DataError(f"{told} {wrong}, as COCO captions have; download it again")
     return None
+
+
+def json_document(tree: Tree, path: str) -> Any:
+    """What a JSON file holds. DataError where it cannot be read, a Misfit where it is no JSON."""
+    told = tree.root / path
+    try:
+        return json.loads(_read(tree, path))
+    except (ValueError, RecursionError) as error:
+        raise Misfit(f"{told} is damaged ({error}); download it again") from None
 
 
 def json_kind(value: Any) -> str:
