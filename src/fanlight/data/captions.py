@@ -63,6 +63,10 @@ def chosen(samples: np.ndarray, counts: np.ndarray, *, k: int, seed: int, epoch:
 
 
 def words(targets_BCL: np.ndarray, chosen_Bk: np.ndarray) -> np.ndarray:
-    """[B, k, L'] of targets [B, C, L]: the chosen captions, without the columns at the end that are PAD in all of them."""
-    words_BkL = np.take_along_axis(targets_BCL, chosen_Bk[..., None], axis=1)
-    return words_BkL[..., : int(lengths(words_BkL).max(initial=0))]
+    """[B, k, L'] of targets [B, C, L]: the chosen captions, as `narrow` has them."""
+    return narrow(np.take_along_axis(targets_BCL, chosen_Bk[..., None], axis=1))
+
+
+def narrow(targets_BCL: np.ndarray) -> np.ndarray:
+    """[B, C, L'], without the columns at the end that are PAD in all captions."""
+    return targets_BCL[..., : int(lengths(targets_BCL).max(initial=0))]

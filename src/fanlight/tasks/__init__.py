@@ -41,7 +41,7 @@ class Task(Protocol):
     def kept(self) -> tuple[str, ...]: ...  # scores that run.json keeps
 
     @property
-    def chooser(self) -> Chooser | None: ...  # of what an epoch trains on, where samples have several targets
+    def chooser(self) -> Chooser | None: ...  # where samples have several targets
 
     def model(
         self, name: str, *, image_px: int, seed: int, pretrained: bool = False, weights: str | None = None

@@ -112,6 +112,10 @@ class Caption:
         places = captions.chosen(keys, captions.counts(targets_BCL), k=k, seed=seed, epoch=epoch)
         return captions.words(targets_BCL, places)
 
+    def evaluated(self, targets_BCL: np.ndarray) -> np.ndarray:
+        """[B, C, L']: all captions; L' is what the longest of them takes."""
+        return captions.narrow(targets_BCL)
+
     def lengths(self, targets_BkL: np.ndarray) -> np.ndarray:
         """int64 [B], of the longest caption of each."""
         return captions.lengths(targets_BkL).max(1, initial=0)
