@@ -91,8 +91,8 @@ def test_what_is_encoded_is_decoded(captions: list[str]) -> None:
 def test_no_word_is_frequent_enough() -> None:
     with pytest.raises(
         ConfigError,
-        match=r"caption\.min_count is 9: no word of the training captions occurs that often, the most frequent, 'a', 4 times; try "
-        "--min-count 2",
+        match=r"caption\.min_count is 9: no word of the training captions occurs that often, the most frequent, 'a', 4 times; "
+        "try --min-count 2",
     ):
         Vocabulary.of(["a a a a b"], 9)  # fmt: skip
 

@@ -73,6 +73,12 @@ def test_the_page_shows_captions_scores_and_the_blind_test(tmp_path):
     assert "The network describes what it sees." in page and "No predictions were kept" not in page
 
 
+def test_letters_of_a_script_without_spaces_are_words(tmp_path):
+    said = ["一只狗在草地上"] * COUNT  # seven, and the end
+    found, _ = section(make_run(tmp_path, said=said, references=[["一只狗"]] * COUNT))
+    assert found["best"][0]["probability"] == pytest.approx(np.exp(-3.5 / 8))
+
+
 def test_what_a_caption_says_is_escaped(tmp_path):
     page = report.write(make_run(tmp_path)).read_text()
     assert HOSTILE not in page and "&lt;script&gt;" in page

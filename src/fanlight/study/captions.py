@@ -14,6 +14,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fanlight.data.vocabulary import words_of
 from fanlight.study import pages
 from fanlight.study.runs import headline_split
 
@@ -125,7 +126,7 @@ def _rows(predictions: "pa.Table", split: str) -> list[dict[str, Any]]:
 def _shown(row: dict[str, Any], root: Path) -> dict[str, Any]:
     """A row with its picture, or why there is none; `probability` is per word, the geometric mean."""
     logarithm = row.get("log_probability")
-    words = len((row["caption"] or "").split()) + 1  # the end is a word too
+    words = len(words_of(row["caption"] or "")) + 1  # the end is a word too
     sure = math.exp(logarithm / words) if logarithm is not None and math.isfinite(logarithm) else None
     shown = dict.fromkeys(("true_and_complete",)) | row | {"probability": sure}
     return shown | dict(zip(("picture", "problem"), pages.thumbnail(root / row["path"])))

@@ -128,6 +128,10 @@ class WritingTask(Task, Protocol):
         """What `write` gave, in words, and how sure it is."""
         ...
 
+    def lacks(self, manifest: Manifest, rows: np.ndarray) -> list[str]:
+        """What of the targets of these rows the network could not write, whatever it sees; nothing where it could all."""
+        ...
+
 
 def writes(task: Task) -> TypeGuard[WritingTask]:
     """Whether the task is one of writing."""

@@ -33,6 +33,7 @@ from fanlight.tasks import caption_report
 from fanlight.types import END, PAD, START
 
 BEAMS_MOST = 100
+AT_ONCE = 320  # sentences that are open at once, so that wide beams take time and not memory
 EVALUATED_RTOL = 1e-4  # of an image's summed loss: what rounding of other summation orders may do to it, in fp32
 TIES_MOST = 0.01  # share of words whose two best guesses are so close that rounding chooses
 
@@ -185,8 +186,11 @@ class Caption:
         """float32 [B, L]: the log-probability of the sentence that the network writes for each image, and its words."""
         from fanlight.models import decode
 
-        found = decode.generate(typing.cast(Captioner, model), images, beams=self.beams, longest=self.longest + 2)
-        return torch.cat([found.log_probability[:, None].float(), found.ids.float()], 1)
+        written = []
+        for some in images.split(max(1, AT_ONCE // self.beams)):
+            found = decode.generate(typing.cast(Captioner, model), some, beams=self.beams, longest=self.longest + 2)
+            written.append(torch.cat([found.log_probability[:, None].float(), found.ids.float()], 1))
+        return torch.cat(written)
 
     @torch.no_grad()
     def look(self, model: torch.nn.Module, images: torch.Tensor) -> dict[str, np.ndarray]:
@@ -210,6 +214,19 @@ class Caption:
         """Sentence and score of what `write` gave: the geometric mean of the probabilities of its words and its END."""
         count_N = (~np.isin(outputs_N[:, 1:], (PAD, START))).sum(1)
         return list(zip(self.said(outputs_N), np.exp(outputs_N[:, 0] / np.maximum(count_N, 1)).tolist()))
+
+    def lacks(self, manifest: Manifest, rows: np.ndarray) -> list[str]:
+        """How many words of these rows' captions are unknown, and the most frequent of them."""
+        said = spoken.of(manifest)
+        unknown = said.unknown(rows, self.vocabulary)
+        if not unknown:
+            return []
+        count, total = sum(unknown.values()), int(said.lengths(rows).sum())
+        most = max(sorted(unknown), key=lambda word: unknown[word])
+        return [
+            f"{count:,} of the {total:,} words of these captions ({count / total:.1%}) are not in the run's vocabulary, most "
+            f"often {most!r}: it cannot write them, and takes them for <unk>"
+        ]
 
     def written(self, manifest: Manifest, table: pa.Table, outputs_N: np.ndarray) -> pa.Table:
         """The table with the sentences that `write` gave for its rows, judged where the scenes are known."""

@@ -111,7 +111,9 @@ def rank_score(
         if outputs is None or made is None:
             return None
         table = task.written(manifest, task.table(manifest, samples.rows, outputs), made)
-        return {**task.score(table, split=split), "task": task.name}
+        scores = task.score(table, split=split)
+        notes = [*scores["notes"], *task.lacks(manifest, samples.rows)]
+        return {**scores, "notes": notes, "task": task.name}
     if outputs is None:
         return None
     table = task.table(manifest, samples.rows, outputs)
@@ -148,7 +150,7 @@ def _other(data: str, task: Task, split: str) -> Manifest:
 
 def _say(scores: dict[str, Any], *, seen: str) -> None:
     if scores["task"] == "caption":
-        for line in caption_report.words(scores):
+        for line in [*caption_report.words(scores), *(f"  {note}" for note in scores["notes"])]:
             console.say(line)
         return
     low, high = scores["interval"]
