@@ -21,6 +21,7 @@ _COCO = re.compile(r"captions?_?(.*)\.json", re.IGNORECASE)
 _TOKEN = re.compile(r"([^\t]+)#\d+\t(.*)")  # 1000268201_693b08cb0e.jpg#0	A child in a pink dress …
 _HEADER = re.compile(r"\s*image(_?name)?\s*[,|\t].*(caption|comment)\s*", re.IGNORECASE)
 _SPLIT_LIST = re.compile(r"[._](train|dev|val|test)_?images\.txt", re.IGNORECASE)
+HEADER, TOKEN = "'image,caption'", "'name.jpg#0', a tab and the caption"  # in words
 SAMPLE = 100
 
 
@@ -87,9 +88,10 @@ def json_kind(value: Any) -> str:
     return names.get(type(value), "a number that is not whole")
 
 
-def _coco_images(document: dict[str, Any], *, told: str, root: Path) -> dict[Any, list[str]]:
-    """id -> file names, of which there should be one. DataError that names the entry; ids that are there twice are counted."""
-    found: dict[Any, list[str]] = {}
+def _coco_images(document: dict[str, Any], *, told: str, root: Path) -> dict[str, list[str]]:
+    """id -> file names, of which there should be one; the id 7 is the id "7". DataError that names the entry; ids that are
+    there twice are counted."""
+    found: dict[str, list[str]] = {}
     repeated: list[str] = []
     for number, each in enumerate(document["images"], 1):
         place = f"{told}: entry {number} of images"
@@ -99,7 +101,7 @@ def _coco_images(document: dict[str, Any], *, told: str, root: Path) -> dict[Any
             raise DataError(
                 f"{place}: its file_name is {shown(name)!r}, which holds half of a letter; no file is called so"
             )
-        same = found.setdefault(json_field(each, "id", (int, str), place=place), [])
+        same = found.setdefault(str(json_field(each, "id", (int, str), place=place)), [])
         if name in same:
             repeated.append(f"entry {number}, of image {shown(str(each['id']))}")
         else:
@@ -114,24 +116,24 @@ def _coco_images(document: dict[str, Any], *, told: str, root: Path) -> dict[Any
         image, names = next(iter(several.items()))
         console.warn(
             f"{told}: {sum(map(len, several.values()))} of {total} images share their id with another and are not used, first "
-            f"{shown_all(names)} of id {shown(str(image))}",
+            f"{shown_all(names)} of id {shown(image)}",
             why="Which of them a caption means cannot be known", do="Give each image an id of its own",
         )  # fmt: skip
     return found
 
 
-def _coco_captions(document: dict[str, Any], images: Collection[Any], *, told: str) -> dict[Any, list[str]]:
+def _coco_captions(document: dict[str, Any], images: Collection[str], *, told: str) -> dict[str, list[str]]:
     """id -> sentences. DataError that names the entry; what names none of the `images`, or says nothing, is counted."""
-    sentences: dict[Any, list[str]] = {}
+    sentences: dict[str, list[str]] = {}
     unknown: list[str] = []
     silent: list[str] = []
     empty: list[str] = []
     for number, each in enumerate(document["annotations"], 1):
         place = f"{told}: entry {number} of annotations"
-        image = json_field(each, "image_id", (int, str), place=place)
+        image = str(json_field(each, "image_id", (int, str), place=place))
         text = json_field(each, "caption", (object,), place=place)
         if image not in images:
-            unknown.append(f"entry {number}, of image {shown(str(image))}")
+            unknown.append(f"entry {number}, of image {shown(image)}")
         elif not isinstance(text, str):
             silent.append(f"entry {number}, whose caption is {json_kind(text)}")
         elif text.strip():
@@ -183,7 +185,7 @@ def _coco_rows(tree: Tree, part: str, document: dict[str, Any], *, path: str, wa
     for image, found in images.items():
         if len(found) == 1:
             said.setdefault(found[0], []).extend(sentences.get(image, []))
-            ids.setdefault(found[0], []).append(str(image))
+            ids.setdefault(found[0], []).append(image)
     if several := {name: each for name, each in ids.items() if len(each) > 1}:
         name, each = next(iter(several.items()))
         console.say(
@@ -199,17 +201,54 @@ def _coco_rows(tree: Tree, part: str, document: dict[str, Any], *, path: str, wa
 def flickr(tree: Tree, part: str) -> Listing | None:
     """captions.txt (image,caption) or Flickr8k.token.txt beside a folder of images; Flickr_8k.trainImages.txt and the like
     are the splits."""
+    texts = _texts(tree, part)
+    for path in _likely(texts):
+        found = sentences(_read(tree, path))
+        if found is not None and (listing := listed(tree, part, path, found)) is not None:
+            return _with_lists(tree, listing, texts)
+    return None
+
+
+def _texts(tree: Tree, part: str) -> list[str]:
     folders, files = tree.children(part)
     texts = [join(part, name) for name in files if name.lower().endswith((".txt", ".csv", ".token"))]
     for folder in folders:
         if folder.lower().endswith("text"):  # Flickr8k_text
             texts += [join(part, join(folder, name)) for name in tree.children(join(part, folder))[1]]
-    likely = [path for path in texts if re.search(r"caption|token|results", path.rpartition("/")[2], re.IGNORECASE)]
-    for path in sorted(likely, key=lambda path: ("lemma" in path.lower(), path)):
-        found = sentences(_read(tree, path))
-        if found is not None and (listing := listed(tree, part, path, found)) is not None:
-            return _with_lists(tree, listing, texts)
-    return None
+    return texts
+
+
+def _likely(texts: Iterable[str]) -> list[str]:
+    """Those that are called as a file of captions, the likeliest first."""
+    found = [path for path in texts if re.search(r"caption|token|results", path.rpartition("/")[2], re.IGNORECASE)]
+    return sorted(found, key=lambda path: ("lemma" in path.lower(), path))
+
+
+def unread(tree: Tree, part: str) -> str:
+    """Why the file that is called as one of captions could not be used, and the way out; empty where there is none."""
+    likely = _likely(_texts(tree, part))
+    if not likely:
+        return ""
+    told, data = tree.root / likely[0], _read(tree, likely[0])
+    found = sentences(data)
+    if found is not None and found.of:
+        return (
+            f"{told}: none of the {len(found.of)} images that it names is here, such as {shown(next(iter(found.of)))}; put them "
+            "into a folder beside it, under these names"
+        )
+    try:
+        lines = data.decode("utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        return f"{told}: byte {error.start} is no UTF-8; save the file as UTF-8"
+    head = lines[0].strip()
+    if not any(map(str.strip, lines)):
+        return f"{told} is empty; write one line for each caption below the line {HEADER}"
+    if _HEADER.fullmatch(head):
+        return f"{told}: its first line is {shown(head)!r}, and no line below it has an image and a caption"
+    return (
+        f"{told}: its first line is {shown(head)!r}, by which it is no file of captions; make it {HEADER}, with one line for "
+        f"each caption below it, or write every line as {TOKEN}"
+    )
 
 
 def listed(tree: Tree, part: str, path: str, said: Sentences) -> Listing | None:
