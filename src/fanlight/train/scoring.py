@@ -48,7 +48,12 @@ def evaluate(
     device = devices.device(device or ("cuda" if trained_on_gpu else "cpu"))
     devices.check_ranks(ranks, device=device)
     if data:
-        checkup.up_to_date(data, decode=True)  # once, before ranks read the kept manifest
+        try:
+            checkup.up_to_date(data, decode=True)  # once, before ranks read the kept manifest
+        except DataError as error:
+            if summary.get("task") != "caption":
+                raise
+            raise DataError(f"{error}. Note that this run writes captions, and is scored by images that have some") from None
     else:
         manifest = folder.read_manifest(run)
         folder.check_unchanged(run, manifest)
