@@ -53,7 +53,9 @@ def evaluate(
         except DataError as error:
             if summary.get("task") != "caption":
                 raise
-            raise DataError(f"{error}. Note that this run writes captions, and is scored by images that have some") from None
+            raise DataError(
+                f"{error}. Note that this run writes captions, and is scored by images that have some"
+            ) from None
     else:
         manifest = folder.read_manifest(run)
         folder.check_unchanged(run, manifest)
