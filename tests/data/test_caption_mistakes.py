@@ -79,6 +79,12 @@ def test_a_token_line_without_its_mark_is_counted(tmp_path: Path, capsys: pytest
     assert "Flickr8k.token.txt: 1 of its rows are not used, first '0.jpg'. They have no caption" in told
 
 
+def test_null_is_no_caption(tmp_path: Path) -> None:
+    text = "path,caption\n" + "\n".join(f'images/{name},"[""a dog"", null]"' for name in NAMES)
+    found = listing(written(tmp_path, text, name="list.csv") / "list.csv")
+    assert found.captions == ['["a dog"]'] * 6
+
+
 def coco(root: Path, change: Callable[[dict[str, Any]], object]) -> Path:
     document = {
         "images": [{"id": number, "file_name": name} for number, name in enumerate(NAMES)],

@@ -128,7 +128,7 @@ def test_room_for_features_is_reserved_before_they_are_computed(monkeypatch, fro
 
     monkeypatch.setenv("FANLIGHT_CACHE", str(own_place / "cache"))
     monkeypatch.setattr(os, "posix_fallocate", full)
-    with pytest.raises(DiskError, match="features: No space left on device; make room, .* or use --no-cache-features"):
+    with pytest.raises(DiskError, match=r"features: No space left on device; make room, .* or use --no-cache-features"):
         tiny.train(colours, out=own_place / "run", **frozen, pack=False)
     assert list((own_place / "cache" / "features").iterdir()) == []
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from fanlight import console
 from fanlight.data import builtin, inside
-from fanlight.data.formats import arrays, captions, folders, hub, karpathy, kept, lists, shards, tree
+from fanlight.data.formats import arrays, captions, flickr, folders, hub, karpathy, kept, lists, shards, tree
 from fanlight.data.formats.listing import IMAGE_ENDINGS, WAYS, Listing, Misfit
 from fanlight.data.formats.tree import Disk, Tree
 from fanlight.errors import DataError, near, shown, shown_all
@@ -21,7 +21,7 @@ from fanlight.errors import DataError, near, shown, shown_all
 __all__ = ["Listing", "recognise"]
 
 LAYOUTS = (
-    arrays.cifar, arrays.idx, karpathy.karpathy, captions.coco, captions.flickr, hub.tables_with_images, hub.image_folder,
+    arrays.cifar, arrays.idx, karpathy.karpathy, captions.coco, flickr.flickr, hub.tables_with_images, hub.image_folder,
     shards.shards, lists.beside,
 )  # fmt: skip
 _NUMBER = re.compile(r"\d{1,9}(\.\d{0,9})?", re.ASCII)
@@ -150,11 +150,11 @@ def _by_folders(found: Tree, part: str) -> Listing:
     try:
         listing = folders.class_folders(found)
     except DataError:
-        if why := captions.unread(found, part):
+        if why := flickr.unread(found, part):
             raise DataError(why) from None
         raise
     labels = {label for path, label in zip(listing.paths, listing.labels) if path.lower().endswith(IMAGE_ENDINGS)}
-    if len(labels or set(listing.labels)) < 2 and (why := captions.unread(found, part)):
+    if len(labels or set(listing.labels)) < 2 and (why := flickr.unread(found, part)):
         raise DataError(why)
     return listing
 
