@@ -47,7 +47,8 @@ def section(predictions: "pa.Table | None", *, folder: Path, root: Path, missing
     split = headline_split(scores)
     if split is None:
         return {}
-    rows = _rows(predictions, split)
+    per_image = {name: found.pop("per_image") for name, found in scores.items()}
+    rows = _rows(predictions, split, per_image[split])
     ranked = sorted(rows, key=lambda row: (-row["score"], row["sample"]))
     best = ranked[:SHOWN]
     worst = ranked[max(SHOWN, len(ranked) - SHOWN) :][::-1]  # no image is both
@@ -106,19 +107,14 @@ def blind_words(found: dict[str, Any]) -> str:
     return f"{numbers}, which may be none: nothing shows that the network looks at the image."
 
 
-def _rows(predictions: "pa.Table", split: str) -> list[dict[str, Any]]:
+def _rows(predictions: "pa.Table", split: str, per_image: dict[str, "np.ndarray"]) -> list[dict[str, Any]]:
     """Images of a split that can be scored, each with its own `score`."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    from fanlight.tasks import caption_scores
-
     table = predictions.filter(pc.equal(predictions["split"].cast(pa.string()), split))
     extra = [name for name in ("log_probability", "true_and_complete") if name in table.column_names]
     rows = [row for row in table.select([*COLUMNS, *extra]).to_pylist() if row["references"]]
-    per_image = caption_scores.score([row["caption"] or "" for row in rows], [row["references"] for row in rows])[
-        "per_image"
-    ]
     score = per_image["cider" if len(rows) > 1 else "rouge_l"]
     return [row | {"score": float(value)} for row, value in zip(rows, score)]
 
