@@ -79,6 +79,30 @@ def test_a_token_line_without_its_mark_is_counted(tmp_path: Path, capsys: pytest
     assert "Flickr8k.token.txt: 1 of its rows are not used, first '0.jpg'. They have no caption" in told
 
 
+def test_a_quotation_mark_that_nothing_closes_takes_in_no_other_row(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [
+        'image,caption', '0.jpg,"Stop, she says', '1.jpg,a dog', '2.jpg,"a ""big"" dog, asleep"', '3.jpg,"a dog', 'on a sofa"',
+        '4.jpg,a "big" dog', '5.jpg,"a cat',
+    ]  # fmt: skip
+    found = listing(written(tmp_path, "\r\n".join(rows)))
+    assert dict(zip(found.paths, map(json.loads, found.captions))) == {
+        "images/0.jpg": ["Stop, she says"], "images/1.jpg": ["a dog"], "images/2.jpg": ['a "big" dog, asleep'],
+        "images/3.jpg": ["a dog on a sofa"], "images/4.jpg": ['a "big" dog'], "images/5.jpg": ["a cat"],
+    }  # fmt: skip
+    told = capsys.readouterr().err
+    assert (
+        "captions.txt: 2 of its rows open a quotation mark and do not close it, first '0.jpg,\"Stop, she says'" in told
+    )
+
+
+def test_a_caption_longer_than_a_field_may_be_is_read(tmp_path: Path) -> None:
+    long = " ".join(["dog"] * 40_000)  # csv gives up at 131,072 letters
+    found = listing(written(tmp_path, lines("image,caption") + f'\n0.jpg,"{long}"\n0.jpg,{long}'))
+    assert [len(json.loads(each)) for each in found.captions] == [3, 1, 1, 1, 1, 1]
+
+
 def test_null_is_no_caption(tmp_path: Path) -> None:
     text = "path,caption\n" + "\n".join(f'images/{name},"[""a dog"", null]"' for name in NAMES)
     found = listing(written(tmp_path, text, name="list.csv") / "list.csv")

@@ -6,18 +6,20 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 from fanlight import console
 from fanlight.data.formats.captions import folder_of, read_file
-from fanlight.data.formats.listing import Listing, Row, listing_of, split_in
+from fanlight.data.formats.listing import IMAGE_ENDINGS, Listing, Row, listing_of, split_in
 from fanlight.data.formats.tree import Disk, Tree, join, refuse_outside, say_unlisted
 from fanlight.errors import DataError, shown
 
 _TOKEN = re.compile(r"([^\t]+)#\d+\t(.*)")  # 1000268201_693b08cb0e.jpg#0	A child in a pink dress …
 _HEADER = re.compile(r"\s*image(_?name)?\s*[,|\t].*(caption|comment)\s*", re.IGNORECASE)
 _SPLIT_LIST = re.compile(r"[._](train|dev|val|test)_?images\.txt", re.IGNORECASE)
+_LINE_END = re.compile(r"\r\n|\r|\n")
+LINES_MOST = 20  # of one caption
 HEADER, TOKEN = "'image,caption'", "'name.jpg#0', a tab and the caption"  # in words
 
 
@@ -89,6 +91,11 @@ def listed(tree: Tree, part: str, path: str, said: Sentences) -> Listing | None:
                 f"{tree.root / path}: {len(wrong)} of its rows are not used, first {shown(wrong[0])!r}", why=f"They {what}",
                 do="Mend them, if their images or captions are to be used",
             )  # fmt: skip
+    if said.unclosed:
+        console.warn(
+            f"{tree.root / path}: {len(said.unclosed)} of its rows open a quotation mark and do not close it, first "
+            f"{shown(said.unclosed[0])!r}", why="Each is read to the end of its line", do="Close the mark, or take it away",
+        )  # fmt: skip
     rows = [Row(join(folder, name), captions=json.dumps(texts)) for name, texts in found.items() if texts]
     if not rows:
         raise DataError(f"{tree.root / path}: none of its {len(found)} images has a caption")
@@ -107,6 +114,7 @@ class Sentences:
     of: dict[str, list[str]] = field(default_factory=dict)  # image -> its captions; none where all are empty
     unread: list[str] = field(default_factory=list)  # rows without a mark between image and caption
     silent: list[str] = field(default_factory=list)  # images of rows without a caption
+    unclosed: list[str] = field(default_factory=list)  # rows with a quotation mark that nothing closes
     others: dict[str, dict[str, str]] = field(default_factory=dict)  # image -> other columns, as its first row has them
 
     @property
@@ -142,16 +150,47 @@ def sentences(data: bytes) -> Sentences | None:
     mark = next(mark for mark in "|\t," if mark in head)
     names = [name.strip().lower() for name in head.split(mark)[:-1]]
     columns = len(names)
-    try:
-        for row in list(csv.reader(io.StringIO(text, newline=""), delimiter=mark))[1:]:
-            if len(row) > columns and row[0].strip():  # commas in a sentence that is not quoted make more fields
-                others = dict(zip(names[1:], map(str.strip, row[1:columns])))
-                found.add(row[0].strip(), mark.join(row[columns:]).strip(), others)
-            elif any(map(str.strip, row)):
-                found.unread.append(mark.join(row))
-    except csv.Error:
-        return None
+    for row, open_line in _rows(_LINE_END.split(text)[1:], mark):
+        if len(row) > columns and row[0].strip():  # commas in a sentence that is not quoted make more fields
+            others = dict(zip(names[1:], map(str.strip, row[1:columns])))
+            found.add(row[0].strip(), " ".join(mark.join(row[columns:]).split()), others)
+        elif any(map(str.strip, row)):
+            found.unread.append(mark.join(row))
+        found.unclosed += [open_line] if open_line else []
     return found if found.of else None
+
+
+def _rows(lines: list[str], mark: str) -> Iterator[tuple[list[str], str]]:
+    """The fields of each row, and its line where that opens a quotation mark for nothing. A mark may take in lines that
+    follow, but none that is a row of its own: one letter too many would make a story of half a data set."""
+    at = 0
+    while at < len(lines):
+        end = at + 1
+        fields, is_open = _fields(lines[at], mark)
+        while is_open and end < min(at + LINES_MOST, len(lines)) and not _is_row(lines[end], mark):
+            end += 1
+            more, is_open = _fields("\n".join(lines[at:end]), mark)
+            fields = fields if is_open else more
+        yield fields, lines[at] if is_open else ""
+        at = at + 1 if is_open else end
+
+
+def _fields(text: str, mark: str) -> tuple[list[str], bool]:
+    """Of one row, and whether a quotation mark in it is left open, which then counts for nothing."""
+    if '"' not in text:
+        return text.split(mark), False
+    try:
+        return next(csv.reader(io.StringIO(text, newline=""), delimiter=mark, strict=True)), False
+    except csv.Error as error:
+        is_open = "unexpected end" in str(error)
+    try:
+        return next(csv.reader(io.StringIO(text, newline=""), delimiter=mark)), is_open
+    except csv.Error:  # longer than such a field may be
+        return text.split(mark), False
+
+
+def _is_row(line: str, mark: str) -> bool:
+    return line.partition(mark)[0].strip(' "').lower().endswith(IMAGE_ENDINGS)
 
 
 def listed_sentences(text: str) -> list[str]:
@@ -160,7 +199,9 @@ def listed_sentences(text: str) -> list[str]:
         found = json.loads(text) if text.startswith("[") else text
     except ValueError:
         found = text
-    return [str(each) for each in found if each is not None] if isinstance(found, list) else [str(found)] if found else []
+    return (
+        [str(each) for each in found if each is not None] if isinstance(found, list) else [str(found)] if found else []
+    )
 
 
 def _with_lists(tree: Tree, listing: Listing, texts: Iterable[str]) -> Listing:
