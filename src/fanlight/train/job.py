@@ -17,7 +17,7 @@ import torch
 
 from fanlight import console, machine, tasks
 from fanlight.config import Config
-from fanlight.errors import ConfigError, FanlightError, RunError, Stopped, TrainingError
+from fanlight.errors import ConfigError, DiskError, FanlightError, RunError, Stopped, TrainingError
 from fanlight.parallel import comm, launch, shard
 from fanlight.parallel import layout as layouts
 from fanlight.parallel.comm import World
@@ -249,7 +249,7 @@ def _recorded(run: Path, *, entered: float) -> Iterator[float]:
         with contextlib.suppress(OSError, RunError):  # of a full disk, of a folder that is gone
             notes = folder.read_summary(run)["notes"] + ([] if stopped else [f"failed: {error}"])
             folder.update_summary(run, status="stopped" if stopped else "failed", notes=notes, wall_s=wall_s)
-        if memory.disk_is_full(error):
+        if memory.disk_is_full(error) and not isinstance(error, DiskError):  # which says what disk, and the way out
             raise RunError(
                 f"the disk of {run} is full; make room, and continue with: fanlight train --resume {shlex.quote(str(run))}"
             ) from error

@@ -156,7 +156,8 @@ def sentences(data: bytes) -> Sentences | None:
             found.add(row[0].strip(), " ".join(mark.join(row[columns:]).split()), others)
         elif any(map(str.strip, row)):
             found.unread.append(mark.join(row))
-        found.unclosed += [open_line] if open_line else []
+        if open_line:
+            found.unclosed.append(open_line)
     return found if found.of else None
 
 
