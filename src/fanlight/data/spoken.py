@@ -158,7 +158,7 @@ def _save(found: Spoken, place: Path) -> None:
         place.parent.mkdir(parents=True, exist_ok=True)
         try:
             with open(part, "wb") as file:
-                np.savez(file, words=letters, **{name: getattr(found, name) for name in _ARRAYS})  # type: ignore[arg-type]
+                np.savez(file, words=letters, **{name: getattr(found, name) for name in _ARRAYS})
             part.replace(place)
         finally:
             part.unlink(missing_ok=True)

@@ -69,9 +69,9 @@ def unread(tree: Tree, part: str) -> str:
     if not any(map(str.strip, lines)):
         return f"{told} is empty; write one line for each caption below the line {HEADER}"
     if _HEADER.fullmatch(head):
-        return f"{told}: its first line is {shown(head)!r}, and no line below it has an image and a caption"
+        return f"{told}: its first line is '{shown(head)}', and no line below it has an image and a caption"
     return (
-        f"{told}: its first line is {shown(head)!r}, by which it is no file of captions; make it {HEADER}, with one line for "
+        f"{told}: its first line is '{shown(head)}', by which it is no file of captions; make it {HEADER}, with one line for "
         f"each caption below it, or write every line as {TOKEN}"
     )
 
