@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fanlight.data import buckets, captions, order
+from fanlight.data import buckets, captions, order, spoken
 from fanlight.data import manifest as manifests
 from fanlight.data.manifest import Manifest
 from fanlight.data.vocabulary import Vocabulary
@@ -45,31 +45,6 @@ def test_captions_that_are_no_list_are_named(text: str) -> None:
         DataError, match=r"/photos/0\.jpg: its captions are no JSON list of texts; run `fanlight check`"
     ):
         captions.captions_of(manifest_of([text]), np.array([0]))
-
-
-def test_encoded() -> None:
-    vocabulary = Vocabulary.of([text for each in SENTENCES for text in each], 1)
-    found = captions.encoded([["a dog", "a cat sleep now"], ["two"]], vocabulary, 3)
-    a, dog, cat, sleep, two = (vocabulary.number_of[word] for word in ("a", "dog", "cat", "sleep", "two"))
-    assert found.dtype == np.int16
-    assert found.tolist() == [
-        [[START, a, dog, END, PAD], [START, a, cat, sleep, END]],
-        [[START, two, END, PAD, PAD], [PAD] * 5],
-    ]
-    assert captions.lengths(found).tolist() == [[4, 5], [3, 0]]
-    assert captions.counts(found).tolist() == [2, 1]
-    assert captions.encoded([["two"]], vocabulary, 3, slots=4).shape == (1, 4, 3)
-    assert captions.encoded([["a", "two", "dog"]], vocabulary, 3, slots=2).tolist() == [
-        [[START, a, END], [START, two, END]]
-    ]
-    assert captions.encoded([], vocabulary, 3).shape == (0, 0, 0)
-
-
-def test_a_large_vocabulary_needs_wider_numbers() -> None:
-    vocabulary = Vocabulary.of([" ".join(f"w{number}" for number in range(33_000))], 1)
-    found = captions.encoded([["w32999 w0"]], vocabulary, 5)
-    assert found.dtype == np.int32
-    assert vocabulary.decode(found[0, 0]) == "w32999 w0"
 
 
 @given(
@@ -120,7 +95,8 @@ def test_a_sample_without_captions_is_refused() -> None:
 
 def test_words_of_a_batch_are_as_wide_as_its_longest() -> None:
     vocabulary = Vocabulary.of(["a b c d"], 1)
-    targets = captions.encoded([["a", "a b c d"], ["b c"]], vocabulary, 9)
+    said = spoken.of(manifest_of([json.dumps(["a", "a b c d"]), json.dumps(["b c"])]))
+    targets = said.encoded(np.arange(2), vocabulary, 9)
     assert captions.words(targets, np.array([[0], [0]])).tolist() == [[[START, 4, END, PAD]], [[START, 5, 6, END]]]
     assert captions.words(targets, np.array([[1, 0], [0, 0]])).shape == (2, 2, 6)
     assert captions.words(targets[:0], np.zeros((0, 1), np.int64)).shape == (0, 1, 0)

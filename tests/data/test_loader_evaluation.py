@@ -29,8 +29,10 @@ from fanlight.data.formats import recognise
 from fanlight.data.loader import Samples, evaluation_batches, train_batches
 from fanlight.data.scan import scan
 from fanlight.data.source import Files
+from fanlight.data.vocabulary import SPECIAL, Vocabulary
 from fanlight.errors import DataError
-from fanlight.types import Position
+from fanlight.tasks.caption import Caption
+from fanlight.types import END, PAD, Position
 
 GROWTH_BYTES = 64_000  # of Python's memory over 300 batches: caches. Orders kept would be 180,000, batches more
 
@@ -78,6 +80,19 @@ def test_evaluation_sees_the_centre_and_no_chance() -> None:
         augment.cut(samples.source.read(int(rows[sample])), boxes, sample, out=wanted)
         assert np.array_equal(images[sample], wanted)
     assert_same(evaluate(samples, replace(CUTTING, seed=99)), evaluate(samples))
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_captions_of_a_batch_are_as_wide_as_its_longest(ranks: int) -> None:
+    """The longest of a split is much longer than most, and logits of PAD would be most of an evaluation's memory."""
+    lengths = np.array([2, 3, 2, 9, 2, 2, 4, 2])
+    targets = np.where(np.arange(9) < lengths[:, None], END, PAD)[:, None]  # [N, 1, L]
+    task = Caption(Vocabulary((*SPECIAL, "a")), longest=7, per_image=1, beams=1)
+    samples = replace(samples_of(8), targets=targets, chooser=task)
+    of_rank = [evaluate(samples, replace(CUTTING, rank=rank, ranks=ranks), batch=4) for rank in range(ranks)]
+    found = {int(batch.parts[0].samples[0]): batch.parts[0].targets for batches in of_rank for batch in batches}
+    assert {first: tuple(each.shape) for first, each in found.items()} == {0: (4, 1, 9), 4: (4, 1, 4)}
+    assert all((each != PAD).sum() == lengths[first : first + 4].sum() for first, each in found.items())
 
 
 def test_evaluation_of_nothing() -> None:

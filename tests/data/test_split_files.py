@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from data import layouts
-from fanlight.data.formats import Listing, recognise
+from fanlight.data.formats import Listing, karpathy, recognise
+from fanlight.data.formats.tree import Tree
 from fanlight.errors import DataError
 
 
@@ -60,6 +61,20 @@ def test_its_own_annotations_stand_back(tmp_path: Path) -> None:
 def test_the_file_itself_can_be_named(tmp_path: Path) -> None:
     coco(tmp_path)
     assert listing(tmp_path / "dataset_coco.json") == listing(tmp_path)
+
+
+def test_it_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """COCO's has 140 MB of JSON."""
+    read: list[str] = []
+    inner = karpathy.json_document
+
+    def counted(tree: Tree, path: str) -> Any:
+        read.append(path)
+        return inner(tree, path)
+
+    monkeypatch.setattr(karpathy, "json_document", counted)
+    listing(coco(tmp_path))
+    assert read == ["dataset_coco.json"]
 
 
 def test_flickr_has_its_images_in_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

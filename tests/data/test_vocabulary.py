@@ -76,7 +76,9 @@ def test_a_caption_cannot_say_a_special_word() -> None:
 @given(st.lists(st.text(max_size=20), min_size=1, max_size=5))
 def test_what_is_encoded_is_decoded(captions: list[str]) -> None:
     if not any(map(words_of, captions)):
-        with pytest.raises(DataError, match="none of the captions has a word"):
+        with pytest.raises(
+            DataError, match="none of the training captions has a word, only marks and blanks; give them words"
+        ):
             Vocabulary.of(captions, 1)
         return
     found = Vocabulary.of(captions, 1)
@@ -89,7 +91,8 @@ def test_what_is_encoded_is_decoded(captions: list[str]) -> None:
 def test_no_word_is_frequent_enough() -> None:
     with pytest.raises(
         ConfigError,
-        match="min_count 9: no word of the captions occurs that often, the most frequent, 'a', 4 times; try min_count=2",
+        match=r"caption\.min_count is 9: no word of the training captions occurs that often, the most frequent, 'a', 4 times; "
+        "try --min-count 2",
     ):
         Vocabulary.of(["a a a a b"], 9)  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 import copy
 import threading
+import weakref
 
 import pytest
 import torch
@@ -324,6 +325,24 @@ def test_words_are_of_the_thread_and_of_the_batch():
     copied = copy.deepcopy(model)
     copied.decoder.told(words[:1])
     assert len(told.words_of(model).of(4, images.device)) == 4
+
+
+def test_words_of_threads_that_ended_are_let_go():
+    words = told.Words()
+    before: list[weakref.ref[torch.Tensor]] = []
+
+    def tell() -> None:
+        mine = torch.ones(1, 1, 2, dtype=torch.int64)
+        before.append(weakref.ref(mine))
+        words.set(mine)
+
+    for _ in range(3):
+        thread = threading.Thread(target=tell)
+        thread.start()
+        thread.join()
+    words.set(torch.full((1, 1, 2), 2))
+    assert [each() for each in before] == [None] * 3
+    assert words.of(1, torch.device("cpu")).tolist() == [[[2, 2]]]
 
 
 def test_names():

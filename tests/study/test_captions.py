@@ -73,6 +73,23 @@ def test_the_page_shows_captions_scores_and_the_blind_test(tmp_path):
     assert "The network describes what it sees." in page and "No predictions were kept" not in page
 
 
+def test_captions_are_scored_once(tmp_path, monkeypatch):
+    calls, inner = [], caption_scores.judged
+    monkeypatch.setattr(caption_scores, "judged", lambda *given: (calls.append(given), inner(*given))[1])
+    found, _ = section(make_run(tmp_path))
+    assert len(calls) == 1 and all("per_image" not in scores for scores in found["scores"].values())
+    table = pq.read_table(tmp_path / "run" / "predictions.parquet")
+    alone = caption_scores.score(table["caption"].to_pylist(), table["references"].to_pylist())["per_image"]["cider"]
+    best = [row["score"] for row in found["best"]]
+    np.testing.assert_allclose(best, np.sort(alone)[::-1][: len(best)], rtol=1e-12)
+
+
+def test_letters_of_a_script_without_spaces_are_words(tmp_path):
+    said = ["一只狗在草地上"] * COUNT  # seven, and the end
+    found, _ = section(make_run(tmp_path, said=said, references=[["一只狗"]] * COUNT))
+    assert found["best"][0]["probability"] == pytest.approx(np.exp(-3.5 / 8))
+
+
 def test_what_a_caption_says_is_escaped(tmp_path):
     page = report.write(make_run(tmp_path)).read_text()
     assert HOSTILE not in page and "&lt;script&gt;" in page

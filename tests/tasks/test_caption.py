@@ -16,6 +16,8 @@ from fanlight.data import manifest as manifests
 from fanlight.data.manifest import Manifest
 from fanlight.data.vocabulary import Vocabulary
 from fanlight.errors import ConfigError
+from fanlight.models import decode
+from fanlight.tasks import caption
 from fanlight.tasks.caption import Caption
 from fanlight.tasks.classify import Classify
 from fanlight.train import probe
@@ -206,6 +208,39 @@ def test_networks_of_the_other_task_are_refused():
         ConfigError, match=r"resnet18\+lstm, which writes captions, and the data has classes; use --model resnet18"
     ):
         Classify(("a", "b")).model("resnet18+lstm", image_px=32, seed=0)
+
+
+def test_words_that_it_cannot_write_are_counted_and_named():
+    assert TASK.lacks(manifest(), np.arange(3)) == []
+    other = manifest([["a red Ente", "ente zwei"], ["a cat"]])
+    (note,) = TASK.lacks(other, np.arange(2))
+    assert note.startswith(
+        "3 of the 7 words of these captions (42.9%) are not in the run's vocabulary, most often 'ente'"
+    )
+    assert TASK.lacks(other, np.array([1])) == []
+
+
+def test_wide_beams_write_few_images_at_once_and_the_same(monkeypatch):
+    task = dataclasses.replace(TASK, beams=4)
+    model = task.model("small-cnn+transformer32x1", image_px=16, seed=0).model.eval()
+    images = torch.randn((5, 3, 16, 16), generator=torch.Generator().manual_seed(0))
+    whole, sizes = task.write(model, images), []
+    inner = decode.generate
+
+    def counted(model, images, **how):
+        sizes.append(len(images))
+        return inner(model, images, **how)
+
+    monkeypatch.setattr(caption, "AT_ONCE", 9)
+    monkeypatch.setattr(decode, "generate", counted)
+    torch.testing.assert_close(task.write(model, images), whole, rtol=1e-5, atol=0)
+    assert sizes == [2, 2, 1]
+
+
+def test_what_writes_and_what_does_not():
+    assert tasks.writes(TASK) and not tasks.writes(Classify(("a", "b")))
+    for name in ("write", "written", "look", "told"):
+        assert hasattr(TASK, name) and not hasattr(Classify, name)
 
 
 def test_beams_are_for_captions():

@@ -87,8 +87,45 @@ def test_evaluate_takes_other_captions_and_no_classes(written, fanlight, said, c
     other = sentences.make(own_place / "other", images=6, seed=3)
     scores = json.loads(fanlight("evaluate", written, "--data", other, "--json").out)
     assert scores["split"] == "test" and scores["count"] == 6
+    assert not any("vocabulary" in note for note in scores["notes"])
     refused = fanlight("evaluate", written, "--data", colours)
     assert refused.code == 3 and "has classes, and the run learned captions; give data of that kind" in refused.err
+
+
+def test_evaluate_on_captions_in_other_words_says_how_many_it_lacks(written, fanlight, own_place):
+    other = sentences.make(own_place / "other", images=6, most=1)
+    (other / "captions.txt").write_text((other / "captions.txt").read_text().replace("lies", "liegt"))
+    answer = fanlight("evaluate", written, "--data", other)
+    told = "6 of the 18 words of these captions (33.3%) are not in the run's vocabulary, most often 'liegt'"
+    assert answer.code == 0 and told in answer.out, answer.err
+
+
+def test_images_without_captions_are_described_and_not_scored(written, fanlight, own_place):
+    alone = sentences.make(own_place / "alone", images=3)
+    (alone / "captions.txt").unlink()
+    answer = fanlight("predict", written, alone, "--json")
+    assert answer.code == 0 and len(json.loads(answer.out)["predictions"]) == 3
+    refused = fanlight("evaluate", written, "--data", alone)
+    assert refused.code == 3 and "this run writes captions, and is scored by images that have some" in refused.err
+    (own_place / "nothing").mkdir()
+    for command in (("predict", written, "nothing"), ("evaluate", written, "--data", "nothing"), ("train", "nothing")):
+        answer = fanlight(*command)
+        assert answer.code == 3 and "nothing" in answer.err and "Traceback" not in answer.err
+
+
+def test_one_word_said_ten_thousand_times_is_a_data_set(fanlight, own_place):
+    data = sentences.make(own_place / "data", images=18, most=1)
+    names = [line.partition(",")[0] for line in (data / "captions.txt").read_text().splitlines()[1:]]
+    rows = [("image", "caption"), (names[0], " ".join(["Dog"] * 10_000)), *((name, "Dog!") for name in names[1:])]
+    with open(data / "captions.txt", "w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    words = {**sentences.OPTIONS, "epochs": 1, "batch_size": 4, "report": True}
+    answer = fanlight("train", data, *tiny.flags(words), "--out", "run", "--json")
+    assert answer.code == 0, answer.err
+    assert tiny.resolved(own_place / "run")["caption"]["longest"] <= 40
+    kept = vocabulary.Vocabulary.load(own_place / "run" / "vocabulary.json")
+    assert kept.words == (*vocabulary.SPECIAL, "dog")
+    assert (own_place / "run" / "report.html").stat().st_size > 0
 
 
 def test_predict_writes_a_sentence_for_each_file(written, fanlight, said, own_place):
@@ -112,6 +149,9 @@ def test_predict_writes_a_sentence_for_each_file(written, fanlight, said, own_pl
         (("predict", "--top", "5"), "--top is for classes, and this run writes captions; leave it out"),
         (("predict", "--tta", "2"), "--tta is for classes"),
         (("predict", "--beams", "0"), "--beams is 0; it must be from 1 to 100"),
+        (("predict", "--beams", "1000"), "--beams is 1000; it must be from 1 to 100"),
+        (("evaluate", "--beams", "0"), "--beams is 0; it must be from 1 to 100"),
+        (("evaluate", "--beams", "1000"), "--beams is 1000; it must be from 1 to 100"),
         (("evaluate", "--tta", "2"), "--tta 2 is for classes, and"),
         (("evaluate", "--unknown-below", "0.5"), "--unknown-below 0.5 is for classes, and"),
     ],
@@ -132,8 +172,13 @@ def test_options_of_classes_are_refused(written, fanlight, said, words, why):
         (("--model", "small-cnn"), "model.name is small-cnn, which names classes, and the data has captions; use"),
         (("--model", "small-cnn+rnn"), "there is no decoder 'rnn'"),
         (("--beams", "0"), "caption.beams is 0; it must be from 1 to 100"),
+        (("--beams", "1000"), "caption.beams is 1000; it must be from 1 to 100"),
+        (("--max-words", "0"), "--max-words"),
+        (("--set", "caption.max_words=0"), "max_words"),
+        (("--set", "caption.per_image=0"), "caption.per_image is 0; it must be from 1 to 1000"),
+        (("--min-count", "0"), "caption.min_count is 0; it must be from 1 to"),
         (("--set", "caption.longest=0"), "caption.longest is 0; it must be from 1 to 1000"),
-        (("--min-count", "1000"), "no word of the captions occurs that often"),
+        (("--min-count", "1000"), "caption.min_count is 1000: no word of the training captions occurs that often"),
         (("--min-count", "few"), "min-count"),
     ],
 )
@@ -167,6 +212,14 @@ def test_a_run_goes_on_where_it_stopped(said, own_place, monkeypatch):
     assert tiny.weights(own_place / "half") == tiny.weights(whole)
     tables = [pq.read_table(run / "predictions.parquet") for run in (whole, own_place / "half")]
     assert tables[0].equals(tables[1])
+
+
+def test_a_time_limit_knows_that_sentences_are_written(fanlight, said, own_place):
+    words = [*tiny.flags({**sentences.OPTIONS, "epochs": 1}), "--time-limit", "10h", "--out", "run", "--dry-run"]
+    answer = fanlight("train", said, *words)
+    assert answer.code == 0, answer.err
+    found = tiny.summary(own_place / "run")["time_limit"]
+    assert found["final_s"] > found["writing_s"] > 0
 
 
 def test_a_few_images_are_learned_word_for_word_and_by_their_look(own_place):

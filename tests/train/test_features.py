@@ -1,5 +1,6 @@
 """Runs that train the last layer on features computed once: the same run as one that computes them at every look."""
 
+import errno
 import json
 import os
 import shutil
@@ -12,6 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.torch import load_file, save_file
 
+from fanlight import machine
+from fanlight.data import cache
 from fanlight.errors import ConfigError, DiskError, Stopped
 from fanlight.models import zoo
 from fanlight.train import build, features, scoring, tune
@@ -105,6 +108,29 @@ def test_the_choice_is_told_with_its_reason(runs, little, colours, own_place):
     assert "Hint: with --no-augment" in tiny.resolved(run)["reasons"]["execution.cache_features"]
     run = tiny.train(colours, out=own_place / "all", epochs=1)
     assert "execution.cache_features" not in tiny.resolved(run)["reasons"]
+
+
+def test_features_that_fill_the_disk_are_not_kept(monkeypatch, little, colours, own_place):
+    """A captioner's are a grid of each image: of a large set more than a disk has."""
+    monkeypatch.setattr(machine, "disk_free", lambda folder: 100)
+    run = tiny.train(colours, out=own_place / "run", **little, augment__off=True, pack=False)
+    assert tiny.resolved(run)["execution"]["cache_features"] is False
+    said = tiny.resolved(run)["reasons"]["execution.cache_features"]
+    assert said.startswith("features of all images take ") and said.endswith(
+        f"{cache.folder() / 'features'} has 100 bytes left"
+    )
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="the system reserves no room")
+def test_room_for_features_is_reserved_before_they_are_computed(monkeypatch, frozen, colours, own_place):
+    def full(*_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setenv("FANLIGHT_CACHE", str(own_place / "cache"))
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(DiskError, match=r"features: No space left on device; make room, .* or use --no-cache-features"):
+        tiny.train(colours, out=own_place / "run", **frozen, pack=False)
+    assert list((own_place / "cache" / "features").iterdir()) == []
 
 
 def test_a_network_whose_last_layer_is_not_the_end_is_asked_at_every_look(

@@ -63,6 +63,21 @@ def test_a_limit_below_one_epoch_is_refused_with_one_that_would_do():
         timelimit.epochs(PLAN, limit_s=18.0, spent_s=40.0, evaluations=20, every=None)
 
 
+def test_what_is_written_at_the_end_takes_time_too(monkeypatch):
+    counts = {"batch": 10, "train": 105, "val": 20, "test": 30, "start_s": 4.0}
+    plain, writing = (timelimit.plan(step_s=0.5, **counts, writing_s=each) for each in (0.0, 40.0))
+    assert writing.final_s == plain.final_s + 40.0 and writing.evaluation_s == plain.evaluation_s
+    on_features = timelimit.plan_on_features(step_s=1.0, feature_step_s=0.004, **counts, writing_s=40.0)
+    assert on_features.final_s == pytest.approx(timelimit.SAVE_S + 0.02 + 40.0)
+    with pytest.raises(ConfigError, match="one epoch and its evaluation take about 51"):
+        timelimit.epochs(writing, limit_s=45.0, spent_s=0.0, evaluations=20, every=None)
+    monkeypatch.setattr(timelimit.time, "time", lambda: 1000.0)
+    deadline = Deadline.of(60.0, {"final_s": 43.0, "writing_s": 40.0}, entered=1000.0, before_s=0.0)
+    assert deadline.reserve_s == 43.0
+    deadline.learn(0.5, images=10, final=30)
+    assert deadline.reserve_s == timelimit.SAVE_S + 1.5 + 40.0, "no evaluation says what writing takes"
+
+
 def test_a_deadline_keeps_time_for_a_step_and_the_evaluation(monkeypatch):
     now = [1000.0]
     monkeypatch.setattr(timelimit.time, "time", lambda: now[0])

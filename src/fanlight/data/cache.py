@@ -1,5 +1,5 @@
 """The folder of things that can be made again: packs, features, manifests, audits, built-in data, what archives decompress to,
-compiled kernels. Listed and cleared by `fanlight cache`."""
+compiled kernels, words of captions. Listed and cleared by `fanlight cache`."""
 
 import hashlib
 import json
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from fanlight.data import builtin
 
-FOLDERS = ("packs", "features", "manifests", "audits", "builtin", "archives", "compiled", "plans")
+FOLDERS = ("packs", "features", "manifests", "audits", "builtin", "archives", "compiled", "plans", "captions")
 
 
 def folder() -> Path:
@@ -33,7 +33,7 @@ class Entry:
     """One thing in the cache."""
 
     path: Path
-    kind: str  # pack, features, manifest, audit, built-in, archive, compiled, plan
+    kind: str  # pack, features, manifest, audit, built-in, archive, compiled, plan, captions
     bytes: int
     text: str  # what it holds, in words
 
@@ -53,6 +53,7 @@ def entries() -> list[Entry]:
     found += [
         Entry(path, "plan", path.stat().st_size, "what this machine was measured to do") for path in _children("plans")
     ]
+    found += [Entry(path, "captions", path.stat().st_size, "words of a data set") for path in _children("captions")]
     return sorted(found, key=lambda entry: -entry.bytes)
 
 

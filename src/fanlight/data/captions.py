@@ -1,4 +1,4 @@
-"""Captions as numbers: from a manifest's sentences to the words of a batch. No torch, no state.
+"""Captions of a manifest, and which of them a batch has (their words as numbers: spoken.py). No torch, no state.
 
 N images of a split, C captions of one at most, L numbers of a caption at most, START and END included. B images of a batch, k
 captions of each in it. An image's captions fill the first of its C slots; the others are PAD all through.
@@ -12,15 +12,15 @@ import numpy as np
 
 from fanlight.data import order
 from fanlight.data.manifest import Manifest
-from fanlight.data.vocabulary import Vocabulary
 from fanlight.errors import DataError
 from fanlight.types import PAD
 
 _TURN_DRAW = (1 << 40) + 16  # draws from here on order an image's captions; those before it order the epoch
 
 
-def captions_of(manifest: Manifest, rows: np.ndarray) -> list[list[str]]:
-    """The captions of each of manifest `rows`. DataError that names the image which has none."""
+def captions_of(manifest: Manifest, rows: np.ndarray, *, may_lack: bool = False) -> list[list[str]]:
+    """The captions of each of manifest `rows`, without empty ones. DataError that names the image which has none, unless it
+    `may_lack` them."""
     found = []
     for row, text in zip(np.asarray(rows).tolist(), manifest.column("captions")[rows]):
         try:
@@ -29,25 +29,10 @@ def captions_of(manifest: Manifest, rows: np.ndarray) -> list[list[str]]:
             captions = None
         if not isinstance(captions, list) or not all(isinstance(each, str) for each in captions):
             raise DataError(f"{manifest.path(row)}: its captions are no JSON list of texts; run `fanlight check` again")
-        if not any(each.strip() for each in captions):
+        if not may_lack and not any(each.strip() for each in captions):
             raise DataError(f"{manifest.path(row)} has no caption; give it one, or take it out of the list")
         found.append([each for each in captions if each.strip()])
     return found
-
-
-def encoded(captions: list[list[str]], vocabulary: Vocabulary, longest: int, *, slots: int | None = None) -> np.ndarray:
-    """int16 (int32 for a vocabulary that needs it) [N, C, L]: START, at most `longest` words, END, PAD.
-
-    L is that of the longest caption, so at most `longest` + 2; C is `slots`, or the captions of the image that has most."""
-    kind = np.int16 if len(vocabulary) <= np.iinfo(np.int16).max else np.int32
-    numbers = [[vocabulary.encode(text, longest) for text in each[:slots]] for each in captions]
-    most = slots or max(map(len, numbers), default=0)
-    width = max((len(each) for of_image in numbers for each in of_image), default=0)
-    targets_NCL = np.full((len(captions), most, width), PAD, kind)
-    for image, of_image in enumerate(numbers):
-        for slot, each in enumerate(of_image):
-            targets_NCL[image, slot, : len(each)] = each
-    return targets_NCL
 
 
 def lengths(targets_NCL: np.ndarray) -> np.ndarray:
@@ -78,6 +63,10 @@ def chosen(samples: np.ndarray, counts: np.ndarray, *, k: int, seed: int, epoch:
 
 
 def words(targets_BCL: np.ndarray, chosen_Bk: np.ndarray) -> np.ndarray:
-    """[B, k, L'] of targets [B, C, L]: the chosen captions, without the columns at the end that are PAD in all of them."""
-    words_BkL = np.take_along_axis(targets_BCL, chosen_Bk[..., None], axis=1)
-    return words_BkL[..., : int(lengths(words_BkL).max(initial=0))]
+    """[B, k, L'] of targets [B, C, L]: the chosen captions, as `narrow` has them."""
+    return narrow(np.take_along_axis(targets_BCL, chosen_Bk[..., None], axis=1))
+
+
+def narrow(targets_BCL: np.ndarray) -> np.ndarray:
+    """[B, C, L'], without the columns at the end that are PAD in all captions."""
+    return targets_BCL[..., : int(lengths(targets_BCL).max(initial=0))]

@@ -36,10 +36,14 @@ class Features:
 
 
 class Chooser(Protocol):
-    """Which of its targets each sample is trained on in an epoch. The same on every rank."""
+    """Of samples with several targets: which of them an epoch trains on. The same on every rank."""
 
     def of_epoch(self, targets: np.ndarray, *, keys: np.ndarray, seed: int, epoch: int) -> np.ndarray:
         """[B, …] of `targets` [B, …] of B samples with these `keys`."""
+        ...
+
+    def evaluated(self, targets: np.ndarray) -> np.ndarray:
+        """[B, …]: all of them, as narrow as these B allow: the longest of a split is much longer than most."""
         ...
 
     def weights(self, targets: np.ndarray) -> np.ndarray:
@@ -61,7 +65,7 @@ class Samples:
     weights: np.ndarray  # float64 [N], what a sample adds to the loss's denominator
     blocks: np.ndarray | None = None  # int64 [N], for the `blocks` order
     draws: order.Draws | None = None  # how an epoch draws with replacement; None: every sample once
-    chooser: Chooser | None = None  # of what an epoch trains on, where samples have several targets; None: of all
+    chooser: Chooser | None = None  # where samples have several targets; None: they have one
     features: Features | None = None  # what a batch holds in place of pixels
 
     def __len__(self) -> int:
@@ -160,7 +164,8 @@ def evaluation_batches(
         last = chosen[-1:] if len(chosen) else every[:1]
         padded = np.concatenate([chosen, np.repeat(last, batch - len(chosen))])
         rows = samples.rows[padded]
-        targets = torch.from_numpy(samples.targets[padded])
+        own = samples.targets[padded]
+        targets = torch.from_numpy(own if samples.chooser is None else samples.chooser.evaluated(own))
         if not cutting.has_images:
             part = Rows(chosen, None, targets, unseen=(batch, cutting.image_px))
             return Batch(position, (part,) * views, float(samples.weights[chosen].sum()), time.perf_counter() - begin)

@@ -10,7 +10,7 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -108,19 +108,23 @@ class Vocabulary:
 
     @classmethod
     def of(cls, captions: Iterable[str], min_count: int) -> Vocabulary:
+        """Of the words of these captions, as `of_counts`."""
+        return cls.of_counts(Counter(word for text in captions for word in words_of(text)), min_count)
+
+    @classmethod
+    def of_counts(cls, counts: Mapping[str, int], min_count: int) -> Vocabulary:
         """The words that occur at least `min_count` times, the most frequent first, equal ones in the order of their letters.
-        DataError where no caption has a word, ConfigError where no word is frequent enough."""
-        counts = Counter(word for text in captions for word in words_of(text))
+        DataError where there is no word, ConfigError where none is frequent enough."""
         if not counts:
-            raise DataError("none of the captions has a word")
+            raise DataError("none of the training captions has a word, only marks and blanks; give them words")
         known = [
             word for word, count in sorted(counts.items(), key=lambda each: (-each[1], each[0])) if count >= min_count
         ]
         if not known:
             most, word = max((count, word) for word, count in counts.items())
             raise ConfigError(
-                f"min_count {min_count}: no word of the captions occurs that often, the most frequent, {word!r}, {most} "
-                f"times; try min_count={max(1, most // 2)}"
+                f"caption.min_count is {min_count}: no word of the training captions occurs that often, the most frequent, "
+                f"{word!r}, {most} times; try --min-count {max(1, most // 2)}"
             )
         return cls((*SPECIAL, *known))
 

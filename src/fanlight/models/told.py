@@ -18,7 +18,8 @@ from fanlight.types import END, START
 
 
 class Words:
-    """Of the next forward. One per decoder; each thread has its own, as evaluation does several forwards at once."""
+    """Of the next forward. One per decoder; each thread has its own, as evaluation does several forwards at once. Those of
+    threads that have ended go when the next are told: every evaluation has threads of its own."""
 
     def __init__(self) -> None:
         self._by_thread: dict[int, Tensor] = {}
@@ -31,6 +32,10 @@ class Words:
             raise ValueError(
                 f"words should be integers [b, k, L] with L of 2 and more, got {words.dtype} {list(words.shape)}"
             )
+        known = list(self._by_thread)  # asked before who lives: a thread that begins in between is not forgotten
+        living = {thread.ident for thread in threading.enumerate()}
+        for ended in filter(lambda ident: ident not in living, known):
+            self._by_thread.pop(ended, None)
         self._by_thread[threading.get_ident()] = words.long()
 
     def of(self, rows: int, device: torch.device) -> Tensor:

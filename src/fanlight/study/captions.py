@@ -14,6 +14,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fanlight.data.vocabulary import words_of
 from fanlight.study import pages
 from fanlight.study.runs import headline_split
 
@@ -46,7 +47,8 @@ def section(predictions: "pa.Table | None", *, folder: Path, root: Path, missing
     split = headline_split(scores)
     if split is None:
         return {}
-    rows = _rows(predictions, split)
+    per_image = {name: found.pop("per_image") for name, found in scores.items()}
+    rows = _rows(predictions, split, per_image[split])
     ranked = sorted(rows, key=lambda row: (-row["score"], row["sample"]))
     best = ranked[:SHOWN]
     worst = ranked[max(SHOWN, len(ranked) - SHOWN) :][::-1]  # no image is both
@@ -105,19 +107,14 @@ def blind_words(found: dict[str, Any]) -> str:
     return f"{numbers}, which may be none: nothing shows that the network looks at the image."
 
 
-def _rows(predictions: "pa.Table", split: str) -> list[dict[str, Any]]:
+def _rows(predictions: "pa.Table", split: str, per_image: dict[str, "np.ndarray"]) -> list[dict[str, Any]]:
     """Images of a split that can be scored, each with its own `score`."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    from fanlight.tasks import caption_scores
-
     table = predictions.filter(pc.equal(predictions["split"].cast(pa.string()), split))
     extra = [name for name in ("log_probability", "true_and_complete") if name in table.column_names]
     rows = [row for row in table.select([*COLUMNS, *extra]).to_pylist() if row["references"]]
-    per_image = caption_scores.score([row["caption"] or "" for row in rows], [row["references"] for row in rows])[
-        "per_image"
-    ]
     score = per_image["cider" if len(rows) > 1 else "rouge_l"]
     return [row | {"score": float(value)} for row, value in zip(rows, score)]
 
@@ -125,7 +122,7 @@ def _rows(predictions: "pa.Table", split: str) -> list[dict[str, Any]]:
 def _shown(row: dict[str, Any], root: Path) -> dict[str, Any]:
     """A row with its picture, or why there is none; `probability` is per word, the geometric mean."""
     logarithm = row.get("log_probability")
-    words = len((row["caption"] or "").split()) + 1  # the end is a word too
+    words = len(words_of(row["caption"] or "")) + 1  # the end is a word too
     sure = math.exp(logarithm / words) if logarithm is not None and math.isfinite(logarithm) else None
     shown = dict.fromkeys(("true_and_complete",)) | row | {"probability": sure}
     return shown | dict(zip(("picture", "problem"), pages.thumbnail(root / row["path"])))
@@ -138,7 +135,7 @@ def _looked(path: Path, rows: dict[int, dict[str, Any]], root: Path, missing: di
     if not path.exists():
         return []
     try:
-        with np.load(path, allow_pickle=False) as kept:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as kept:  # of a torn one it closes nothing
             sample_A, words_AL, weight_ALhw = kept["sample"], kept["words"], kept["weight"]
             share = float(kept["share"]) if "share" in kept else 1.0
         if weight_ALhw.ndim != 4 or weight_ALhw.shape[:2] != words_AL.shape or len(sample_A) != len(words_AL):

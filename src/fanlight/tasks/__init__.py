@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeGuard
 
 from fanlight.errors import ConfigError
 
@@ -41,10 +41,7 @@ class Task(Protocol):
     def kept(self) -> tuple[str, ...]: ...  # scores that run.json keeps
 
     @property
-    def chooser(self) -> Chooser | None: ...  # of what an epoch trains on, where samples have several targets
-
-    @property
-    def is_written(self) -> bool: ...  # what is predicted is written bit by bit, by the whole network, after training
+    def chooser(self) -> Chooser | None: ...  # where samples have several targets
 
     def model(
         self, name: str, *, image_px: int, seed: int, pretrained: bool = False, weights: str | None = None
@@ -91,22 +88,6 @@ class Task(Protocol):
         """`predictions.parquet`: one row per sample."""
         ...
 
-    def write(self, model: torch.nn.Module, images: torch.Tensor) -> torch.Tensor:
-        """float32 [B, …]: what the whole network says of images by itself, where the task is one of writing."""
-        ...
-
-    def written(self, manifest: Manifest, table: pa.Table, outputs: np.ndarray) -> pa.Table:
-        """The table, and what `write` gave for its rows."""
-        ...
-
-    def look(self, model: torch.nn.Module, images: torch.Tensor) -> dict[str, np.ndarray]:
-        """What was looked at for each part of what `write` gives: plain arrays, first dimension B."""
-        ...
-
-    def told(self, outputs: np.ndarray) -> list[tuple[str, float]]:
-        """What `write` gave, in words, and how sure it is."""
-        ...
-
     def score(self, table: pa.Table, *, split: str) -> dict[str, Any]:
         """Every metric, as a function of the table alone."""
         ...
@@ -126,6 +107,35 @@ class Task(Protocol):
     def keep(self, run: Path) -> None:
         """What a new run's folder holds of it, for people."""
         ...
+
+
+class WritingTask(Task, Protocol):
+    """One whose answers are written bit by bit, by the whole network, when it is trained."""
+
+    def write(self, model: torch.nn.Module, images: torch.Tensor) -> torch.Tensor:
+        """float32 [B, …]: what the network, in eval mode, says of images by itself."""
+        ...
+
+    def written(self, manifest: Manifest, table: pa.Table, outputs: np.ndarray) -> pa.Table:
+        """The table, and what `write` gave for its rows."""
+        ...
+
+    def look(self, model: torch.nn.Module, images: torch.Tensor) -> dict[str, np.ndarray]:
+        """What was looked at for each part of what `write` gives: plain arrays, first dimension B."""
+        ...
+
+    def told(self, outputs: np.ndarray) -> list[tuple[str, float]]:
+        """What `write` gave, in words, and how sure it is."""
+        ...
+
+    def lacks(self, manifest: Manifest, rows: np.ndarray) -> list[str]:
+        """What of the targets of these rows the network could not write, whatever it sees; nothing where it could all."""
+        ...
+
+
+def writes(task: Task) -> TypeGuard[WritingTask]:
+    """Whether the task is one of writing."""
+    return hasattr(task, "write")
 
 
 def name_of(manifest: Manifest) -> str:

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 
 from fanlight.config import Config
-from fanlight.data import builtin, captions, vocabulary
+from fanlight.data import builtin, captions, spoken, vocabulary
 from fanlight.data.loader import Chooser
 from fanlight.data.manifest import Manifest
 from fanlight.data.shapes import judge
@@ -33,6 +33,7 @@ from fanlight.tasks import caption_report
 from fanlight.types import END, PAD, START
 
 BEAMS_MOST = 100
+AT_ONCE = 320  # sentences that are open at once, so that wide beams take time and not memory
 EVALUATED_RTOL = 1e-4  # of an image's summed loss: what rounding of other summation orders may do to it, in fp32
 TIES_MOST = 0.01  # share of words whose two best guesses are so close that rounding chooses
 
@@ -57,7 +58,6 @@ class Caption:
         "mean_length_references", "distinct", "repeated", "most_common", "true_and_complete", "true_and_complete_interval",
         "only_true", "only_true_interval",
     )  # fmt: skip
-    is_written = True
 
     @classmethod
     def of(cls, config: Config, manifest: Manifest) -> Caption:
@@ -66,8 +66,7 @@ class Caption:
         assert c.min_count is not None and c.longest is not None and c.per_image is not None, "resolved before"
         rows = manifest.rows("train")
         rows = rows if len(rows) else np.flatnonzero(manifest.captioned)  # not split yet
-        known = captions.captions_of(manifest, rows)
-        words = Vocabulary.of((text for each in known for text in each), c.min_count)
+        words = spoken.of(manifest).vocabulary(rows, c.min_count)
         return cls(words, c.longest, c.per_image, c.beams, config.optim.label_smoothing)
 
     @classmethod
@@ -103,14 +102,20 @@ class Caption:
         )  # fmt: skip
 
     def targets(self, manifest: Manifest, rows: np.ndarray) -> np.ndarray:
-        """int16 [N, C, L], START … END and PAD, of each manifest row."""
-        return captions.encoded(captions.captions_of(manifest, rows), self.vocabulary, self.longest)
+        """int16 [N, C, L], START … END and PAD, of each manifest row. DataError that names one without a caption."""
+        said = spoken.of(manifest)
+        captions.captions_of(manifest, rows[said.counts(rows) == 0])  # which refuses them
+        return said.encoded(rows, self.vocabulary, self.longest)
 
     def of_epoch(self, targets_BCL: np.ndarray, *, keys: np.ndarray, seed: int, epoch: int) -> np.ndarray:
         """[B, k, L'] of [B, C, L]: the captions whose turn it is; L' is what the longest of them takes."""
         k = min(self.per_image, targets_BCL.shape[1])
         places = captions.chosen(keys, captions.counts(targets_BCL), k=k, seed=seed, epoch=epoch)
         return captions.words(targets_BCL, places)
+
+    def evaluated(self, targets_BCL: np.ndarray) -> np.ndarray:
+        """[B, C, L']: all captions; L' is what the longest of them takes."""
+        return captions.narrow(targets_BCL)
 
     def lengths(self, targets_BkL: np.ndarray) -> np.ndarray:
         """int64 [B], of the longest caption of each."""
@@ -181,8 +186,11 @@ class Caption:
         """float32 [B, L]: the log-probability of the sentence that the network writes for each image, and its words."""
         from fanlight.models import decode
 
-        found = decode.generate(typing.cast(Captioner, model), images, beams=self.beams, longest=self.longest + 2)
-        return torch.cat([found.log_probability[:, None].float(), found.ids.float()], 1)
+        written = []
+        for some in images.split(max(1, AT_ONCE // self.beams)):
+            found = decode.generate(typing.cast(Captioner, model), some, beams=self.beams, longest=self.longest + 2)
+            written.append(torch.cat([found.log_probability[:, None].float(), found.ids.float()], 1))
+        return torch.cat(written)
 
     @torch.no_grad()
     def look(self, model: torch.nn.Module, images: torch.Tensor) -> dict[str, np.ndarray]:
@@ -206,6 +214,19 @@ class Caption:
         """Sentence and score of what `write` gave: the geometric mean of the probabilities of its words and its END."""
         count_N = (~np.isin(outputs_N[:, 1:], (PAD, START))).sum(1)
         return list(zip(self.said(outputs_N), np.exp(outputs_N[:, 0] / np.maximum(count_N, 1)).tolist()))
+
+    def lacks(self, manifest: Manifest, rows: np.ndarray) -> list[str]:
+        """How many words of these rows' captions are unknown, and the most frequent of them."""
+        said = spoken.of(manifest)
+        unknown = said.unknown(rows, self.vocabulary)
+        if not unknown:
+            return []
+        count, total = sum(unknown.values()), int(said.lengths(rows).sum())
+        most = max(sorted(unknown), key=lambda word: unknown[word])
+        return [
+            f"{count:,} of the {total:,} words of these captions ({count / total:.1%}) are not in the run's vocabulary, most "
+            f"often {most!r}: it cannot write them, and takes them for <unk>"
+        ]
 
     def written(self, manifest: Manifest, table: pa.Table, outputs_N: np.ndarray) -> pa.Table:
         """The table with the sentences that `write` gave for its rows, judged where the scenes are known."""

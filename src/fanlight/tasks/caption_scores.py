@@ -102,7 +102,11 @@ def report(captions: Sequence[str], references: Sequence[Sequence[str]], *, seed
     """What is said of a set of captions, as plain containers: NAMES; `intervals` of them, 95 %, by drawing images again,
     with the document frequency of CIDEr as it is; `blind`, the blind test; `notes`; and what `wording` gives."""
     found = judged(captions, references)
-    count, parts = len(captions), found.parts()
+    return _report(found, found.parts(), seed=seed)
+
+
+def _report(found: Judged, parts: np.ndarray, *, seed: int) -> dict[str, Any]:
+    count = len(parts)
     scores = _plain(_totals(parts.sum(0), count), count)
     drawn = _totals(resampling.sums(parts, seed=seed), count) if count > 1 else {}
     return {
@@ -146,12 +150,15 @@ def wording(found: Judged) -> dict[str, Any]:
 
 def of_table(table: pa.Table, *, split: str, seed: int = 0) -> dict[str, Any]:
     """`report` of the rows of one split of a predictions table (study/captions.py has its columns), with `count`, the
-    images scored; images without a reference are left out, and counted in `without_references`. `true_and_complete` is
+    images scored; images without a reference are left out, and counted in `without_references`. `per_image` has, of those
+    scored in their order, the same names as `score` has there. `true_and_complete` is
     the share of captions of shapes that the grammar found so, with its interval; None for other data."""
     rows = table.filter(pc.equal(table["split"].cast(pa.string()), split))
     captions, references = rows["caption"].to_pylist(), rows["references"].to_pylist()
     scored = [(caption or "", some) for caption, some in zip(captions, references) if some]
-    found = report([caption for caption, _ in scored], [some for _, some in scored], seed=seed)
+    ready = judged([caption for caption, _ in scored], [some for _, some in scored])
+    parts = ready.parts()
+    found = {**_report(ready, parts, seed=seed), "per_image": by_image(parts)}
     true = [each for each in _column(rows, "true_and_complete") if each is not None]
     if true:
         found["intervals"]["true_and_complete"] = wilson(sum(true), len(true))

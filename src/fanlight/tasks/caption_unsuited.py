@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from fanlight.config import Config
-from fanlight.data import captions, vocabulary
+from fanlight.data import captions, spoken
 from fanlight.data.manifest import Manifest
 from fanlight.errors import ConfigError
 
@@ -33,6 +35,8 @@ def check(config: Config, manifest: Manifest) -> None:
 
 def sided(manifest: Manifest) -> tuple[int, str] | None:
     """How many training captions name a side, which a mirror image changes, and the first of them."""
-    every = (text for each in captions.captions_of(manifest, manifest.rows("train")) for text in each)
-    found = [text for text in every if not SIDES.isdisjoint(vocabulary.words_of(text))]
-    return (len(found), found[0]) if found else None
+    found = spoken.of(manifest).saying(SIDES, manifest.rows("train"))
+    if not found:
+        return None
+    row, number = found[0]
+    return len(found), captions.captions_of(manifest, np.array([row]))[0][number]

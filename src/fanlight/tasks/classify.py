@@ -41,7 +41,6 @@ class Classify:
     logged = ("loss", "accuracy", "balanced_accuracy")
     kept = ("count", "correct", "accuracy", "interval", "balanced_accuracy", "loss")
     chooser = None
-    is_written = False
 
     @property
     def notes(self) -> list[str]:
@@ -138,18 +137,6 @@ class Classify:
             "logits": pa.FixedSizeListArray.from_arrays(flat, len(self.classes)),
         }
         return pa.table(columns).replace_schema_metadata({"classes": json.dumps(self.classes)})
-
-    def write(self, model: torch.nn.Module, images: torch.Tensor) -> torch.Tensor:
-        raise NotImplementedError("a classifier writes nothing")
-
-    def look(self, model: torch.nn.Module, images: torch.Tensor) -> dict[str, np.ndarray]:
-        return {}
-
-    def told(self, outputs: np.ndarray) -> list[tuple[str, float]]:
-        raise NotImplementedError("a classifier writes nothing")
-
-    def written(self, manifest: Manifest, table: pa.Table, outputs: np.ndarray) -> pa.Table:
-        return table
 
     def score(self, table: pa.Table, *, split: str) -> dict[str, Any]:
         """Every metric of one split, from the table alone."""

@@ -47,8 +47,7 @@ def split_samples(config: Config, manifest: Manifest, task: Task, where: source.
     targets = task.targets(manifest, rows)
     blocks = where.places[rows] // order.BLOCK_BYTES if config.data.order == "blocks" else None
     draws = sampling.draws(manifest, rows, sampling=config.data.sampling) if split == "train" else None
-    chooser = task.chooser if split == "train" else None  # all are evaluated
-    return Samples(where, rows, targets, task.weights(targets), blocks, draws, chooser=chooser)
+    return Samples(where, rows, targets, task.weights(targets), blocks, draws, chooser=task.chooser)
 
 
 def create_model(config: Config, manifest: Manifest, *, resumed: bool = False, task: Task | None = None) -> zoo.Created:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fanlight.data import spoken
 from fanlight.data.manifest import Manifest
-from fanlight.data.vocabulary import words_of
 from fanlight.tasks import caption_unsuited
 
 if TYPE_CHECKING:
@@ -37,20 +36,14 @@ def whole(choices: Choices, manifest: Manifest, *, is_small: bool) -> None:
     if found:
         choices.take("augment.flip", False, f"{found[0]} captions say left or right, which a mirror exchanges")
     choices.take("augment.flip", False, "what captions say of places, numerals or letters may be false in a mirror")
-    counts, lengths = _sentences(manifest)
-    total = int(counts.sum())
+    said, rows = spoken.of(manifest), manifest.rows("train")
+    counts, lengths = said.counts(rows), said.lengths(rows)
+    total, most = int(counts.sum()), int(counts.max(initial=1))
     least = next((count for most, count in COMMON if total < most), COMMON_MOST)
     choices.take("caption.min_count", least, f"{total:,} training captions; rarer words are <unk>")
-    long = int(min(LONG_MOST, max(1, np.quantile(lengths, LONG_SHARE, method="inverted_cdf"))))
+    usual = np.quantile(lengths, LONG_SHARE, method="inverted_cdf") if len(lengths) else 1
+    long = int(min(LONG_MOST, max(1, usual)))
     choices.take("caption.longest", long, f"{LONG_SHARE:.0%} of captions have at most as many words, or {LONG_MOST}")
-    each = int(min(PER_SMALL_IMAGE if is_small else PER_IMAGE_MOST, counts.max()))
-    why = "others come in later epochs" if each < counts.max() else "they share one forward"
-    choices.take("caption.per_image", each, f"images have up to {int(counts.max())} captions; {why}")
-
-
-def _sentences(manifest: Manifest) -> tuple[np.ndarray, np.ndarray]:
-    """Captions of each training image, and words of each caption."""
-    rows = manifest.rows("train")
-    found = [json.loads(text) for text in manifest.column("captions")[rows]]
-    lengths = [len(words_of(text)) for each in found for text in each]
-    return np.array([len(each) for each in found] or [1]), np.array(lengths or [1])
+    each = min(PER_SMALL_IMAGE if is_small else PER_IMAGE_MOST, most)
+    why = "others come in later epochs" if each < most else "they share one forward"
+    choices.take("caption.per_image", each, f"images have up to {most} captions; {why}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ import torch
 from torch import nn
 
 from fanlight.errors import ConfigError
-from fanlight.tasks import Task
+from fanlight.tasks import WritingTask
 from fanlight.train.eye import Eye, several
 from fanlight.train.step import Normalise
 
@@ -25,7 +24,7 @@ class Describer:
     """A trained captioner, ready for images."""
 
     model: nn.Module
-    task: Task
+    task: WritingTask
     eye: Eye
     normalise: Normalise
 
@@ -47,12 +46,8 @@ class Describer:
     @torch.no_grad()
     def _answers(self, squares_B1PP3: np.ndarray) -> list[dict[str, Any]]:
         images = self.normalise(torch.from_numpy(squares_B1PP3[:, 0]))
-        return [
-            {"caption": text, "score": score}
-            if math.isfinite(score)
-            else {"error": "the network's output is not finite"}
-            for text, score in self.task.told(self.task.write(self.model, images).cpu().numpy())
-        ]
+        told = self.task.told(self.task.write(self.model, images).cpu().numpy())
+        return [{"caption": text, "score": score} for text, score in told]
 
     def words(self, answer: dict[str, Any]) -> str:
         """An answer in a line."""

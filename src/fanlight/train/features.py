@@ -126,6 +126,11 @@ def _fill(part: Path, step: WholeStep, every: Samples, cutting: Cutting, world: 
         if world.local_rank == 0:
             part.mkdir(parents=True, exist_ok=True)
             np.lib.format.open_memmap(path, "w+", np.float32, (len(every), *shape))
+            if hasattr(
+                os, "posix_fallocate"
+            ):  # a disk that is full later would kill the process that writes to the map
+                with open(path, "r+b") as file:
+                    os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
         world.barrier()
         table = np.load(path, mmap_mode="r+")
         bar = console.Progress("features", total=-(-len(every) // batch // cutting.ranks), unit="batches")

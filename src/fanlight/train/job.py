@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from fanlight import console, machine
+from fanlight import console, machine, tasks
 from fanlight.config import Config
-from fanlight.errors import ConfigError, FanlightError, RunError, Stopped, TrainingError
+from fanlight.errors import ConfigError, DiskError, FanlightError, RunError, Stopped, TrainingError
 from fanlight.parallel import comm, launch, shard
 from fanlight.parallel import layout as layouts
 from fanlight.parallel.comm import World
@@ -114,7 +114,7 @@ def rank_main(
     peak = memory.peak_over_ranks(world)
     if not world.is_first:
         return None
-    if t.task.is_written:
+    if tasks.writes(t.task):
         wall_s = wall_before_s + time.time() - entered
         scores = {split: t.task.score(table, split=split) for split, table in tables.items()}
     return _finish(
@@ -131,11 +131,11 @@ def _exported(path: Path, t: Training, tables: dict[str, pa.Table]) -> dict[str,
             temperature = t.task.temperature(tables["val"])[0] if "val" in tables else 1.0
             last = path / "weights" / "last.safetensors"
             export.save_weights(weights, last, t.config, t.task.about(), temperature=temperature)
-    if not t.task.is_written:
+    if not tasks.writes(t.task):
         return tables
     t.world.heartbeat.announce("write")
     t.world.barrier()
-    return writing.tables(path / "weights" / "last.safetensors", t, tables)
+    return writing.tables(path / "weights" / "last.safetensors", t, t.task, tables)
 
 
 def _resume(path: Path, t: Training) -> Progress:
@@ -249,7 +249,7 @@ def _recorded(run: Path, *, entered: float) -> Iterator[float]:
         with contextlib.suppress(OSError, RunError):  # of a full disk, of a folder that is gone
             notes = folder.read_summary(run)["notes"] + ([] if stopped else [f"failed: {error}"])
             folder.update_summary(run, status="stopped" if stopped else "failed", notes=notes, wall_s=wall_s)
-        if memory.disk_is_full(error):
+        if memory.disk_is_full(error) and not isinstance(error, DiskError):  # which says what disk, and the way out
             raise RunError(
                 f"the disk of {run} is full; make room, and continue with: fanlight train --resume {shlex.quote(str(run))}"
             ) from error

@@ -124,7 +124,7 @@ def load(
     normalise = Normalise(about["mean"], about["std"], like=next(model.parameters()), channels_last=True)
     eye = Eye(about["image_px"], about["canvas_px"], about["eval_share"], flip=about["flip"])
     task = tasks.restored(about, beams=beams)
-    if task.is_written:
+    if tasks.writes(task):
         return Describer(model, task, eye, normalise)
     return Predictor(model, tuple(about["classes"]), eye, normalise, temperature=about["temperature"])
 

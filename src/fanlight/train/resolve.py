@@ -7,10 +7,10 @@ import math
 
 import numpy as np
 
-from fanlight import machine, tasks
+from fanlight import console, machine, tasks
 from fanlight.config import Config
 from fanlight.console import warn
-from fanlight.data import augment, pack, sampling, source
+from fanlight.data import augment, cache, pack, sampling, source
 from fanlight.data.manifest import Manifest
 from fanlight.errors import ConfigError, DataError
 from fanlight.parallel import layout as layouts
@@ -21,6 +21,7 @@ PHOTOS_WORTH = 15_000  # training images seen in a default run: minutes on two c
 SMALL_WORTH = 100_000  # of small images, which cost less
 EPOCHS_MIN, EPOCHS_MAX = 5, 40
 UNFROZEN = {"sgd": 0.2, "adamw": 0.1}  # share of the learning rate for weights that have learned something already
+FEATURES_SHARE = 0.9  # of a free disk that features may take
 EVALUATIONS_MAX = 20  # in a default run
 PHOTO_PX = {"cpu": 96, "cuda": 128}  # default: where ResNet-18 on two cores is a matter of minutes
 PHOTO_MODEL = "resnet18"
@@ -220,6 +221,13 @@ def _features(choices: Choices, manifest: Manifest) -> None:
         tail.check(model, torch.zeros((2, 3, px, px)))
     except ConfigError as error:
         choices.take(key, False, str(error))
+        return
+    each = tail.features(model.eval(), torch.zeros((1, 3, px, px))).numel() * 4
+    place, size = cache.folder() / "features", each * len(manifest.rows())
+    if size > (free := machine.disk_free(place)) * FEATURES_SHARE:  # of a captioner, a grid of each image
+        needed, left = console.bytes_text(size), console.bytes_text(free)
+        choices.take(key, False, f"features of all images take {needed}, and {place} has {left} left")
+        return
     choices.take(key, True, "only the last layer trains and augmentation is off: the rest computes each image once")
 
 

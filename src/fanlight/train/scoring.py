@@ -48,7 +48,14 @@ def evaluate(
     device = devices.device(device or ("cuda" if trained_on_gpu else "cpu"))
     devices.check_ranks(ranks, device=device)
     if data:
-        checkup.up_to_date(data, decode=True)  # once, before ranks read the kept manifest
+        try:
+            checkup.up_to_date(data, decode=True)  # once, before ranks read the kept manifest
+        except DataError as error:
+            if summary.get("task") != "caption":
+                raise
+            raise DataError(
+                f"{error}. Note that this run writes captions, and is scored by images that have some"
+            ) from None
     else:
         manifest = folder.read_manifest(run)
         folder.check_unchanged(run, manifest)
@@ -105,16 +112,18 @@ def rank_score(
     cutting = build.cut_batches(config, rank=world.rank, ranks=world.ranks)
     how: dict[str, Any] = {"batch": config.execution.eval_batch, "workers": config.execution.workers or 1}
     outputs = evaluating.outputs(step, task, samples, cutting, world, views=tta, **how)
-    made = None
-    if task.is_written:
+    if tasks.writes(task):
         world.heartbeat.announce("write")
         made = writing.written(writing.Writer(model, task, config, world), samples, cutting, world, **how)
+        if outputs is None or made is None:
+            return None
+        table = task.written(manifest, task.table(manifest, samples.rows, outputs), made)
+        scores = task.score(table, split=split)
+        notes = [*scores["notes"], *task.lacks(manifest, samples.rows)]
+        return {**scores, "notes": notes, "task": task.name}
     if outputs is None:
         return None
     table = task.table(manifest, samples.rows, outputs)
-    if made is not None:
-        scores = task.score(task.written(manifest, table, made), split=split)
-        return {**scores, "task": task.name}
     scores = {**task.score(table, split=split), "task": task.name, "views": tta}
     # The images that the temperature was fitted on, seen as then, are scored by halves; in other views as in use.
     crossed = not data and split == "val" and tta == 1
@@ -133,7 +142,7 @@ def _other(data: str, task: Task, split: str) -> Manifest:
         raise DataError(
             f"{data} has {kinds[tasks.name_of(manifest)]}, and the run learned {kinds[task.name]}; give data of that kind"
         )
-    if task.is_written:  # an image without a caption has nothing to be scored by
+    if tasks.writes(task):  # an image without a caption has nothing to be scored by
         manifest = manifest.quarantine(
             {int(row): "no caption" for row in np.flatnonzero(manifest.ok & ~manifest.captioned)}
         )
@@ -148,7 +157,7 @@ def _other(data: str, task: Task, split: str) -> Manifest:
 
 def _say(scores: dict[str, Any], *, seen: str) -> None:
     if scores["task"] == "caption":
-        for line in caption_report.words(scores):
+        for line in [*caption_report.words(scores), *(f"  {note}" for note in scores["notes"])]:
             console.say(line)
         return
     low, high = scores["interval"]

@@ -26,7 +26,7 @@ class Plan:
     start_s: float  # building the model, starting ranks
     epoch_s: float  # training one epoch
     evaluation_s: float  # scoring the validation images once
-    final_s: float  # scoring everything at the end, and saving
+    final_s: float  # scoring everything at the end, saving, and what is written then
 
     def total_s(self, epochs: int, *, every: int) -> float:
         """Of a run that evaluates every so many epochs; the last evaluation is part of `final_s`."""
@@ -41,20 +41,25 @@ class Plan:
         return fits
 
 
-def plan(*, step_s: float, batch: int, train: int, val: int, test: int, start_s: float) -> Plan:
-    """From a measured step of `batch` images and the numbers of images."""
+def plan(
+    *, step_s: float, batch: int, train: int, val: int, test: int, start_s: float, writing_s: float = 0.0
+) -> Plan:  # fmt: skip
+    """From a measured step of `batch` images and the numbers of images; `writing_s` is what a task of writing takes when
+    training is over."""
     image_s = step_s / batch * EVALUATION_SHARE
-    return Plan(start_s, train // batch * step_s, val * image_s, (val + test) * image_s + SAVE_S)
+    return Plan(start_s, train // batch * step_s, val * image_s, (val + test) * image_s + SAVE_S + writing_s)
 
 
 def plan_on_features(
-    *, step_s: float, feature_step_s: float, batch: int, train: int, val: int, test: int, start_s: float
-) -> Plan:
+    *, step_s: float, feature_step_s: float, batch: int, train: int, val: int, test: int, start_s: float,
+    writing_s: float = 0.0,
+) -> Plan:  # fmt: skip
     """Where each image is computed once and its features are kept: from a measured step of the whole network, whose
     forward that is, and one of the last layer."""
     once_s = (train + val + test) * step_s / batch * EVALUATION_SHARE
     row_s = feature_step_s / batch
-    return Plan(start_s + once_s, train // batch * feature_step_s, val * row_s, (val + test) * row_s + SAVE_S)
+    final_s = (val + test) * row_s + SAVE_S + writing_s
+    return Plan(start_s + once_s, train // batch * feature_step_s, val * row_s, final_s)
 
 
 def epochs(found: Plan, *, limit_s: float, spent_s: float, evaluations: int, every: int | None) -> tuple[int, str]:
@@ -83,7 +88,8 @@ class Deadline:
     entered: float
     before_s: float = 0.0  # what earlier starts of this run took
     step_s: float = 0.0  # until the next look at the clock
-    reserve_s: float = 0.0  # for the evaluation and the saving that follow
+    reserve_s: float = 0.0  # for the evaluation, the saving and the writing that follow
+    writing_s: float = 0.0  # of these, for what no evaluation before the end is like
     was_reached: bool = False  # it ended training
 
     @classmethod
@@ -95,12 +101,13 @@ class Deadline:
         if limit_s is None:
             return None
         return cls(
-            limit_s, entered, before_s, looks_every * estimate.get("step_s", 0.0), estimate.get("final_s", SAVE_S)
-        )
+            limit_s, entered, before_s, looks_every * estimate.get("step_s", 0.0), estimate.get("final_s", SAVE_S),
+            estimate.get("writing_s", 0.0),
+        )  # fmt: skip
 
     def learn(self, evaluation_s: float, *, images: int, final: int) -> None:
         """An evaluation of `images` took so long; `final` images will be scored at the end."""
-        self.reserve_s = SAVE_S + evaluation_s / max(1, images) * final
+        self.reserve_s = SAVE_S + evaluation_s / max(1, images) * final + self.writing_s
 
     def is_over(self) -> bool:
         """Whether another step, with what follows training, would end later than the limit."""

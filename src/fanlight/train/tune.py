@@ -19,7 +19,7 @@ from fanlight.config import Config
 from fanlight.data.manifest import Manifest
 from fanlight.errors import FanlightError
 from fanlight.parallel.launch import Pool
-from fanlight.train import autotune, batchsize, candidates, memory, probe, resolve, timelimit
+from fanlight.train import autotune, batchsize, candidates, memory, probe, resolve, timelimit, writing
 from fanlight.train.autotune import Budget, Tuner
 from fanlight.train.probe import Bench, Like, RankBench, likeness
 
@@ -201,7 +201,10 @@ def _time_limit(
         # Ranks and the model are made again for the run itself, in about the time that it took here.
         start_s = max(0.0, time.perf_counter() - begin - probe.STEPS * step_s)
     counts = {split: len(manifest.rows(split)) for split in ("train", "val", "test")}
-    about: dict[str, Any] = {"step_s": step_s, "batch": config.train.batch_size or 1, "start_s": start_s}
+    writing_s = writing.expected_s(config, manifest)
+    about: dict[str, Any] = {
+        "step_s": step_s, "batch": config.train.batch_size or 1, "start_s": start_s, "writing_s": writing_s,
+    }  # fmt: skip
     if feature_step_s is None:
         plan = timelimit.plan(**about, **counts)
     else:
@@ -225,4 +228,7 @@ def _time_limit(
                 why=f"--time-limit {console.seconds_text(limit_s)} ends training before the learning rate has come down",
                 do="Leave --epochs out (a recipe's: --set train.epochs=none), and as many as fit are chosen",
             )  # fmt: skip
-    return {"limit_s": limit_s, "step_s": feature_step_s or step_s, "epoch_s": plan.epoch_s, "final_s": plan.final_s}
+    return {
+        "limit_s": limit_s, "step_s": feature_step_s or step_s, "epoch_s": plan.epoch_s, "final_s": plan.final_s,
+        "writing_s": writing_s,
+    }  # fmt: skip

@@ -4,6 +4,7 @@ the whole network. In fp32 whatever it was trained in, so that the same image ha
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,11 +14,13 @@ import pyarrow as pa
 import torch
 from torch import nn
 
+from fanlight import tasks
 from fanlight.config import Config
 from fanlight.data.loader import Cutting, Samples, evaluation_batches
+from fanlight.data.manifest import Manifest
 from fanlight.parallel.comm import World
-from fanlight.tasks import Task
-from fanlight.train import evaluate, export
+from fanlight.tasks import WritingTask
+from fanlight.train import build, evaluate, export
 from fanlight.train.step import Normalise, Sight
 from fanlight.train.training import Training
 from fanlight.types import Rows
@@ -31,7 +34,7 @@ class Writer:
 
     evaluates_in_threads = False  # torch's own threads compute a batch
 
-    def __init__(self, model: nn.Module, task: Task, config: Config, world: World):
+    def __init__(self, model: nn.Module, task: WritingTask, config: Config, world: World):
         a, self._model, self._task = config.augment, model.to(world.device), task
         model.to(memory_format=torch.channels_last)
         normalise = Normalise(a.mean, a.std, like=next(model.parameters()), channels_last=True)
@@ -62,10 +65,29 @@ def written(
     return evaluate.outputs(writer, writer, pixels, own, world, batch=batch, workers=workers)  # type: ignore[arg-type]
 
 
-def tables(weights: Path, t: Training, found: dict[str, pa.Table]) -> dict[str, pa.Table]:
+def expected_s(config: Config, manifest: Manifest) -> float:
+    """Seconds until all of val and test are written about, measured on one batch of noise by a network that has learned
+    nothing: it hardly ever ends a sentence, so this is about the most. 0 where the task is none of writing."""
+    task = tasks.of(config, manifest)
+    if not tasks.writes(task):
+        return 0.0
+    e, px = config.execution, config.data.image_px or 0
+    counts = [-(-len(manifest.rows(split)) // e.eval_batch) for split in ("val", "test")]
+    created = build.create_model(config, manifest, resumed=True, task=task)
+    device = torch.device(e.device or "cpu")
+    model = created.model.to(device).to(memory_format=torch.channels_last).eval()
+    images = torch.randn((e.eval_batch, 3, px, px), generator=torch.Generator().manual_seed(0)).to(device)
+    torch.set_num_threads(e.threads or 1)
+    task.write(model, images[:2])  # the first call of anything takes longer
+    begin = time.perf_counter()
+    task.write(model, images).cpu()  # waits for the device
+    return (time.perf_counter() - begin) * sum(-(-count // (e.ranks or 1)) for count in counts)
+
+
+def tables(weights: Path, t: Training, task: WritingTask, found: dict[str, pa.Table]) -> dict[str, pa.Table]:
     """The tables `found` of val and test, which rank 0 has, with what the network of a run's `weights` writes. Collective."""
     _, model = export.load_network(weights)
-    writer = Writer(model, t.task, t.config, t.world)
+    writer = Writer(model, task, t.config, t.world)
     whole = dict(found)
     for split, samples in t.images.items():
         if split == "train":
@@ -73,7 +95,7 @@ def tables(weights: Path, t: Training, found: dict[str, pa.Table]) -> dict[str, 
         e = t.config.execution
         made = written(writer, samples, t.cutting, t.world, batch=e.eval_batch, workers=e.workers or 1)
         if made is not None:
-            whole[split] = t.task.written(t.manifest, found[split], made)
+            whole[split] = task.written(t.manifest, found[split], made)
             _keep_looks(weights.parent.parent / LOOKS, writer, samples, t)  # of test, where there is one: it comes last
     return whole
 

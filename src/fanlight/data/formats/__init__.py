@@ -13,15 +13,15 @@ from pathlib import Path
 
 from fanlight import console
 from fanlight.data import builtin, inside
-from fanlight.data.formats import arrays, captions, folders, hub, karpathy, kept, lists, shards, tree
-from fanlight.data.formats.listing import WAYS, Listing, Misfit
+from fanlight.data.formats import arrays, captions, flickr, folders, hub, karpathy, kept, lists, shards, tree
+from fanlight.data.formats.listing import IMAGE_ENDINGS, WAYS, Listing, Misfit
 from fanlight.data.formats.tree import Disk, Tree
 from fanlight.errors import DataError, near, shown, shown_all
 
 __all__ = ["Listing", "recognise"]
 
 LAYOUTS = (
-    arrays.cifar, arrays.idx, karpathy.karpathy, captions.coco, captions.flickr, hub.tables_with_images, hub.image_folder,
+    arrays.cifar, arrays.idx, karpathy.karpathy, captions.coco, flickr.flickr, hub.tables_with_images, hub.image_folder,
     shards.shards, lists.beside,
 )  # fmt: skip
 _NUMBER = re.compile(r"\d{1,9}(\.\d{0,9})?", re.ASCII)
@@ -142,7 +142,21 @@ def of_tree(found: Tree) -> Listing:
         if len(inner) != 1 or files:
             break
         part = f"{part}/{inner[0]}".lstrip("/")
-    return folders.class_folders(found)
+    return _by_folders(found, part)
+
+
+def _by_folders(found: Tree, part: str) -> Listing:
+    """The listing of class folders. Where two do not hold images, a file that is called as one of captions was meant."""
+    try:
+        listing = folders.class_folders(found)
+    except DataError:
+        if why := flickr.unread(found, part):
+            raise DataError(why) from None
+        raise
+    labels = {label for path, label in zip(listing.paths, listing.labels) if path.lower().endswith(IMAGE_ENDINGS)}
+    if len(labels or set(listing.labels)) < 2 and (why := flickr.unread(found, part)):
+        raise DataError(why)
+    return listing
 
 
 def _refuse_two_sets(found: Tree, part: str, listing: Listing) -> None:

@@ -1,26 +1,21 @@
-"""Images with sentences: COCO captions, and Flickr8k's lists. They have no classes; several sentences belong to an image."""
+"""COCO captions, and what other formats of images with sentences need, too: JSON that says where it is wrong, and the folder of
+the images. They have no classes; several sentences belong to an image."""
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import re
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from fanlight import console
 from fanlight.data.formats import places
 from fanlight.data.formats.listing import Listing, Misfit, Row, listing_of, split_in
-from fanlight.data.formats.tree import Disk, Tree, below, is_text, join, refuse_outside, say_unlisted
+from fanlight.data.formats.tree import Tree, below, is_text, join, refuse_outside
 from fanlight.errors import DataError, shown, shown_all
 
 _COCO = re.compile(r"captions?_?(.*)\.json", re.IGNORECASE)
-_TOKEN = re.compile(r"([^\t]+)#\d+\t(.*)")  # 1000268201_693b08cb0e.jpg#0	A child in a pink dress …
-_HEADER = re.compile(r"\s*image(_?name)?\s*[,|\t].*(caption|comment)\s*", re.IGNORECASE)
-_SPLIT_LIST = re.compile(r"[._](train|dev|val|test)_?images\.txt", re.IGNORECASE)
 SAMPLE = 100
 
 
@@ -50,13 +45,7 @@ def coco(tree: Tree, part: str) -> Listing | None:
 
 def _document(tree: Tree, path: str, *, is_sure: bool) -> dict[str, Any] | None:
     """COCO's images and annotations. What is not so is refused in a folder of annotations, and is another file elsewhere."""
-    told = tree.root / path
-    try:
-        found = json.loads(tree.read(path))
-    except OSError as error:
-        raise DataError(f"cannot read {told}: {error.strerror or error}") from None
-    except (ValueError, RecursionError) as error:
-        raise Misfit(f"{told} is damaged ({error}); download it again") from None
+    found, told = json_document(tree, path), tree.root / path
     keys = ("images", "annotations")
     if not isinstance(found, dict):
         wrong = f"holds {json_kind(found)}, not an object with the keys images and annotations"
@@ -69,6 +58,15 @@ def _document(tree: Tree, path: str, *, is_sure: bool) -> dict[str, Any] | None:
     if is_sure:
         raise DataError(f"{told} {wrong}, as COCO captions have; download it again")
     return None
+
+
+def json_document(tree: Tree, path: str) -> Any:
+    """What a JSON file holds. DataError where it cannot be read, a Misfit where it is no JSON."""
+    told = tree.root / path
+    try:
+        return json.loads(read_file(tree, path))
+    except (ValueError, RecursionError) as error:
+        raise Misfit(f"{told} is damaged ({error}); download it again") from None
 
 
 def json_kind(value: Any) -> str:
@@ -84,9 +82,10 @@ def json_kind(value: Any) -> str:
     return names.get(type(value), "a number that is not whole")
 
 
-def _coco_images(document: dict[str, Any], *, told: str, root: Path) -> dict[Any, list[str]]:
-    """id -> file names, of which there should be one. DataError that names the entry; ids that are there twice are counted."""
-    found: dict[Any, list[str]] = {}
+def _coco_images(document: dict[str, Any], *, told: str, root: Path) -> dict[str, list[str]]:
+    """id -> file names, of which there should be one; the id 7 is the id "7". DataError that names the entry; ids that are
+    there twice are counted."""
+    found: dict[str, list[str]] = {}
     repeated: list[str] = []
     for number, each in enumerate(document["images"], 1):
         place = f"{told}: entry {number} of images"
@@ -96,7 +95,7 @@ def _coco_images(document: dict[str, Any], *, told: str, root: Path) -> dict[Any
             raise DataError(
                 f"{place}: its file_name is {shown(name)!r}, which holds half of a letter; no file is called so"
             )
-        same = found.setdefault(json_field(each, "id", (int, str), place=place), [])
+        same = found.setdefault(str(json_field(each, "id", (int, str), place=place)), [])
         if name in same:
             repeated.append(f"entry {number}, of image {shown(str(each['id']))}")
         else:
@@ -111,24 +110,24 @@ def _coco_images(document: dict[str, Any], *, told: str, root: Path) -> dict[Any
         image, names = next(iter(several.items()))
         console.warn(
             f"{told}: {sum(map(len, several.values()))} of {total} images share their id with another and are not used, first "
-            f"{shown_all(names)} of id {shown(str(image))}",
+            f"{shown_all(names)} of id {shown(image)}",
             why="Which of them a caption means cannot be known", do="Give each image an id of its own",
         )  # fmt: skip
     return found
 
 
-def _coco_captions(document: dict[str, Any], images: Collection[Any], *, told: str) -> dict[Any, list[str]]:
+def _coco_captions(document: dict[str, Any], images: Collection[str], *, told: str) -> dict[str, list[str]]:
     """id -> sentences. DataError that names the entry; what names none of the `images`, or says nothing, is counted."""
-    sentences: dict[Any, list[str]] = {}
+    sentences: dict[str, list[str]] = {}
     unknown: list[str] = []
     silent: list[str] = []
     empty: list[str] = []
     for number, each in enumerate(document["annotations"], 1):
         place = f"{told}: entry {number} of annotations"
-        image = json_field(each, "image_id", (int, str), place=place)
+        image = str(json_field(each, "image_id", (int, str), place=place))
         text = json_field(each, "caption", (object,), place=place)
         if image not in images:
-            unknown.append(f"entry {number}, of image {shown(str(image))}")
+            unknown.append(f"entry {number}, of image {shown(image)}")
         elif not isinstance(text, str):
             silent.append(f"entry {number}, whose caption is {json_kind(text)}")
         elif text.strip():
@@ -180,7 +179,7 @@ def _coco_rows(tree: Tree, part: str, document: dict[str, Any], *, path: str, wa
     for image, found in images.items():
         if len(found) == 1:
             said.setdefault(found[0], []).extend(sentences.get(image, []))
-            ids.setdefault(found[0], []).append(str(image))
+            ids.setdefault(found[0], []).append(image)
     if several := {name: each for name, each in ids.items() if len(each) > 1}:
         name, each = next(iter(several.items()))
         console.say(
@@ -191,129 +190,6 @@ def _coco_rows(tree: Tree, part: str, document: dict[str, Any], *, path: str, wa
         console.say(f"{told}: {len(silent)} images have no caption and are not used, such as {shown(silent[0])}")
     split = split_in(wanted)
     return [Row(join(folder, name), split=split, captions=json.dumps(texts)) for name, texts in said.items() if texts]
-
-
-def flickr(tree: Tree, part: str) -> Listing | None:
-    """captions.txt (image,caption) or Flickr8k.token.txt beside a folder of images; Flickr_8k.trainImages.txt and the like
-    are the splits."""
-    folders, files = tree.children(part)
-    texts = [join(part, name) for name in files if name.lower().endswith((".txt", ".csv", ".token"))]
-    for folder in folders:
-        if folder.lower().endswith("text"):  # Flickr8k_text
-            texts += [join(part, join(folder, name)) for name in tree.children(join(part, folder))[1]]
-    likely = [path for path in texts if re.search(r"caption|token|results", path.rpartition("/")[2], re.IGNORECASE)]
-    for path in sorted(likely, key=lambda path: ("lemma" in path.lower(), path)):
-        found = sentences(_read(tree, path))
-        if found is not None and (listing := listed(tree, part, path, found)) is not None:
-            return _with_lists(tree, listing, texts)
-    return None
-
-
-def listed(tree: Tree, part: str, path: str, said: Sentences) -> Listing | None:
-    """The listing of a file of sentences; None where its images are nowhere. What of it is not used is counted."""
-    found = said.of
-    folder = folder_of(tree, part, list(found), wanted="", told=path)
-    if folder is None:
-        return None
-    if not isinstance(tree, Disk):
-        for number, name in enumerate(found, 1):
-            refuse_outside(name, told=f"{tree.root / path}, image {number}", root=tree.root)
-    for wrong, what in ((said.unread, "have no mark between image and caption"), (said.silent, "have no caption")):
-        if wrong:
-            console.warn(
-                f"{tree.root / path}: {len(wrong)} of its rows are not used, first {shown(wrong[0])!r}", why=f"They {what}",
-                do="Mend them, if their images or captions are to be used",
-            )  # fmt: skip
-    rows = [Row(join(folder, name), captions=json.dumps(texts)) for name, texts in found.items() if texts]
-    if not rows:
-        raise DataError(f"{tree.root / path}: none of its {len(found)} images has a caption")
-    say_unlisted(tree, [row.path for row in rows], told=str(tree.root / path))
-    listing = listing_of(rows, root=tree.root, source=f"captions in {path.rpartition('/')[2]}")
-    image_of = {join(folder, name): name for name in found}
-    others = [said.others[image_of[path]] for path in listing.paths]
-    names = dict.fromkeys(name for each in others for name in each)
-    return replace(listing, columns={name: [each.get(name, "") for each in others] for name in names})
-
-
-@dataclass(frozen=True)
-class Sentences:
-    """What a file of captions says, and which of its rows say nothing."""
-
-    of: dict[str, list[str]] = field(default_factory=dict)  # image -> its captions; none where all are empty
-    unread: list[str] = field(default_factory=list)  # rows without a mark between image and caption
-    silent: list[str] = field(default_factory=list)  # images of rows without a caption
-    others: dict[str, dict[str, str]] = field(default_factory=dict)  # image -> other columns, as its first row has them
-
-    @property
-    def columns(self) -> set[str]:
-        return {name for each in self.others.values() for name in each}
-
-    def add(self, image: str, text: str, others: dict[str, str] | None = None) -> None:
-        self.of.setdefault(image, [])
-        self.others.setdefault(image, others or {})
-        if text:
-            self.of[image].append(text)
-        else:
-            self.silent.append(image)
-
-
-def sentences(data: bytes) -> Sentences | None:
-    """Of a file in one of Flickr's ways; None where it is another file."""
-    try:
-        text = data.decode("utf-8-sig")
-    except ValueError:
-        return None
-    head = text.partition("\n")[0]
-    found = Sentences()
-    if _TOKEN.fullmatch(head.strip()):
-        for line in filter(str.strip, text.splitlines()):
-            if matched := _TOKEN.fullmatch(line.strip(" ")):
-                found.add(matched[1], matched[2].strip())
-            else:
-                found.unread.append(line)
-        return found
-    if not _HEADER.fullmatch(head) or len(head) > 100:
-        return None
-    mark = next(mark for mark in "|\t," if mark in head)
-    names = [name.strip().lower() for name in head.split(mark)[:-1]]
-    columns = len(names)
-    try:
-        for row in list(csv.reader(io.StringIO(text, newline=""), delimiter=mark))[1:]:
-            if len(row) > columns and row[0].strip():  # commas in a sentence that is not quoted make more fields
-                others = dict(zip(names[1:], map(str.strip, row[1:columns])))
-                found.add(row[0].strip(), mark.join(row[columns:]).strip(), others)
-            elif any(map(str.strip, row)):
-                found.unread.append(mark.join(row))
-    except csv.Error:
-        return None
-    return found if found.of else None
-
-
-def listed_sentences(text: str) -> list[str]:
-    """The captions in one field of a table: one sentence, or a JSON list of them."""
-    try:
-        found = json.loads(text) if text.startswith("[") else text
-    except ValueError:
-        found = text
-    return [str(each) for each in found] if isinstance(found, list) else [str(found)] if found else []
-
-
-def _with_lists(tree: Tree, listing: Listing, texts: Iterable[str]) -> Listing:
-    """With the splits of the lists of names that Flickr8k has."""
-    split_of: dict[str, str] = {}
-    for path in texts:
-        if matched := _SPLIT_LIST.search(path):
-            split_of |= dict.fromkeys(_read(tree, path).decode("utf-8", "replace").split(), split_in(matched[1]))
-    if not split_of:
-        return listing
-    rows = [
-        Row(path, split=split_of.get(path.rpartition("/")[2], ""), captions=captions)
-        for path, captions in zip(listing.paths, listing.captions)
-    ]
-    used = [row for row in rows if row.split]
-    if len(used) < len(rows):
-        console.say(f"{listing.root}: {len(rows) - len(used)} images are in none of the lists of splits and not used")
-    return listing_of(used, root=listing.root, source=listing.source)
 
 
 def folder_of(tree: Tree, part: str, names: list[str], *, wanted: str, told: str) -> str | None:
@@ -350,7 +226,8 @@ def _is_there(tree: Tree, path: str) -> bool:
     return file_state(tree.root / path) != (0, 0)
 
 
-def _read(tree: Tree, path: str) -> bytes:
+def read_file(tree: Tree, path: str) -> bytes:
+    """DataError where it cannot be read."""
     try:
         return tree.read(path)
     except OSError as error:

@@ -11,8 +11,8 @@ import re
 from typing import Any
 
 from fanlight import console
-from fanlight.data.formats.captions import folder_of, json_field
-from fanlight.data.formats.listing import SPLIT_OF, Listing, Misfit, Row, listing_of
+from fanlight.data.formats.captions import folder_of, json_document, json_field
+from fanlight.data.formats.listing import SPLIT_OF, Listing, Row, listing_of
 from fanlight.data.formats.tree import Tree, is_text, join, refuse_outside, say_unlisted
 from fanlight.errors import DataError, shown, shown_all
 
@@ -31,8 +31,9 @@ def karpathy(tree: Tree, part: str) -> Listing | None:
         found += [
             join(part, join(folder, name)) for name in tree.children(join(part, folder))[1] if _NAME.fullmatch(name)
         ]
-    found = [path for path in found if _images(tree, path) is not None]
-    listings = [listing for path in found if (listing := split_file(tree, part, path)) is not None]
+    images = {path: images for path in found if (images := _images(tree, path)) is not None}
+    found = list(images)
+    listings = [listing for path in found if (listing := _listed(tree, part, path, images.pop(path))) is not None]
     if len(listings) > 1:
         names = shown_all(each.source.rpartition(" ")[2] for each in listings)
         raise DataError(
@@ -52,10 +53,12 @@ def is_split_file(name: str) -> bool:
 
 def split_file(tree: Tree, part: str, path: str) -> Listing | None:
     """The listing of one such file, with images below `part`; None where it is another file, or none of its images is here."""
-    told = str(tree.root / path)
     images = _images(tree, path)
-    if images is None:
-        return None
+    return None if images is None else _listed(tree, part, path, images)
+
+
+def _listed(tree: Tree, part: str, path: str, images: list[dict[str, Any]]) -> Listing | None:
+    told = str(tree.root / path)
     rows: dict[str, Row] = {}
     silent: list[str] = []
     empty: list[str] = []
@@ -91,12 +94,7 @@ def split_file(tree: Tree, part: str, path: str) -> Listing | None:
 
 def _images(tree: Tree, path: str) -> list[dict[str, Any]] | None:
     """The entries of a split file; None where it is another file."""
-    try:
-        found = json.loads(tree.read(path))
-    except OSError as error:
-        raise DataError(f"cannot read {tree.root / path}: {error.strerror or error}") from None
-    except (ValueError, RecursionError) as error:
-        raise Misfit(f"{tree.root / path} is damaged ({error}); download it again") from None
+    found = json_document(tree, path)
     images = found.get("images") if isinstance(found, dict) else None
     if not isinstance(images, list) or not images or not all(isinstance(each, dict) for each in images):
         return None

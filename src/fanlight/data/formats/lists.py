@@ -15,7 +15,7 @@ from typing import NoReturn
 
 from fanlight import console
 from fanlight.data import unpacked
-from fanlight.data.formats import captions, places, tables
+from fanlight.data.formats import flickr, places, tables
 from fanlight.data.formats.listing import CLASS_LETTERS_MOST, IMAGE_ENDINGS, SPLIT_OF, WAYS, Listing
 from fanlight.data.formats.tables import Table
 from fanlight.data.formats.tree import Disk, Tree, below, is_text, join, refuse_outside, say_unlisted
@@ -66,10 +66,10 @@ def list_file(tree: Tree, name: str, *, chosen: dict[str, str] | None = None) ->
     except OSError as error:
         raise DataError(f"cannot read {told}: {error.strerror or error}") from None
     _refuse_no_list(data, told=str(told))
-    sentences = None if chosen else captions.sentences(data)
+    sentences = None if chosen else flickr.sentences(data)
     if sentences is not None and any(set(COLUMNS[what]) & sentences.columns for what in ("label", "split", "group")):
         sentences = None  # a column of sentences beside these is one of a list
-    if sentences is not None and (found := captions.listed(tree, "", name, sentences)) is not None:
+    if sentences is not None and (found := flickr.listed(tree, "", name, sentences)) is not None:
         return found
     return of_table(tables.read(data, told=str(told)), tree=tree, told=str(told), name=name, chosen=chosen or {})
 
@@ -250,7 +250,7 @@ def _grouped(columns: dict[str, list[str]], table: Table, *, told: str) -> tuple
     for row, (*image, text) in enumerate(zip(columns["path"], splits, columns["captions"])):
         key = (image[0], image[1])
         first.setdefault(key, row)
-        sentences.setdefault(key, []).extend(filter(str.strip, captions.listed_sentences(text)))
+        sentences.setdefault(key, []).extend(filter(str.strip, flickr.listed_sentences(text)))
     if silent := [key for key, texts in sentences.items() if not texts]:
         if len(silent) == len(sentences):
             raise DataError(f"{told}: none of its {len(silent)} images has a caption")
