@@ -93,9 +93,15 @@ def _first(one: Contestant) -> list[np.ndarray] | None:
         with clock.threads(one.threads, backend=one.backend):
             return clock.arrays(one.call())
     except Exception as error:  # a library's own refusal, of any kind: a row with its words, and the others go on
-        words = (str(error).strip().splitlines() or [""])[0]
-        one.call, one.reason = None, f"{type(error).__name__}: {words[:200]}"
+        one.call, one.reason = None, _reason(error)
         return None
+
+
+def _reason(error: Exception) -> str:
+    name, words = type(error).__name__, (str(error).strip().splitlines() or [""])[0]
+    if "InvalidCxxCompiler" in (name, words.partition(":")[0]):
+        return "torch.compile writes C++ and found no compiler for it; install g++, or name one by CXX"
+    return f"{name}: {words[:200]}"
 
 
 def of_step(subject: networks.StepSubject, field: Field, found: Sequence[Limit], *, rounds: int) -> list[Doc]:
