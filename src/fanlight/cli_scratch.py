@@ -65,7 +65,7 @@ def train(
     sweep_layers: Annotated[str, typer.Option(help="Of --sweep: numbers of convolutions, with commas.")] = SWEEP_LAYERS,
     values: Annotated[list[str] | None, typer.Option("--set", help="Any config key: --set optim.momentum=0.8")] = None,
     out: Annotated[Path | None, typer.Option(help="The run folder. Default: runs/<data>-<model>-<n>.")] = None,
-    resume: Annotated[str | None, typer.Option(help="Continue this run folder, with any --backend.")] = None,
+    resume: Annotated[str | None, typer.Option(help="Continue this run, with any --backend; or this sweep.")] = None,
     as_json: JsonOption = False,
 ) -> None:  # fmt: skip
     """Train a network that one line describes, by operators from scratch. The run folder is like any other."""
@@ -86,6 +86,10 @@ def train(
     from fanlight.scratch import sweep as sweeping
     from fanlight.scratch import train as training
 
+    if resume and (Path(resume) / sweeping.RESULT).exists():
+        _check_resumed_sweep(resume, config.asked, backend=backend, out=out)
+        console.result(sweeping.resume(Path(resume), entered=time.time))
+        return
     chosen_net = _one_of("--net", net, "model.name", config.model.name, otherwise=NET)
     chosen = _one_of("--backend", backend, "execution.backend", config.execution.backend, otherwise=BACKEND)
     if sweep:
@@ -103,6 +107,16 @@ def train(
     console.result(
         training.train(config, out=out, resume=resume, command=command(), entered=entered(), report=write_report)
     )
+
+
+def _check_resumed_sweep(resume: str, asked: frozenset[str], *, backend: str | None, out: Path | None) -> None:
+    """ConfigError for what cannot be asked of a sweep that goes on."""
+    given = [key for key, name in KEYS.items() if name in asked]
+    others = sorted(asked - set(KEYS.values()))
+    words = [f"--{name.replace('_', '-')}" for name in given] + [f"--set {key}" for key in others]
+    words += ["--backend"] * (backend is not None) + ["--out"] * (out is not None)
+    if words:
+        raise ConfigError(f"--resume {resume} is a sweep, which goes on as it was begun; leave {', '.join(words)} out")
 
 
 def _one_of(option: str, given: str | None, key: str, value: str | None, *, otherwise: str) -> str:
