@@ -12,7 +12,7 @@ from fanlight import console
 from fanlight.cli_data import JsonOption, PackDirOption
 from fanlight.cli_report import write_report
 from fanlight.cli_typed import command, entered
-from fanlight.errors import ConfigError, unwritable
+from fanlight.errors import ConfigError, TrainingError, unwritable
 
 app = typer.Typer(
     help="The CNN from scratch: loops, NumPy, all cores, GPU kernels of our own, beside PyTorch.", no_args_is_help=True
@@ -159,6 +159,32 @@ def bench(
         raise unwritable(error, f"the page in {place}", otherwise="name another folder by --out") from None
     console.say(f"Report: {page}")
     console.result(document)
+
+
+@app.command()
+def curves(
+    backends: Annotated[
+        str | None, typer.Option(help="With commas: loops,numpy,numba,torch,triton. Default: all.")
+    ] = None,
+    net: Annotated[
+        str | None, typer.Option(help="A line for images of 1×8×8. Default: one of every kind of layer.")
+    ] = None,
+    steps: Annotated[int, typer.Option(help="Optimizer steps.")] = 50,
+    out: Annotated[Path | None, typer.Option(help="A new folder. Default: runs/digits-curves-<n>.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train a tiny network with every backend from one start, and compare the losses of every step with float64's."""
+    console.set_json(as_json)
+    names = _words(backends, "--backends")
+    from fanlight.scratch import curves as curving
+    from fanlight.study import scratch_curves
+
+    document = curving.curves(names, net=net or curving.NET, steps=steps, out=out, command=command())
+    page = scratch_curves.write(Path(document["curves"]))
+    console.say(f"Curves: {page}, curves.svg beside it")
+    console.result(document)
+    if wrong := [row["backend"] for row in document["rows"] if row["passed"] is False]:
+        raise TrainingError(f"the losses of {', '.join(wrong)} are not those of float64: {page} says how far off")
 
 
 def _words(text: str | None, option: str) -> tuple[str, ...]:
