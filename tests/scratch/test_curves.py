@@ -120,7 +120,7 @@ def test_what_cannot_be_asked_is_refused_in_a_line(fanlight, own_place, words, s
 
 
 def test_a_figure_needs_its_result(own_place):
-    with pytest.raises(RunError, match="has no readable curves.json; begin anew with: fanlight scratch curves"):
+    with pytest.raises(RunError, match=r"has no readable curves\.json; begin anew with: fanlight scratch curves"):
         scratch_curves.write(own_place)
     (own_place / "curves.json").write_text(json.dumps({"version": 2}))
     with pytest.raises(RunError, match="has version 2, this Fanlight reads 1"):

@@ -74,8 +74,8 @@ def markdown(document: Doc) -> str:
         plain(f"{facts['cpu']}, {facts['cores_usable']} usable cores; {document['started'][:10]}"), "",
         f"`{document['command']}`", "",
         f"`{document['net']}` on digits of 8 × 8 px, {document['steps']} steps of {document['batch_size']} images, SGD with "
-        f"Nesterov momentum {document['momentum']:g} at {document['lr']:g}, float32. Off: the largest |loss − exact| / exact over "
-        f"the steps, exact being NumPy in float64; at most {document['tolerance']:g} is right.", "",
+        f"Nesterov momentum {document['momentum']:g} at {document['lr']:g}, float32. Off: the largest |loss − exact| / exact "
+        f"over the steps, exact being NumPy in float64; at most {document['tolerance']:g} is right.", "",
         "| backend | first loss | last loss | off | |", "|---|--:|--:|--:|---|",
     ]  # fmt: skip
     exact = document["exact"]
