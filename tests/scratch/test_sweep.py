@@ -63,7 +63,7 @@ def test_a_sweep_that_is_stopped_says_where_it_was(fanlight, colours, own_place,
         "--sweep-layers", "1", "--epochs", "1", "--batch-size", "8", "--threads", "1", "--out", "sweep",
     )  # fmt: skip
     assert answer.code == 75 and answer.err.splitlines()[-1] == (
-        "stopped at network 2 of 2; those before it are in sweep/sweep.md. Continue with: fanlight scratch train --resume sweep"
+        "Stopped at network 2 of 2; those before it are in sweep/sweep.md. Continue with: fanlight scratch train --resume sweep"
     ), answer.err
     assert len(rows(own_place / "sweep")) == 1 and tiny.summary(own_place / "sweep/k5-l1")["status"] == "stopped"
     assert fanlight("scratch", "train", "--resume", "sweep").code == 0
