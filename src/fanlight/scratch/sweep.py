@@ -117,16 +117,16 @@ def resume(place: Path, *, entered: Callable[[], float]) -> dict[str, Any]:
     from its newest checkpoint, the others follow. RunError where it is no sweep, or its images are others now."""
     if launch.joined():
         raise ConfigError("a sweep trains one network after the other; continue it without a launcher")
-    document, config = read(place), configuration.read(place / "config.yaml")
-    checks.check(config)  # this may be another machine
-    if _images(config) != document["images"]:
-        raise RunError(
-            f"the images of {config.data.path} are not those that {place} began with, and its networks would not be compared on "
-            "the same; put them back, or begin another sweep"
-        )
-    document["sweep"] = str(place)
-    console.say(f"Continuing {place}: {len(document['rows'])} of {len(document['planned'])} networks are through")
     with folder.locked(place):
+        document, config = read(place), configuration.read(place / "config.yaml")
+        checks.check(config)  # this may be another machine
+        if _images(config) != document["images"]:
+            raise RunError(
+                f"the images of {config.data.path} are not those that {place} began with, and its networks would not be "
+                "compared on the same; put them back, or begin another sweep"
+            )
+        document["sweep"] = str(place)
+        console.say(f"Continuing {place}: {len(document['rows'])} of {len(document['planned'])} networks are through")
         return _train_all(config, place, document, entered=entered)
 
 
@@ -154,7 +154,7 @@ def _train_all(
                 f"stopped at network {number + 1} of {len(planned)}; those before it are in {place}/sweep.md. Continue with: "
                 f"fanlight scratch train --resume {shlex.quote(str(place))}"
             ) from None
-        except DiskError:  # of the others there would be no more room either
+        except (DiskError, RunError):  # of the disk or the folder, and of no network: the others would meet it too
             raise
         except FanlightError as error:
             row["reason"] = str(error).splitlines()[0]
