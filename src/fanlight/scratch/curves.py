@@ -38,7 +38,8 @@ RESULT, VERSION = "curves.json", 1
 NET = "conv4k3 bn relu pool2 dense16 tanh dense"
 IMAGE, CLASSES = (1, 8, 8), tuple("0123456789")
 STEPS, BATCH = 50, 16
-ASKED = configuration.Optim(name="sgd", lr=0.05, momentum=0.9, weight_decay=1e-3)
+LR, MOMENTUM, DECAY = 0.05, 0.9, 1e-3
+ASKED = configuration.Optim(name="sgd", lr=LR, momentum=MOMENTUM, weight_decay=DECAY)
 TOLERANCE = (
     1e-3  # of a loss, relatively: in float32 sums run in other orders, and each step begins where the last one ended
 )
@@ -64,7 +65,7 @@ def curves(names: Sequence[str], *, net: str = NET, steps: int = STEPS, out: Pat
     rows = [_row(name, exact, net=text, steps=steps) for name in names or backends.NAMES]
     document: Doc = {
         "version": VERSION, "curves": str(place), "command": command, "machine": machine.describe(), "net": text, "steps": steps,
-        "batch_size": BATCH, "lr": ASKED.lr, "momentum": ASKED.momentum, "tolerance": TOLERANCE, "exact": exact, "rows": rows,
+        "batch_size": BATCH, "lr": LR, "momentum": MOMENTUM, "tolerance": TOLERANCE, "exact": exact, "rows": rows,
         "started": datetime.now(UTC).isoformat(timespec="seconds"), "passed": all(row["passed"] is not False for row in rows),
     }  # fmt: skip
     path = place / RESULT
@@ -142,7 +143,7 @@ def _of_table(
     model = copy.deepcopy(model).to(device)
     placed = line.place(line.parse(net), image=IMAGE, classes=len(CLASSES))
     step = ScratchStep(model, placed, _Ready(), comm.alone(str(device)), backend=backend)  # type: ignore[arg-type]
-    groups = [{"params": list(model.parameters()), "weight_decay": ASKED.weight_decay}]
+    groups = [{"params": list(model.parameters()), "weight_decay": DECAY}]
     optimizer, found = Mover(groups, ASKED, backend=backend, arrays=step.arrays), []
     for number, (x, targets) in enumerate(draws):
         clock = StepClock(device)
@@ -155,9 +156,7 @@ def _of_table(
 
 
 def _of_torch(model: nn.Module, draws: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> list[float]:
-    optimizer = torch.optim.SGD(
-        model.parameters(), lr=ASKED.lr or 0.0, momentum=ASKED.momentum, weight_decay=ASKED.weight_decay, nesterov=True
-    )
+    optimizer = torch.optim.SGD(model.parameters(), lr=LR, momentum=MOMENTUM, weight_decay=DECAY, nesterov=True)
     found = []
     for x, targets in draws:
         optimizer.zero_grad()
