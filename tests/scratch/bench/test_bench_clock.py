@@ -59,6 +59,14 @@ def test_a_row_without_a_compiler_says_what_to_install(is_wrapped):
     assert one.reason == "torch.compile writes C++ and found no compiler for it; install g++, or name one by CXX"
 
 
+def test_a_reason_has_the_words_below_a_colon():
+    assert (
+        measured._reason(RuntimeError("backend raised:\n  KeyError: x\n\nmore"))
+        == "RuntimeError: backend raised: KeyError: x"
+    )
+    assert measured._reason(ValueError()) == "ValueError: "
+
+
 def test_all_take_turns_and_what_is_slow_has_fewer(monkeypatch):
     order, now = [], [0.0]
     monkeypatch.setattr(clock.time, "perf_counter", lambda: now[0])

@@ -147,7 +147,7 @@ def _in_torch(given: list[Call], backend: str, asked: Field) -> Iterator[Contest
             if layout != "NCHW" and not any(np.ndim(each) == 4 for call in given for each in call.args):
                 continue
             placed = [Call(*each) for each in _tensors(given, FORMATS[asked.number_format][0], device, form)]
-            work = in_torch.work(placed)
+            work = in_torch.work(placed, is_compiled=backend == "torch-compiled")
             if work is None:
                 yield Contestant(backend, None, threads, device, reason="PyTorch has no function that does just this")
                 break

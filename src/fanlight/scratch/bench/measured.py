@@ -98,10 +98,12 @@ def _first(one: Contestant) -> list[np.ndarray] | None:
 
 
 def _reason(error: Exception) -> str:
-    name, words = type(error).__name__, (str(error).strip().splitlines() or [""])[0]
-    if "InvalidCxxCompiler" in (name, words.partition(":")[0]):
+    """An error in a line: its name and first words, which torch puts below a line that ends in a colon."""
+    if "InvalidCxxCompiler" in f"{type(error).__name__}: {error}":
         return "torch.compile writes C++ and found no compiler for it; install g++, or name one by CXX"
-    return f"{name}: {words[:200]}"
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
+    words = " ".join(lines[: 2 if lines[0].endswith(":") else 1])
+    return f"{type(error).__name__}: {words[:200]}"
 
 
 def of_step(subject: networks.StepSubject, field: Field, found: Sequence[Limit], *, rounds: int) -> list[Doc]:
