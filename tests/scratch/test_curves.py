@@ -34,7 +34,7 @@ def test_losses_on_the_cpu_are_those_of_float64(fanlight, own_place):
         )
         assert 0 < row["error"] <= curves.TOLERANCE and row["passed"] and row["reason"] is None
     page, drawn = (own_place / "c/curves.md").read_text(), (own_place / "c/curves.svg").read_text()
-    assert page.count("| right |") == 4 and "at most 0.001 is right" in page
+    assert page.count("| right |") == 4 and "at most 0.0001 is right" in page
     assert all(f">{word}<" in drawn for word in ("loops", "torch", "tolerance", "numpy, float64"))
 
 
