@@ -12,7 +12,7 @@ from fanlight import console
 from fanlight.cli_data import JsonOption, PackDirOption
 from fanlight.cli_report import write_report
 from fanlight.cli_typed import command, entered
-from fanlight.errors import ConfigError, unwritable
+from fanlight.errors import ConfigError, TrainingError, unwritable
 
 app = typer.Typer(
     help="The CNN from scratch: loops, NumPy, all cores, GPU kernels of our own, beside PyTorch.", no_args_is_help=True
@@ -65,7 +65,7 @@ def train(
     sweep_layers: Annotated[str, typer.Option(help="Of --sweep: numbers of convolutions, with commas.")] = SWEEP_LAYERS,
     values: Annotated[list[str] | None, typer.Option("--set", help="Any config key: --set optim.momentum=0.8")] = None,
     out: Annotated[Path | None, typer.Option(help="The run folder. Default: runs/<data>-<model>-<n>.")] = None,
-    resume: Annotated[str | None, typer.Option(help="Continue this run folder, with any --backend.")] = None,
+    resume: Annotated[str | None, typer.Option(help="Continue this run, with any --backend; or this sweep.")] = None,
     as_json: JsonOption = False,
 ) -> None:  # fmt: skip
     """Train a network that one line describes, by operators from scratch. The run folder is like any other."""
@@ -86,6 +86,10 @@ def train(
     from fanlight.scratch import sweep as sweeping
     from fanlight.scratch import train as training
 
+    if resume and (Path(resume) / sweeping.RESULT).exists():
+        _check_resumed_sweep(resume, config.asked, backend=backend, out=out)
+        console.result(sweeping.resume(Path(resume), entered=time.time))
+        return
     chosen_net = _one_of("--net", net, "model.name", config.model.name, otherwise=NET)
     chosen = _one_of("--backend", backend, "execution.backend", config.execution.backend, otherwise=BACKEND)
     if sweep:
@@ -103,6 +107,16 @@ def train(
     console.result(
         training.train(config, out=out, resume=resume, command=command(), entered=entered(), report=write_report)
     )
+
+
+def _check_resumed_sweep(resume: str, asked: frozenset[str], *, backend: str | None, out: Path | None) -> None:
+    """ConfigError for what cannot be asked of a sweep that goes on."""
+    given = [key for key, name in KEYS.items() if name in asked]
+    others = sorted(asked - set(KEYS.values()))
+    words = [f"--{name.replace('_', '-')}" for name in given] + [f"--set {key}" for key in others]
+    words += ["--backend"] * (backend is not None) + ["--out"] * (out is not None)
+    if words:
+        raise ConfigError(f"--resume {resume} is a sweep, which goes on as it was begun; leave {', '.join(words)} out")
 
 
 def _one_of(option: str, given: str | None, key: str, value: str | None, *, otherwise: str) -> str:
@@ -145,6 +159,32 @@ def bench(
         raise unwritable(error, f"the page in {place}", otherwise="name another folder by --out") from None
     console.say(f"Report: {page}")
     console.result(document)
+
+
+@app.command()
+def curves(
+    backends: Annotated[
+        str | None, typer.Option(help="With commas: loops,numpy,numba,torch,triton. Default: all.")
+    ] = None,
+    net: Annotated[
+        str | None, typer.Option(help="A line for images of 1×8×8. Default: one of every kind of layer.")
+    ] = None,
+    steps: Annotated[int, typer.Option(help="Optimizer steps.")] = 50,
+    out: Annotated[Path | None, typer.Option(help="A new folder. Default: runs/digits-curves-<n>.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train a tiny network with every backend from one start, and compare the losses of every step with float64's."""
+    console.set_json(as_json)
+    names = _words(backends, "--backends")
+    from fanlight.scratch import curves as curving
+    from fanlight.study import scratch_curves
+
+    document = curving.curves(names, net=net or curving.NET, steps=steps, out=out, command=command())
+    page = scratch_curves.write(Path(document["curves"]))
+    console.say(f"Curves: {page}, curves.svg beside it")
+    console.result(document)
+    if wrong := [row["backend"] for row in document["rows"] if row["passed"] is False]:
+        raise TrainingError(f"the losses of {', '.join(wrong)} are not those of float64: {page} says how far off")
 
 
 def _words(text: str | None, option: str) -> tuple[str, ...]:

@@ -228,6 +228,12 @@ def test_shapes_that_do_not_fit_are_named(table):
         table.dropout_keep(np.arange(3), (3, 4), rate=0.5)
     with pytest.raises(ValueError, match="optimizer steps count from 1, got 0"):
         table.adamw(*[np.zeros(3, "f") for _ in range(4)], step=0, lr=0.1)
+    with pytest.raises(ValueError, match=r"scale of \[3\] does not fit 2 rows: \[2\] is needed"):
+        table.cross_entropy_backward(np.zeros((2, 3), "f"), np.array([0, 1]), scale=np.ones(3, "f"))
+    with pytest.raises(ValueError, match=r"gradient of a dense layer has the shape \[N, O\], got \[2, 3, 1\]"):
+        table.linear_bias(np.zeros((2, 3, 1), "f"))
+    with pytest.raises(ValueError, match=r"\[2\] beside \[3\]: both are of one shape"):
+        table.batch_norm_running(*[np.zeros(3, "f") for _ in range(3)], np.zeros(2, "f"), count=2)
 
 
 def test_a_class_that_there_is_not_spoils_its_row(kernels):

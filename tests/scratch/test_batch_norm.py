@@ -120,3 +120,9 @@ def test_results_go_where_they_are_asked_to_and_misfits_are_named(backend):
         backend.batch_norm_backward(x[:, :, :3], x, weight, mean, var)
     with pytest.raises(ValueError, match=r"\[N, C, …\], got \[3\]"):
         backend.batch_norm(weight, weight, bias)
+    with pytest.raises(ValueError, match=r"\[2\] beside \[3\]: both are of one shape"):
+        backend.batch_norm_running(mean.copy(), var.copy(), mean, var[:2], count=8)
+    with pytest.raises(ValueError, match=r"running statistics have the shape \[C\], got \[3, 1\]"):
+        backend.batch_norm_running(mean[:, None].copy(), var, mean, var, count=8)
+    with pytest.raises(ValueError, match="of one value or more, got 0"):
+        backend.batch_norm_running(mean.copy(), var.copy(), mean, var, count=0)

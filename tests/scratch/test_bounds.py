@@ -1,4 +1,5 @@
-"""The innermost loops are given addresses and check none: here each one checks, and the kernels around them are Python's."""
+"""The innermost loops are given addresses and check none: here each one checks, and the kernels around them are Python's, with
+the tiles of a processor with 32 registers and of one with 16."""
 
 from collections.abc import Iterator
 
@@ -13,7 +14,7 @@ from fanlight.scratch.operators import NUMBA, NUMPY
 from scratch.differences import FP64_RTOL, error, numbers
 from scratch.test_convolution import results
 
-LANES = tile.lanes(8)
+TILES = {"avx512": (64, 8), "avx2": (32, 4)}  # bytes of a register, and M
 
 
 def within(array: np.ndarray, start: int, count: int) -> np.ndarray:
@@ -23,7 +24,7 @@ def within(array: np.ndarray, start: int, count: int) -> np.ndarray:
 
 def products(sums, to, pitch, x, start, offsets, weights, first, depth):
     """What tile.add_products does."""
-    width = tile.V * LANES
+    width = tile.V * tile.lanes(8)
     seen = np.stack([within(x, start + offsets[k], width) for k in range(depth)])
     factors = within(weights, first, depth * tile.M).reshape(depth, tile.M)
     for m, total in enumerate(factors.T @ seen):
@@ -32,7 +33,7 @@ def products(sums, to, pitch, x, start, offsets, weights, first, depth):
 
 def dots(sums, first, pitch, a, a_start, a_pitch, b, b0, b1, b2, length):
     """What tile.add_dots does."""
-    assert length % LANES == 0
+    assert length % tile.lanes(8) == 0
     for m in range(tile.M):
         row = within(a, a_start + m * a_pitch, length)
         within(sums, first + m * pitch, 3)[:] += [row @ within(b, start, length) for start in (b0, b1, b2)]
@@ -42,7 +43,7 @@ def combined(formula):
     """What an intrinsic of tile.combine does."""
 
     def combine(to, at, to_pitch, x, start, offsets, length, bias, floor):
-        assert length >= LANES, f"{length} numbers, less than a vector"
+        assert length >= tile.lanes(8), f"{length} numbers, less than a vector"
         seen = [within(x, start + offset, length) for offset in offsets]
         for r, found in enumerate(formula(*seen, bias)):
             within(to, at + r * to_pitch, length)[:] = np.maximum(found, floor)
@@ -50,9 +51,15 @@ def combined(formula):
     return combine
 
 
-@pytest.fixture(scope="module")
-def checked() -> Iterator[None]:
+@pytest.fixture(scope="module", params=TILES)
+def checked(request: pytest.FixtureRequest) -> Iterator[None]:
+    register_bytes, filters = TILES[request.param]
     with pytest.MonkeyPatch.context() as patch:
+        for module in (tile, convolution, convolution_weight, winograd):
+            patch.setattr(module, "REGISTER_BYTES", register_bytes)
+            patch.setattr(module, "M", filters)
+        patch.setattr(convolution_weight, "DOT_POSITIONS", 6400 // filters)
+        walk.forward.cache_clear()  # it plans for the width of a tile
         for module in (convolution, convolution_weight, winograd, walk):
             for name, kernel in list(vars(module).items()):
                 if isinstance(kernel, Dispatcher):
@@ -63,6 +70,7 @@ def checked() -> Iterator[None]:
         patch.setattr(winograd, "take_results", combined(winograd._results))
         patch.setattr(convolution_weight, "add_dots", dots)
         yield
+    walk.forward.cache_clear()
 
 
 @given(

@@ -75,3 +75,5 @@ def test_results_go_where_they_are_asked_to_and_misfits_are_named(backend):
         backend.cross_entropy(logits, np.array([0, 4, 1]))
     with pytest.raises(ValueError, match=r"got \[3, 4\] and float64"):
         backend.cross_entropy(logits, targets.astype(float))
+    with pytest.raises(ValueError, match=r"scale of \[2\] does not fit 3 rows: \[3\] is needed"):
+        backend.cross_entropy_backward(out, targets, scale=np.ones(2))

@@ -79,3 +79,5 @@ def test_shapes_that_do_not_fit_are_named(backend):
         backend.linear_weight(numbers(2, 4), numbers(3, 5))
     with pytest.raises(ValueError, match=r"gradient of \[2, 3\] does not fit .*: \[2, 4\] is needed"):
         backend.linear_input(numbers(2, 3), numbers(4, 5))
+    with pytest.raises(ValueError, match=r"gradient of a dense layer has the shape \[N, O\], got \[2, 3, 1\]"):
+        backend.linear_bias(numbers(2, 3, 1))

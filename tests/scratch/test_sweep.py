@@ -2,12 +2,20 @@
 
 import csv
 import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 
 from fanlight.errors import ConfigError
 from fanlight.models import line
 from fanlight.scratch import sweep
+from fanlight.train import folder, state
 from train import colours as tiny
 from train.stopping import ask_to_stop
 
@@ -54,11 +62,104 @@ def test_a_sweep_that_is_stopped_says_where_it_was(fanlight, colours, own_place,
         "scratch", "train", colours, "--net", "conv4k3 relu dense", "--backend", "numpy", "--sweep", "--sweep-kernels", "3,5",
         "--sweep-layers", "1", "--epochs", "1", "--batch-size", "8", "--threads", "1", "--out", "sweep",
     )  # fmt: skip
-    assert answer.code == 75 and answer.err.splitlines()[-1].endswith(
-        "continue with: fanlight train --resume sweep/k5-l1; that is network 2 of 2, and a sweep does not go on with the "
-        "others: those before it are in sweep/sweep.md"
+    assert answer.code == 75 and answer.err.splitlines()[-1] == (
+        "Stopped at network 2 of 2; those before it are in sweep/sweep.md. Continue with: fanlight scratch train --resume sweep"
     ), answer.err
-    assert len(json.loads((own_place / "sweep/sweep.json").read_text())["rows"]) == 1
+    assert len(rows(own_place / "sweep")) == 1 and tiny.summary(own_place / "sweep/k5-l1")["status"] == "stopped"
+    assert fanlight("scratch", "train", "--resume", "sweep").code == 0
+    assert [row["net"] for row in rows(own_place / "sweep")] == ["conv4k3 relu dense", "conv4k5 relu dense"]
+
+
+WORDS = [
+    "--net", "conv4k3 relu pool2 dense", "--backend", "numpy", "--sweep", "--sweep-kernels", "3,5", "--sweep-layers", "1,2",
+    "--epochs", "15", "--batch-size", "8", "--threads", "1", "--set", "execution.checkpoint_steps=4",
+]  # fmt: skip
+DECIDED = ("kernel", "layers", "net", "parameters", "accuracy", "interval", "planned_bytes", "reason")
+
+
+def rows(place: Path) -> list[dict]:
+    return json.loads((place / "sweep.json").read_text())["rows"]
+
+
+def test_a_killed_sweep_goes_on_where_it_was(fanlight, colours, own_place, cache_folder):
+    """Killed while it trained the second of four: the first is left alone, the second goes on from its checkpoint, and the
+    rows are those of a sweep that nothing disturbed."""
+    answer = fanlight("scratch", "train", colours, *WORDS, "--out", "whole")
+    assert answer.code == 0, answer.err
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fanlight", "scratch", "train", str(colours), *WORDS, "--out", "sweep"], text=True,
+        env={**os.environ, "FANLIGHT_CACHE": str(cache_folder)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        start_new_session=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not state.whole(own_place / "sweep/k3-l2/checkpoints"):
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        time.sleep(0.005)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate(timeout=60)
+    place = own_place / "sweep"
+    assert process.returncode == -signal.SIGKILL and len(rows(place)) == 1
+    assert tiny.summary(place / "k3-l2")["status"] == "running"
+    first, begun = rows(place)[0], {path: path.read_bytes() for path in (place / "k3-l1").glob("*.json*")}
+    (place / "k5-l1").mkdir()  # as a kill leaves a run before its description is whole
+    (place / "k5-l1" / "config.yaml").write_text("version: 1\n")
+
+    answer = fanlight("scratch", "train", "--resume", "sweep", "--json")
+    assert answer.code == 0 and "Continuing sweep: 1 of 4 networks are through" in answer.err, answer.err
+    found = json.loads(answer.out)["rows"]
+    assert found == rows(place) and found[0] == first
+    assert {path: path.read_bytes() for path in begun} == begun
+    for row, whole in zip(found, rows(own_place / "whole"), strict=True):
+        assert [row[key] for key in DECIDED] == [whole[key] for key in DECIDED]
+    assert tiny.weights(place / "k3-l2") == tiny.weights(own_place / "whole/k3-l2")
+    assert len(list(csv.DictReader((place / "sweep.csv").read_text().splitlines()))) == 4
+
+
+def test_a_network_that_is_through_needs_no_training(fanlight, colours, own_place, monkeypatch):
+    """Killed between the end of a run and its row."""
+    answer = fanlight("scratch", "train", colours, *WORDS, "--epochs", "1", "--sweep-layers", "1", "--out", "sweep")
+    assert answer.code == 0, answer.err
+    place = own_place / "sweep"
+    document, page = json.loads((place / "sweep.json").read_text()), (place / "sweep.md").read_text()
+    (place / "sweep.json").write_text(json.dumps(document | {"rows": document["rows"][:1]}))
+    monkeypatch.setattr(sweep.train, "train", None)
+    for _ in range(2):  # the second time there is nothing left at all
+        assert fanlight("scratch", "train", "--resume", "sweep").code == 0
+        assert rows(place) == document["rows"] and (place / "sweep.md").read_text() == page
+
+
+def test_what_a_sweep_cannot_go_on_with_is_refused(fanlight, colours, own_place):
+    data = own_place / "photos"
+    shutil.copytree(colours, data)
+    answer = fanlight("scratch", "train", data, *WORDS, "--epochs", "1", "--sweep-layers", "1", "--out", "sweep")
+    assert answer.code == 0, answer.err
+    answer = fanlight(
+        "scratch", "train", "--resume", "sweep", "--epochs", "3", "--set", "optim.momentum=0.5", "--backend", "numba"
+    )
+    assert answer.code == 2
+    assert (
+        "is a sweep, which goes on as it was begun; leave --epochs, --set optim.momentum, --backend out" in answer.err
+    )
+    (data / "red" / "00.png").unlink()
+    answer = fanlight("scratch", "train", "--resume", "sweep")
+    assert (
+        answer.code != 0 and "are not those that sweep began with" in answer.err and len(rows(own_place / "sweep")) == 2
+    )
+    (own_place / "sweep/sweep.json").write_text("{")
+    answer = fanlight("scratch", "train", "--resume", "sweep")
+    assert answer.code != 0 and "sweep has no readable sweep.json to go on from" in answer.err
+    (own_place / "sweep/sweep.json").write_text(
+        json.dumps(dict.fromkeys(("rows", "planned", "images", "command")) | {"version": 9})
+    )
+    assert "has version 9, this Fanlight reads 1" in fanlight("scratch", "train", "--resume", "sweep").err
+
+
+def test_two_do_not_train_one_sweep(fanlight, colours, own_place):
+    answer = fanlight("scratch", "train", colours, *WORDS, "--epochs", "1", "--sweep-layers", "1", "--out", "sweep")
+    assert answer.code == 0, answer.err
+    with folder.locked(own_place / "sweep"):
+        answer = fanlight("scratch", "train", "--resume", "sweep")
+    assert answer.code != 0 and "sweep is being trained by process" in answer.err
 
 
 def test_a_sweep_is_a_table_in_three_formats(fanlight, colours, own_place):

@@ -222,6 +222,13 @@ def linear_weight(grad: Shape, x: Shape) -> Shape:
     return weight
 
 
+def linear_bias(grad: Shape) -> Shape:
+    """The shape [O] of a bias, of the gradient [N, O] of what it was added to."""
+    if len(grad) != 2:
+        raise ValueError(f"the gradient of a dense layer has the shape [N, O], got {list(grad)}")
+    return grad[1:]
+
+
 def channels(x: Shape, **of_channel: Shape) -> tuple[int, int, int]:
     """[N, C, …] as (N, C, L), L values per channel of an image; the others named have C values each."""
     if len(x) < 2:
@@ -229,6 +236,21 @@ def channels(x: Shape, **of_channel: Shape) -> tuple[int, int, int]:
     for name, shape in of_channel.items():
         same(name, shape, (x[1],), beside=f"values of {list(x)}")
     return x[0], x[1], int(np.prod(x[2:]))
+
+
+def norm_gradient(grad: Any, x: Any, *, weight: Any, mean: Any, var: Any) -> tuple[int, int, int]:
+    """As `channels`, of a batch norm's input and the gradient of its result, arrays or tensors."""
+    alike(grad, x)
+    return channels(x.shape, weight=weight.shape, mean=mean.shape, var=var.shape)
+
+
+def running(running_mean: Any, running_var: Any, mean: Any, var: Any, *, count: int) -> None:
+    """What a batch norm's running statistics are moved by, arrays or tensors [C]; of `count` values."""
+    if running_mean.ndim != 1:
+        raise ValueError(f"running statistics have the shape [C], got {list(running_mean.shape)}")
+    alike(running_mean, running_var, mean, var)
+    if count < 1:
+        raise ValueError(f"statistics are of one value or more, got {count}")
 
 
 def alike(first: Any, *others: Any) -> None:
@@ -252,17 +274,23 @@ def step(count: int) -> None:
         raise ValueError(f"optimizer steps count from 1, got {count}")
 
 
-def rate(share: float) -> None:
-    """Of a dropout."""
+def masked(keep: Any, x: Any, *, rate: float) -> None:
+    """A dropout of `x` by a mask, arrays or tensors."""
+    same("mask", keep.shape, x.shape, beside=f"values of {list(x.shape)}")
+    _rate(rate)
+
+
+def keyed(keys: Any, shape: Shape, *, rate: float) -> None:
+    """A dropout by one uint64 key per row of `shape`."""
+    if kind(keys) != "uint64":
+        raise ValueError(f"keys are uint64, got {kind(keys)}")
+    same("keys", keys.shape, shape[:1], beside=f"values of {list(shape)}")
+    _rate(rate)
+
+
+def _rate(share: float) -> None:
     if not 0 <= share < 1:
         raise ValueError(f"a dropout rate is at least 0 and below 1, got {share}")
-
-
-def keys(rows: np.ndarray, shape: Shape) -> None:
-    """One uint64 key per row of `shape`."""
-    if kind(rows) != "uint64":
-        raise ValueError(f"keys are uint64, got {kind(rows)}")
-    same("keys", rows.shape, shape[:1], beside=f"values of {list(shape)}")
 
 
 def kind(array: Any) -> str:
@@ -286,6 +314,12 @@ def classes(logits: np.ndarray, targets: np.ndarray) -> tuple[int, int]:
             f"classes {targets.min()} … {targets.max()} of logits {list(logits.shape)}: 0 … {logits.shape[1] - 1}"
         )
     return logits.shape[0], logits.shape[1]
+
+
+def row_weights(scale: Any, rows: int) -> None:
+    """What each row's loss counts: one number for all, or one per row."""
+    if tuple(getattr(scale, "shape", ())):
+        same("scale", scale.shape, (rows,), beside=f"{rows} rows")
 
 
 def same(name: str, shape: Shape, wanted: Shape, *, beside: str) -> None:

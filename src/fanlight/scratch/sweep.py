@@ -2,6 +2,9 @@
 
 A stage is a convolution with what follows it, up to the next one. A variant has the first n stages, or the last one again
 without its pooling; its kernels are all of one size, with padding where the network had half of its own.
+
+sweep.json   what was planned, and a row for each network that is through; config.yaml beside it is what all have in common
+k3-l2/       the run of the network with kernels of 3 × 3 and 2 convolutions
 """
 
 from __future__ import annotations
@@ -9,6 +12,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shlex
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -17,16 +22,18 @@ from typing import Any
 
 import torch
 
+from fanlight import config as configuration
 from fanlight import console, machine
 from fanlight.config import Config
 from fanlight.data import checkup
-from fanlight.errors import ConfigError, DiskError, FanlightError, Stopped
+from fanlight.errors import ConfigError, DiskError, FanlightError, RunError, Stopped
 from fanlight.models import line
 from fanlight.models.line import Conv, Dense, Layer, Line, Pool
 from fanlight.parallel import launch
 from fanlight.scratch import train
-from fanlight.train import checks, folder, memory
+from fanlight.train import checks, finish, folder, memory
 
+VERSION, RESULT = 1, "sweep.json"
 COLUMNS = (
     "kernel", "layers", "net", "parameters", "accuracy", "interval", "train_s", "images_per_s", "planned_bytes",
     "peak_rss_bytes", "run", "reason",
@@ -91,25 +98,63 @@ def sweep(
     folder.check_out(out)
     config = train.of(config.with_value("execution.report", False), net=net, backend=backend)
     checks.check(config)
-    checkup.up_to_date(config.data.path, decode=False)  # images that are none would be so for every network
+    images = _images(config)  # images that are none would be so for every network
     place = folder.create(config.data.path, "sweep", out=out)
     document: dict[str, Any] = {
-        "sweep": str(place), "data": config.data.path, "net": net, "backend": config.execution.backend, "command": command,
-        "machine": machine.describe(), "started": datetime.now(UTC).isoformat(timespec="seconds"), "rows": [],
+        "version": VERSION, "sweep": str(place), "data": config.data.path, "net": net, "backend": config.execution.backend,
+        "command": command, "machine": machine.describe(), "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "images": images, "rows": [],
+        "planned": [{"kernel": each.kernel, "layers": each.layers, "net": str(each.net)} for each in todo],
     }  # fmt: skip
-    for number, variant in enumerate(todo):
-        console.say(f"\n{number + 1} of {len(todo)}: {variant.net}")
-        row = dict.fromkeys(COLUMNS) | {"kernel": variant.kernel, "layers": variant.layers, "net": str(variant.net)}
+    with folder.locked(place):
+        configuration.write(place / "config.yaml", config)
+        write(place, document)
+        return _train_all(config, place, document, entered=entered)
+
+
+def resume(place: Path, *, entered: Callable[[], float]) -> dict[str, Any]:
+    """Goes on with the sweep in `place`, as it was begun: a network that has a row keeps it, one that was being trained goes on
+    from its newest checkpoint, the others follow. RunError where it is no sweep, or its images are others now."""
+    if launch.joined():
+        raise ConfigError("a sweep trains one network after the other; continue it without a launcher")
+    with folder.locked(place):
+        document, config = read(place), configuration.read(place / "config.yaml")
+        checks.check(config)  # this may be another machine
+        if _images(config) != document["images"]:
+            raise RunError(
+                f"the images of {config.data.path} are not those that {place} began with, and its networks would not be "
+                "compared on the same; put them back, or begin another sweep"
+            )
+        document["sweep"] = str(place)
+        console.say(f"Continuing {place}: {len(document['rows'])} of {len(document['planned'])} networks are through")
+        return _train_all(config, place, document, entered=entered)
+
+
+def _images(config: Config) -> str:
+    """Names the data set."""
+    return checkup.up_to_date(config.data.path, decode=False).fingerprint
+
+
+def _train_all(
+    config: Config, place: Path, document: dict[str, Any], *, entered: Callable[[], float]
+) -> dict[str, Any]:
+    """Trains what was planned and has no row."""
+    rows, planned = document["rows"], document["planned"]
+    for number, each in enumerate(planned):
+        if any((row["kernel"], row["layers"]) == (each["kernel"], each["layers"]) for row in rows):
+            continue
+        console.say(f"\n{number + 1} of {len(planned)}: {each['net']}")
+        row = dict.fromkeys(COLUMNS) | each
         memory.forget_peak(torch.device("cpu"))
         try:
-            own, run = config.with_value("model.name", str(variant.net)), place / f"k{variant.kernel}-l{variant.layers}"
-            found = train.train(own, out=run, resume=None, command=command, entered=entered(), report=lambda run: run)
-        except Stopped as stopped:
+            run = place / f"k{each['kernel']}-l{each['layers']}"
+            found = _trained(config.with_value("model.name", each["net"]), run, document["command"], entered=entered)
+        except Stopped:
             raise Stopped(
-                f"{stopped}; that is network {number + 1} of {len(todo)}, and a sweep does not go on with the others: those "
-                f"before it are in {place}/sweep.md"
+                f"stopped at network {number + 1} of {len(planned)}; those before it are in {place}/sweep.md. Continue with: "
+                f"fanlight scratch train --resume {shlex.quote(str(place))}"
             ) from None
-        except DiskError:  # of the others there would be no more room either
+        except (DiskError, RunError):  # of the disk or the folder, and of no network: the others would meet it too
             raise
         except FanlightError as error:
             row["reason"] = str(error).splitlines()[0]
@@ -118,19 +163,50 @@ def sweep(
             scores = found["metrics"].get("test") or found["metrics"].get("val") or {}
             row |= {key: found[key] for key in COLUMNS if key in found}
             row |= {"accuracy": scores.get("accuracy"), "interval": scores.get("interval")}
-        document["rows"].append(row)
+        rows.append(row)
         write(place, document)
-    if all(row["reason"] for row in document["rows"]):
+    if all(row["reason"] for row in rows):
         raise ConfigError(
-            f"no network of the sweep could be trained, and {place}/sweep.md says why; the first: {document['rows'][0]['reason']}"
+            f"no network of the sweep could be trained, and {place}/sweep.md says why; the first: {rows[0]['reason']}"
         )
-    console.say(f"\n{table(document['rows'])}\nSweep: {place}/sweep.md, sweep.csv, sweep.json")
+    write(place, document)  # a kill may have come between its three files
+    console.say(f"\n{table(rows)}\nSweep: {place}/sweep.md, sweep.csv, sweep.json")
+    return document
+
+
+def _trained(config: Config, run: Path, command: str, *, entered: Callable[[], float]) -> dict[str, Any]:
+    """What came of the network in folder `run`: of a new run, of the rest of one that was cut short, of one that is through."""
+    how: dict[str, Any] = {"command": command, "report": lambda run: run}
+    summary = folder.read_summary(run) if (run / "run.json").exists() else {}
+    keys = (*finish.KEYS, *train.KEYS)
+    if summary.get("status") == "finished" and all(key in summary for key in keys if key != "run"):
+        return {**{key: summary[key] for key in keys if key != "run"}, "run": str(run), "net": summary["model"]}
+    if summary and summary.get("status") != "finished":
+        return train.train(Config(), out=None, resume=str(run), entered=entered(), **how)
+    if run.exists():  # killed before its description was whole, or between its last two lines
+        shutil.rmtree(run)
+    return train.train(config, out=run, resume=None, entered=entered(), **how)
+
+
+def read(place: Path) -> dict[str, Any]:
+    """sweep.json. RunError where there is none that can be read."""
+    try:
+        document = json.loads((place / RESULT).read_text(encoding="utf-8"))
+        found = document["version"], document["rows"], document["planned"], document["images"], document["command"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise RunError(f"{place} has no readable {RESULT} to go on from; begin anew with --sweep") from None
+    if found[0] != VERSION:
+        raise RunError(
+            f"{place / RESULT} has version {found[0]!r}, this Fanlight reads {VERSION}; use the one that wrote it"
+        )
     return document
 
 
 def write(place: Path, document: dict[str, Any]) -> None:
-    """The rows so far, in three formats."""
-    (place / "sweep.json").write_text(json.dumps(document, indent=1), encoding="utf-8")
+    """The rows so far, in three formats; the first, of which a sweep goes on, whole or not at all."""
+    part = place / f"{RESULT}.part"
+    part.write_text(json.dumps(document, indent=1), encoding="utf-8")
+    part.rename(place / RESULT)
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerow(["kernel", "layers", "net", "parameters", "accuracy", "low", "high", *COLUMNS[6:]])

@@ -47,6 +47,26 @@ def test_who_is_wrong_or_fails_is_not_timed():
     assert rows[0]["n"] == 2 and rows[0]["share_of_limit"] == pytest.approx(1e3 / rows[0]["ms"])
 
 
+@pytest.mark.parametrize("is_wrapped", [False, True])
+def test_a_row_without_a_compiler_says_what_to_install(is_wrapped):
+    def fails():
+        from torch._inductor import exc
+
+        raise exc.InductorError(exc.InvalidCxxCompiler(), None) if is_wrapped else exc.InvalidCxxCompiler()
+
+    one = Contestant("torch-compiled", fails, 1)
+    assert measured._first(one) is None and one.call is None
+    assert one.reason == "torch.compile writes C++ and found no compiler for it; install g++, or name one by CXX"
+
+
+def test_a_reason_has_the_words_below_a_colon():
+    assert (
+        measured._reason(RuntimeError("backend raised:\n  KeyError: x\n\nmore"))
+        == "RuntimeError: backend raised: KeyError: x"
+    )
+    assert measured._reason(ValueError()) == "ValueError: "
+
+
 def test_all_take_turns_and_what_is_slow_has_fewer(monkeypatch):
     order, now = [], [0.0]
     monkeypatch.setattr(clock.time, "perf_counter", lambda: now[0])

@@ -1,14 +1,16 @@
 """`fanlight scratch bench`: rows, a page, a table; and what cannot be asked."""
 
 import json
+import os
 import re
+import shutil
 
 import pytest
 import torch
 
 from fanlight.errors import RunError
 from fanlight.kernels.rows import Case
-from fanlight.scratch.bench import limits, networks, subjects
+from fanlight.scratch.bench import contestants, limits, networks, subjects
 from fanlight.scratch.operators import NUMBA  # before a test has a cache folder of its own: what is compiled is kept
 from fanlight.study import scratch_page
 
@@ -83,6 +85,27 @@ def test_a_step_on_every_backend_is_compared_before_it_is_timed(fanlight, own_pl
     assert {row["shape"] for row in batches} == {"1×1×10×8", "2×1×10×8"} and "loops" not in {r["kind"] for r in batches}
     names = {path.stem for path in (own_place / "b" / "figures").iterdir()}
     assert names == {"staircase", "threads", "batch"}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="there is no C++ compiler")
+def test_compiled_rows_run_in_both_layouts_for_every_batch(fanlight, monkeypatch):
+    """More batches than torch compiles one line of code for: none may be eager without a word."""
+    monkeypatch.setattr(networks, "BATCHES", (1, 2, 3, 4, 5))
+    calls = []
+    monkeypatch.setattr(
+        networks, "forget_compiled", lambda asked: (calls.append(0), contestants.forget_compiled(asked))
+    )
+    with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
+        rows = run(
+            fanlight, "--ops", "convolution,dense,loss,optimizer,step,batch", "--backends", "numpy,torch-compiled", "--rounds",
+            "1", "--threads", "1",
+        )["rows"]  # fmt: skip
+    found = [row for row in rows if row["kind"] == "torch-compiled" and row["device"] == "cpu"]
+    left = {(row["op"], row["direction"]): row["reason"] for row in found if row["ms"] is None}
+    assert left == {("loss", "backward"): "PyTorch has no function that does just this"}
+    assert all(row["max_error"] < 1e-5 for row in found if row["ms"] is not None)
+    assert {row["layout"] for row in found if row["op"] == "batch"} == {"NCHW", "channels last"} and len(calls) == 6
 
 
 def test_a_wrong_step_is_a_row_with_its_error(fanlight, monkeypatch):

@@ -39,6 +39,18 @@ def test_a_whole_backward_is_that_of_its_operators(op, layout):
     assert len(found) == len(wanted) == 3 and clock.error(found, wanted) < 1e-9
 
 
+@pytest.mark.parametrize("operator", sorted(in_torch.FORMULAS))
+def test_what_is_compiled_of_an_optimizer_computes_the_same(operator):
+    given = subjects.calls(Subject(operator, "update", (operator,), OPERATORS[operator].odd[1]))
+    wanted = clock.arrays(measured._exact(given, torch.float64)())
+    placed = tensors(given, "NCHW")
+    assert clock.error(clock.arrays(in_torch.work(placed, is_compiled=True)()), wanted) < 1e-12
+    fused = tensors(given, "NCHW")
+    in_torch.work(fused)()
+    for one, other in zip(placed[0].args, fused[0].args, strict=True):
+        assert torch.allclose(one, other, rtol=1e-12, atol=0)
+
+
 @pytest.mark.parametrize("operator", sorted(LEFT))
 def test_the_others_are_left_to_us(operator):
     given = subjects.calls(Subject(operator, "alone", (operator,), OPERATORS[operator].odd[1]))

@@ -87,8 +87,7 @@ def thread_counts(most: int) -> list[int]:
 def of(subject: Subject, given: list[Call], asked: Field) -> Iterator[Contestant]:
     """All contestants of an operator."""
     plain = asked.number_format == "fp32"
-    if "torch-compiled" in asked.backends:
-        torch._dynamo.reset()  # it counts how often one line of code was compiled, and gives up, silently, after eight
+    forget_compiled(asked)
     for backend in asked.backends:
         if backend in ("loops", "numpy", "numba"):
             if plain:
@@ -97,6 +96,12 @@ def of(subject: Subject, given: list[Call], asked: Field) -> Iterator[Contestant
             yield from _triton(subject, given, asked)
         else:
             yield from _in_torch(given, backend, asked)
+
+
+def forget_compiled(asked: Field) -> None:
+    """Before each subject: torch counts how often one line of code was compiled, and runs it eagerly, silently, after eight."""
+    if "torch-compiled" in asked.backends:
+        torch._dynamo.reset()
 
 
 def _on_cpu(subject: Subject, given: list[Call], backend: str, asked: Field) -> Iterator[Contestant]:
@@ -142,7 +147,7 @@ def _in_torch(given: list[Call], backend: str, asked: Field) -> Iterator[Contest
             if layout != "NCHW" and not any(np.ndim(each) == 4 for call in given for each in call.args):
                 continue
             placed = [Call(*each) for each in _tensors(given, FORMATS[asked.number_format][0], device, form)]
-            work = in_torch.work(placed)
+            work = in_torch.work(placed, is_compiled=backend == "torch-compiled")
             if work is None:
                 yield Contestant(backend, None, threads, device, reason="PyTorch has no function that does just this")
                 break
@@ -152,7 +157,7 @@ def _in_torch(given: list[Call], backend: str, asked: Field) -> Iterator[Contest
 def mode(work: Callable[[], Any], backend: str) -> Callable[[], Any]:
     """The same work compiled, or captured once and replayed."""
     if backend == "torch-compiled":
-        return torch.compile(work)
+        return torch.compile(work, dynamic=False)  # else the second layout gets a kernel for any strides
     return captured(work) if backend == "torch-graph" else work
 
 

@@ -14,11 +14,14 @@ Work = Callable[[], Any]
 aten = torch.ops.aten
 
 
-def work(calls: list[Call]) -> Work | None:
-    """All operators of a subject; None where PyTorch has none that does just that."""
+def work(calls: list[Call], *, is_compiled: bool = False) -> Work | None:
+    """All operators of a subject; None where PyTorch has none that does just that. `is_compiled`: it is for torch.compile,
+    which refuses the fused optimizers, and is given their formulas to fuse."""
     if [call.operator for call in calls] == ["conv2d_input", "conv2d_weight", "conv2d_bias"]:
         (grad, weight), x = calls[0].args, calls[1].args[1]
         return _convolution_backward(grad, x, weight, calls[0].options, (True, True, True), slice(3))
+    if is_compiled and calls[0].operator in FORMULAS:
+        return _by_formula(calls[0])
     found = [_of(call.operator, call.args, call.options) for call in calls]
     if any(each is None for each in found):
         return None
@@ -120,6 +123,35 @@ def _optimizer(operator: str, args: list, o: dict[str, Any]) -> Work:
     step, betas = torch.tensor(float(o.pop("step")), device=grad.device), o.pop("betas")
     more = {"beta1": betas[0], "beta2": betas[1], **o, **fixed}
     return lambda: (torch._fused_adamw_([parameter], [grad], [state[0]], [state[1]], [], [step], **more), parameter)[1]
+
+
+def _by_formula(call: Call) -> Work:
+    """As `_optimizer`."""
+    formula, args, options = FORMULAS[call.operator], call.args, call.options
+
+    def update() -> torch.Tensor:
+        formula(*args, **options)
+        return args[0]
+
+    return update
+
+
+def _sgd(w: Any, g: Any, v: Any, *, lr: float, momentum: float, weight_decay: float, nesterov: bool) -> None:
+    slope = g + weight_decay * w
+    v.mul_(momentum).add_(slope)
+    w.sub_(lr * (slope + momentum * v if nesterov else v))
+
+
+def _adamw(
+    w: Any, g: Any, m: Any, v: Any, *, step: int, lr: float, betas: tuple[float, float], eps: float, weight_decay: float
+) -> None:
+    m.lerp_(g, 1 - betas[0])
+    v.lerp_(g * g, 1 - betas[1])
+    w.mul_(1 - lr * weight_decay)
+    w.sub_(lr / (1 - betas[0] ** step) * m / ((v / (1 - betas[1] ** step)).sqrt() + eps))
+
+
+FORMULAS: dict[str, Callable[..., None]] = {"sgd": _sgd, "adamw": _adamw}
 
 
 def _layout(x: torch.Tensor) -> torch.memory_format:

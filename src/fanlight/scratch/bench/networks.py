@@ -24,7 +24,7 @@ from fanlight import console
 from fanlight.models import line, line_net
 from fanlight.parallel import comm
 from fanlight.scratch.bench import clock
-from fanlight.scratch.bench.contestants import LAYOUTS, Contestant, Field, captured, without_triton
+from fanlight.scratch.bench.contestants import LAYOUTS, Contestant, Field, captured, forget_compiled, without_triton
 from fanlight.scratch.step import Mover, ScratchStep
 from fanlight.tasks.classify import Classify
 from fanlight.train.clock import StepClock
@@ -109,7 +109,7 @@ class TorchStep:
             self._model.parameters(), lr=ASKED.lr or 0.0, momentum=ASKED.momentum, nesterov=True, fused=True
         )
         if mode == "torch-compiled":
-            self._model.compile()
+            self._model.compile(dynamic=False)
         self._captured = captured(self._eager) if mode == "torch-graph" else self._eager
 
     def __call__(self) -> None:
@@ -171,6 +171,7 @@ class Way:
 def steps(subject: StepSubject, asked: Field) -> Iterator[Way]:
     """All contestants of a step."""
     given = made(subject.batch)
+    forget_compiled(asked)
     for backend in asked.backends:
         if asked.number_format != "fp32":
             continue

@@ -21,7 +21,8 @@ from fanlight.scratch.shapes import Pair
 __all__ = ["conv2d", "conv2d_bias", "conv2d_input", "conv2d_weight"]
 
 BLOCKS = 4  # of M filters each, that go over the same pixels one after the other
-TILE_POSITIONS = 1200  # numbers of a filter's result that are added up at once: of 4 × 8 filters they are 150 KB
+# Numbers of a filter's result that are added up at once: of 4 blocks they are 150 KB with M = 8, and 75 KB with M = 4.
+TILE_POSITIONS = 1200
 
 
 def conv2d(

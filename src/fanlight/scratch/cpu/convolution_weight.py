@@ -17,9 +17,7 @@ from fanlight.scratch.cpu.compiled import compiled, parallel
 from fanlight.scratch.cpu.tile import REGISTER_BYTES, M, V, add_dots
 from fanlight.scratch.shapes import Pair
 
-DOT_POSITIONS = (
-    800  # numbers of a filter's gradient at once: of M = 8 filters they stay in a first-level cache of 32 KB
-)
+DOT_POSITIONS = 6400 // M  # numbers of a filter's gradient at once: those of M filters stay in a cache of 32 KB
 WORKS = 64  # pieces of work, and so the most threads
 APART_NUMBERS = 1 << 24  # that the sums kept apart may take
 

@@ -20,8 +20,7 @@ _STEP, _FIRST, _SECOND = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4
 
 def dropout(x: np.ndarray, keep: np.ndarray, *, rate: float, out: np.ndarray | None = None) -> np.ndarray:
     """x / (1 − rate) where `keep`, else 0."""
-    shapes.same("mask", keep.shape, x.shape, beside=f"values of {list(x.shape)}")
-    shapes.rate(rate)
+    shapes.masked(keep, x, rate=rate)
     y = shapes.room(out, x.shape, shapes.number_type(x))
     kept = np.ascontiguousarray(keep, bool).reshape(-1)
     _masked(np.ascontiguousarray(x).reshape(-1), kept, x.dtype.type(1 / (1 - rate)), y.reshape(-1))
@@ -30,8 +29,7 @@ def dropout(x: np.ndarray, keep: np.ndarray, *, rate: float, out: np.ndarray | N
 
 def dropout_keyed(x: np.ndarray, keys: np.ndarray, *, rate: float, out: np.ndarray | None = None) -> np.ndarray:
     """As `dropout`, with the mask that `dropout_keep` makes of the rows' keys."""
-    shapes.keys(keys, x.shape)
-    shapes.rate(rate)
+    shapes.keyed(keys, x.shape, rate=rate)
     y = shapes.room(out, x.shape, shapes.number_type(x))
     rows, limit, scale = np.ascontiguousarray(x), np.uint64(round(rate * WHOLE)), x.dtype.type(1 / (1 - rate))
     _hashed(rows.reshape(len(x), -1), np.ascontiguousarray(keys), limit, scale, y.reshape(len(x), -1))
@@ -40,8 +38,7 @@ def dropout_keyed(x: np.ndarray, keys: np.ndarray, *, rate: float, out: np.ndarr
 
 def dropout_keep(keys: np.ndarray, shape: tuple[int, ...], *, rate: float) -> np.ndarray:
     """bool [N, …]: of keys uint64 [N], which values of each row stay; each with probability 1 − rate."""
-    shapes.keys(keys, shape)
-    shapes.rate(rate)
+    shapes.keyed(keys, shape, rate=rate)
     keep = np.empty((len(keys), math.prod(shape[1:])), bool)
     _keeps(np.ascontiguousarray(keys), np.uint64(round(rate * WHOLE)), keep)
     return keep.reshape(shape)

@@ -31,6 +31,7 @@ def cross_entropy_backward(
 ) -> np.ndarray:
     """The gradient of the logits, of Σ_n scale[n] · loss[n]: scale · (probability − 1 at the target)."""
     N, K = shapes.classes(probabilities, targets)
+    shapes.row_weights(scale, N)
     dtype = shapes.number_type(probabilities)
     grad = shapes.room(out, (N, K), dtype)
     scales = np.ascontiguousarray(np.broadcast_to(scale, N), dtype)

@@ -79,8 +79,7 @@ def batch_norm_fixed_backward(
 
 
 def _backward(grad, x, weight, mean, var, *, eps, out, through_statistics):
-    shapes.alike(grad, x)
-    shape = shapes.channels(x.shape, weight=weight.shape, mean=mean.shape, var=var.shape)
+    shape = shapes.norm_gradient(grad, x, weight=weight, mean=mean, var=var)
     dtype = shapes.number_type(grad, x, weight, mean, var)
     dx, dweight, dbias = shapes.room(out, x.shape, dtype), np.empty(shape[1], dtype), np.empty(shape[1], dtype)
     _gradients(

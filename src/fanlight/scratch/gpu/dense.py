@@ -44,6 +44,7 @@ def linear_weight(grad: Array, x: Array, *, out: Array | None = None) -> Array:
 @operator
 def linear_bias(grad: Array, *, out: Array | None = None) -> Array:
     """dbias = Σ over rows, [O]."""
+    wanted = shapes.linear_bias(grad.shape)
     number_type(grad)
-    room(out, grad.shape[1:], grad)
+    room(out, wanted, grad)
     return column_sum.linear_bias(grad, out=out)

@@ -12,8 +12,7 @@ from fanlight.scratch.gpu.arrays import Array, number_type, operator, room
 @operator
 def dropout(x: Array, keep: Array, *, rate: float, out: Array | None = None) -> Array:
     """x / (1 − rate) where `keep`, else 0."""
-    shapes.same("mask", keep.shape, x.shape, beside=f"values of {list(x.shape)}")
-    shapes.rate(rate)
+    shapes.masked(keep, x, rate=rate)
     number_type(x)
     room(out, x.shape, x)
     return kernels.masked(x, keep, rate=rate, out=out)
@@ -22,8 +21,7 @@ def dropout(x: Array, keep: Array, *, rate: float, out: Array | None = None) -> 
 @operator
 def dropout_keyed(x: Array, keys: Array, *, rate: float, out: Array | None = None) -> Array:
     """As `dropout`, with the mask that `dropout_keep` makes of the rows' keys."""
-    shapes.keys(keys, x.shape)
-    shapes.rate(rate)
+    shapes.keyed(keys, x.shape, rate=rate)
     number_type(x)
     room(out, x.shape, x)
     return kernels.keyed(x, keys, rate=rate, out=out)
@@ -32,6 +30,5 @@ def dropout_keyed(x: Array, keys: Array, *, rate: float, out: Array | None = Non
 @operator
 def dropout_keep(keys: Array, shape: tuple[int, ...], *, rate: float) -> Array:
     """bool [N, …]: of keys uint64 [N], which values of each row stay; each with probability 1 − rate."""
-    shapes.keys(keys, shape)
-    shapes.rate(rate)
+    shapes.keyed(keys, shape, rate=rate)
     return kernels.kept(keys, shape, rate=rate)

@@ -44,6 +44,7 @@ def _forward(logits, targets, *, out):
 @operator
 def _backward(probabilities, targets, *, scale, out):
     _check(probabilities, targets)
+    shapes.row_weights(scale, len(targets))
     room(out, probabilities.shape, probabilities)
     each = scale if isinstance(scale, torch.Tensor) else float(scale)
     return kernels.backward(probabilities, targets, scale=each, out=out)

@@ -79,13 +79,13 @@ def batch_norm_running(
     momentum: float = 0.1,
 ) -> None:
     """In place: each moves by `momentum` of its way to the batch's; the variance of `count` values is divided by count − 1."""
+    shapes.running(running_mean, running_var, mean, var, count=count)
     running_mean.lerp_(mean.to(running_mean.dtype), momentum)
     running_var.lerp_((var * (count / max(count - 1, 1))).to(running_var.dtype), momentum)
 
 
 def _backward(grad, x, weight, mean, var, *, eps, out, through_statistics):
-    shapes.alike(grad, x)
-    shapes.channels(x.shape, weight=weight.shape, mean=mean.shape, var=var.shape)
+    shapes.norm_gradient(grad, x, weight=weight, mean=mean, var=var)
     number_type(grad, x)
     parameters(x, weight, mean, var)
     room(out, x.shape, x)

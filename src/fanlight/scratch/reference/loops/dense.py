@@ -46,7 +46,7 @@ def linear_weight(grad: np.ndarray, x: np.ndarray, *, out: np.ndarray | None = N
 
 def linear_bias(grad: np.ndarray, *, out: np.ndarray | None = None) -> np.ndarray:
     """dbias[o] = Σ_n grad[n, o]."""
-    dbias = shapes.room(out, grad.shape[1:], shapes.number_type(grad))
+    dbias = shapes.room(out, shapes.linear_bias(grad.shape), shapes.number_type(grad))
     for o in range(grad.shape[1]):
         dbias[o] = sum(float(grad[n, o]) for n in range(len(grad)))
     return dbias

@@ -35,6 +35,7 @@ def cross_entropy_backward(
 ) -> np.ndarray:
     """The gradient of the logits, of Σ_n scale[n] · loss[n]: scale · (probability − 1 at the target)."""
     N, K = shapes.classes(probabilities, targets)
+    shapes.row_weights(scale, N)
     grad = shapes.room(out, (N, K), shapes.number_type(probabilities))
     scales = np.broadcast_to(scale, N)
     for n, k in np.ndindex(N, K):

@@ -85,14 +85,14 @@ def batch_norm_running(
     momentum: float = 0.1,
 ) -> None:
     """In place: each moves by `momentum` of its way to the batch's; the variance of `count` values is divided by count − 1."""
+    shapes.running(running_mean, running_var, mean, var, count=count)
     for c in range(len(mean)):
         running_mean[c] += momentum * (float(mean[c]) - float(running_mean[c]))
         running_var[c] += momentum * (float(var[c]) * count / max(count - 1, 1) - float(running_var[c]))
 
 
 def _backward(grad, x, weight, mean, var, *, eps, out, through_statistics):
-    shapes.alike(grad, x)
-    N, C, L = shapes.channels(x.shape, weight=weight.shape, mean=mean.shape, var=var.shape)
+    N, C, L = shapes.norm_gradient(grad, x, weight=weight, mean=mean, var=var)
     dtype = shapes.number_type(grad, x, weight, mean, var)
     dx, dweight, dbias = shapes.room(out, x.shape, dtype), np.empty(C, dtype), np.empty(C, dtype)
     flat, given, result = x.reshape(N, C, L), grad.reshape(N, C, L), dx.reshape(N, C, L)

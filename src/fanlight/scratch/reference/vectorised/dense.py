@@ -39,4 +39,4 @@ def linear_weight(grad: np.ndarray, x: np.ndarray, *, out: np.ndarray | None = N
 
 def linear_bias(grad: np.ndarray, *, out: np.ndarray | None = None) -> np.ndarray:
     """dbias = Σ over rows, [O]."""
-    return grad.sum(axis=0, out=shapes.room(out, grad.shape[1:], shapes.number_type(grad)))
+    return grad.sum(axis=0, out=shapes.room(out, shapes.linear_bias(grad.shape), shapes.number_type(grad)))

@@ -17,8 +17,7 @@ WHOLE = 1 << 64  # hashes are 0 … WHOLE − 1
 
 def dropout(x: np.ndarray, keep: np.ndarray, *, rate: float, out: np.ndarray | None = None) -> np.ndarray:
     """x / (1 − rate) where `keep`, else 0."""
-    shapes.same("mask", keep.shape, x.shape, beside=f"values of {list(x.shape)}")
-    shapes.rate(rate)
+    shapes.masked(keep, x, rate=rate)
     y = shapes.room(out, x.shape, shapes.number_type(x))
     y[...] = np.where(keep, x / (1 - rate), 0)
     return y
@@ -31,8 +30,7 @@ def dropout_keyed(x: np.ndarray, keys: np.ndarray, *, rate: float, out: np.ndarr
 
 def dropout_keep(keys: np.ndarray, shape: tuple[int, ...], *, rate: float) -> np.ndarray:
     """bool [N, …]: of keys uint64 [N], which values of each row stay; each with probability 1 − rate."""
-    shapes.keys(keys, shape)
-    shapes.rate(rate)
+    shapes.keyed(keys, shape, rate=rate)
     positions = np.arange(math.prod(shape[1:]), dtype=np.uint64)
     return (_hash(keys[:, None], positions) >= np.uint64(round(rate * WHOLE))).reshape(shape)
 

@@ -29,6 +29,7 @@ def cross_entropy_backward(
 ) -> np.ndarray:
     """The gradient of the logits, of Σ_n scale[n] · loss[n]: scale · (probability − 1 at the target)."""
     N, K = shapes.classes(probabilities, targets)
+    shapes.row_weights(scale, N)
     grad = shapes.room(out, (N, K), shapes.number_type(probabilities))
     grad[...] = probabilities
     grad[np.arange(N), targets] -= 1

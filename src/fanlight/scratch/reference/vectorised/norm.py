@@ -80,13 +80,13 @@ def batch_norm_running(
     momentum: float = 0.1,
 ) -> None:
     """In place: each moves by `momentum` of its way to the batch's; the variance of `count` values is divided by count − 1."""
+    shapes.running(running_mean, running_var, mean, var, count=count)
     running_mean += momentum * (mean - running_mean)
     running_var += momentum * (var * (count / max(count - 1, 1)) - running_var)
 
 
 def _backward(grad, x, weight, mean, var, *, eps, out, through_statistics):
-    shapes.alike(grad, x)
-    N, C, L = shapes.channels(x.shape, weight=weight.shape, mean=mean.shape, var=var.shape)
+    N, C, L = shapes.norm_gradient(grad, x, weight=weight, mean=mean, var=var)
     dx = shapes.room(out, x.shape, shapes.number_type(grad, x, weight, mean, var))
     rstd = 1 / np.sqrt(var + eps)
     normal = (x.reshape(N, C, L) - mean[:, None]) * rstd[:, None]
