@@ -28,6 +28,7 @@ from fanlight.train import batchsize, layouting, precision
 
 NAMES = ("ddp", "fsdp", "hsdp", "pipeline", "model-parallel", "tensor", "local-sgd")
 PRODUCTS = (("replicate", "pipe"), ("replicate", "tensor"), ("shard", "tensor"), ("pipe", "tensor"))  # of two degrees
+FILE_NOISE = 0.15  # of a rate that a file tells, of another network and found by others: ResNets differ by as much
 MEMORY_SHARE = batchsize.MEMORY_SHARE  # of what is there: fragments need the rest
 
 
@@ -285,5 +286,5 @@ def kept_of(about: Question, machines: Cluster, number_format: str) -> Kept:
 
 def _noise(about: Question, number_format: str) -> float:
     if about.calibration is None:
-        return 0.15  # a rate of another network, found by others: ResNets on one device differ by as much
+        return FILE_NOISE
     return max(each.steps[number_format].spread for each in about.calibration.by_ranks.values())
