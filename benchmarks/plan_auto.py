@@ -82,6 +82,7 @@ class Pair:
 
     def train(self, layout: list[str], *, out: Path) -> dict[str, Any]:
         """One run by the command line; its own document, or why there is none."""
+        shutil.rmtree(out, ignore_errors=True)  # of a run that was interrupted
         words = [
             "train",
             self.data,

@@ -5,7 +5,7 @@ token bucket; foretold from a cluster file that says that rate.
 
 Each network is calibrated on this machine, one thread a rank. The cluster file has two nodes of one device, as fast as one rank
 beside another was found to be, and the link's nominal rate; its latency is that of the preset hosts-1gbit, the library's overhead
-and what sending takes from computing are those measured here. Measured are real steps, median of five after two, rounds in
+and what sending a byte takes from computing are those measured here. Measured are real steps, median of five after two, rounds in
 opposite orders. The bucket passes 256 kB at once, and headers take some 5 % of its rate. What FOLDER has is not measured again.
 """
 
@@ -42,13 +42,17 @@ TIMEOUT_S = 400.0  # of all steps at one rate
 def described(rate: str, calibration: measure.Calibration) -> cluster.Cluster:
     """The two computers, by way of a file's words."""
     beside = calibration.by_ranks[2]
+    bytes_per_s = cluster.UNITS["bytes per second"][rate.split()[1]] * float(rate.split()[0])
+    steals = min(
+        1.0, beside.steals * bytes_per_s / beside.bytes_per_s
+    )  # of a byte, as here; so less of a slower second
     text = f"""
 name: two places, {rate}
 nodes: 2
 device: {{kind: cpu, count: 1, memory: 16 GB, speed: {1 / max(1.0, beside.steps["fp32"].alone):.4f}}}
 links: {{between: {{latency: 150us, bandwidth: {rate}}}}}
 spread: {beside.steps["fp32"].spread:.4f}
-steals: {beside.steals:.4f}
+steals: {steals:.6f}
 overhead: {1e6 * beside.overhead_s:.1f}us
 """
     return cluster.parse(text, where="the described cluster")
@@ -171,8 +175,8 @@ def report(rows: dict[tuple[str, str, str], Candidate], rounds: list[dict[str, d
         taken, quickest = max(mine), max(real for _, real, _ in mine)
         told_best.append(f"- {RATES[rate]}, {model}: {taken[2]}, {taken[1] / quickest:.1%} of the best of {len(mine)}")
     summary = (
-        f"n = {len(errors)} configurations of two ranks, {STEPS} steps a round. Relative error: median {median(errors):.1%}, largest "
-        f"{max(errors):.1%}; {inside_band} of {len(errors)} inside their bands."
+        f"n = {len(errors)} configurations of two ranks, {STEPS} steps a round. Relative error: median {median(errors):.1%}, "
+        f"largest {max(errors):.1%}; {inside_band} of {len(errors)} inside their bands."
     )
     return "\n".join([summary, "", *lines, "", "The layout that the prediction chooses:", "", *told_best]) + "\n"
 
