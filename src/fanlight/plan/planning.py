@@ -147,6 +147,7 @@ def counted_of(config: Config, *, classes: int) -> list[Any]:
 
 def _precisions(asked: str | None, other: Cluster | None) -> list[str]:
     if asked is not None:
+        precision.check(asked, "cpu" if other is None else other.device.kind)
         return [asked]
     if other is not None and other.device.kind == "cuda" and other.device.flop_per_s:
         return sorted(other.device.flop_per_s)
