@@ -124,7 +124,8 @@ def test_only_what_was_not_measured_is_measured(tmp_path, monkeypatch):
 
 
 def test_what_another_machine_or_power_state_measured_is_not_used(monkeypatch):
-    config, about = jobs.config(model__name="resnet18"), {"classes": 3, "precisions": ["fp32"], "cores": 2}
+    config = replace(jobs.config(model__name="resnet18"), asked=frozenset())
+    about = {"classes": 3, "precisions": ["fp32"], "cores": 2}
     here = measure.fingerprint(config, **about)
     changes = {
         "power": lambda: {"scaling_governor": ["powersave"]},
