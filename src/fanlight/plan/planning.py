@@ -122,9 +122,8 @@ def resolved(config: Config) -> tuple[Config, Manifest]:
     manifest = up_to_date(config.data.path, decode=False, group_by=config.data.group_by)
     if manifest.is_captioned:
         raise ConfigError(
-            f"{config.data.path} has captions, and captioners are not planned: their steps depend on how long captions are, and "
-            "their decoder cannot be cut into measured pieces; name a --layout (serial, or ddp with --ranks), and --autotune "
-            "measures one against the other"
+            f"{config.data.path} has captions, and captioners are not planned: what a step costs depends on how long its "
+            "captions are, which nothing here measures; name a --layout, and let `fanlight study` compare several"
         )
     if config.data.limit is not None:
         manifest = split.limit(manifest, config.data.limit, seed=config.train.seed)
