@@ -187,15 +187,17 @@ def foretold(curve: Curve, value: float) -> dict[int, float]:
     return {n: 1 - first_s / step_s(curve.name, n, value, total_s) for n in curve.seconds if n != curve.first}
 
 
-def inside(curve: Curve, value: float, *, noise: float) -> int:
-    """How many of the points but the first lie in the band around what is foretold."""
-    total_s, found = alone_s(curve, value), 0
+def bands(curve: Curve, value: float, *, noise: float) -> dict[int, tuple[float, float]]:
+    """Of all points but the first, what the band around what is foretold says of the published rate: how many times its lower
+    edge that is, and its upper edge. It lies inside where the one is 1 or more and the other 1 or less."""
+    total_s = alone_s(curve, value)
+    found = {}
     for n, published_s in curve.seconds.items():
         if n != curve.first:
             low, high = band.around(
                 lambda machine, n=n: 1 / step_on(machine, curve, n, value, total_s), machine_of(curve, value), noise=noise
             )  # fmt: skip
-            found += low <= 1 / published_s <= high
+            found[n] = (1 / published_s / low, 1 / published_s / high)
     return found
 
 
