@@ -18,7 +18,7 @@ import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, median
 
 from fanlight.parallel.layout import parse
 from fanlight.plan import band, choose, cluster, counting, operations, program
@@ -250,15 +250,16 @@ def report() -> str:
         "|---|---|---|---|--:|--:|--:|---|---|---|",
     ]
     points: list[tuple[float, float, float]] = []
-    covered = [0, 0]
+    every: list[list[tuple[float, float]]] = [[], []]
     for curve in curves().values():
         value = borrowed(curve)
         told, real = foretold(curve, value), lost(curve)
         own, linear, constant = error(curve, told.__getitem__), error(curve, lambda n: 0.0), error(curve, lambda n: 0.1)
         points += [(abs(told[n] - share), abs(share), abs(share - 0.1)) for n, share in real.items()]
         is_half = own <= 0.5 * min(linear, constant)
-        here = [inside(curve, value, noise=noise) for noise in (choose.FILE_NOISE, band.NOISE)]
-        covered = [sum(pair) for pair in zip(covered, here)]
+        found = [list(bands(curve, value, noise=noise).values()) for noise in (choose.FILE_NOISE, band.NOISE)]
+        every = [before + more for before, more in zip(every, found)]
+        here = [inside(each) for each in found]
         unit = {"turn": f"{value * 1e3:.2f} ms per image in turns"}.get(curve.free, f"{curve.free} {value:.1%}")
         lines.append(
             f"| {curve.name} | {', '.join(map(str, curve.seconds))} | {percents(real)} | {percents(told)} | {100 * own:.1f} | "
@@ -268,9 +269,16 @@ def report() -> str:
     own, linear, constant = (100 * fmean(column) for column in zip(*points))
     lines.append(
         f"| all {len(points)} points | | | | {own:.1f} | {linear:.1f} | {constant:.1f} | "
-        f"{'yes' if own <= 0.5 * min(linear, constant) else 'no'} | {covered[0]} and {covered[1]} of {len(points)} | |"
+        f"{'yes' if own <= 0.5 * min(linear, constant) else 'no'} | {inside(every[0])} and {inside(every[1])} of {len(points)} | |"
     )
+    wide = [median(low / high for low, high in each) for each in every]
+    lines.append(f"\nHalf of the bands are wider than a factor of {wide[0]:.2f} and {wide[1]:.2f} from edge to edge.")
     return "\n".join(lines) + "\n"
+
+
+def inside(found: list[tuple[float, float]]) -> int:
+    """How many published points lie in their bands."""
+    return sum(low >= 1 >= high for low, high in found)
 
 
 def percents(shares: dict[int, float]) -> str:
