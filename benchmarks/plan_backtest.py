@@ -269,7 +269,8 @@ def report() -> str:
     own, linear, constant = (100 * fmean(column) for column in zip(*points))
     lines.append(
         f"| all {len(points)} points | | | | {own:.1f} | {linear:.1f} | {constant:.1f} | "
-        f"{'yes' if own <= 0.5 * min(linear, constant) else 'no'} | {inside(every[0])} and {inside(every[1])} of {len(points)} | |"
+        f"{'yes' if own <= 0.5 * min(linear, constant) else 'no'} | "
+        f"{inside(every[0])} and {inside(every[1])} of {len(points)} | |"
     )
     wide = [median(low / high for low, high in each) for each in every]
     lines.append(f"\nHalf of the bands are wider than a factor of {wide[0]:.2f} and {wide[1]:.2f} from edge to edge.")
