@@ -5,7 +5,7 @@
 Each network is calibrated once, at one batch size; predicted and then measured are other batch sizes, on one rank and on as many
 as there are cores, in every layout and in the number formats that this processor does not emulate; and, told apart, on twice as
 many ranks as cores. A measurement is the median of ten steps after a warm-up of two, by processes that are started for it,
-whose peak resident memory is then theirs alone. All configurations are measured once, then all again in the opposite order,
+whose peak resident memory is then theirs alone. All configurations are measured once, then all again in the opposite order
 while the minutes last; a rate is the median over rounds. Run it on a quiet machine. What FOLDER has is not measured again: an
 interrupted run goes on, and after a change of the code or on another machine FOLDER has to be another.
 """
@@ -105,7 +105,7 @@ def measure_all(found: list[Job], kept: Kept, clock: Clock) -> dict[str, list[di
     for turn in range(ROUNDS):
         for job in found if turn % 2 == 0 else found[::-1]:
             key = f"{turn} {job.key}"
-            if key not in kept and clock.is_over:
+            if turn and key not in kept and clock.is_over:
                 continue
             rows[job.key].append(kept.of(key, job.measured))
             console.say(f"  {turn + 1}/{ROUNDS} {job.key}")
@@ -211,7 +211,7 @@ def main() -> None:
     found = jobs(given.data, given.models.split(","), formats=formats, limit=given.limit, image_px=given.image_size)
     rows, failed = rows_of(found, measure_all(found, kept, clock))
     if not rows:
-        raise SystemExit("nothing was measured; give more --minutes")
+        raise SystemExit(f"nothing could be measured: {'; '.join(failed) or 'no configuration fits'}")
     left = "" if "bf16" in formats else f"bf16 is left out: {precision.gain_words(gain)}.\n\n"
     text = f"{heading('Predicted and measured rates and memory')}\n{left}{report(rows, failed)}"
     console.say(text)

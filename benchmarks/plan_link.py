@@ -5,7 +5,8 @@ token bucket; foretold from a cluster file that says that rate.
 
 Each network is calibrated on this machine, one thread a rank. The cluster file has two nodes of one device, as fast as one rank
 beside another was found to be, and the link's nominal rate; its latency is that of the preset hosts-1gbit, the library's overhead
-and what sending a byte takes from computing are those measured here. Measured are real steps, median of five after two, rounds in
+and what sending a byte takes from computing are those measured here; so what takes turns, as the stages of model-parallel, is
+foretold as much too slow as neighbours slow each other here. Measured are real steps, median of five after two, rounds in
 opposite orders. The bucket passes 256 kB at once, and headers take some 5 % of its rate. What FOLDER has is not measured again.
 """
 
