@@ -6,6 +6,8 @@ A curve's network is counted, its device's rate follows from the first point, li
 curve, how unequal its ranks are (spread), how much they share (contention) or what they take turns at (turn), comes from
 *other* published curves, which the row names: the value that fits those best. What is compared is the lost share, one less
 efficiency, at every other point; beside it two naive predictors, linear scaling and an efficiency of 90 % everywhere.
+And how many of the published points lie inside the band that `fanlight plan` prints beside its prediction: with the noise of a
+computing rate that a file tells, and with that of one which was measured, which the first point of a curve is.
 No GPU and no machine of anybody's is measured here.
 """
 
@@ -16,10 +18,10 @@ import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, median
 
 from fanlight.parallel.layout import parse
-from fanlight.plan import cluster, counting, operations, program
+from fanlight.plan import band, choose, cluster, counting, operations, program
 from fanlight.plan.blocks import Block
 from fanlight.plan.cluster import Cluster
 from fanlight.plan.simulate import simulate
@@ -153,26 +155,50 @@ def blocks_of(network: str, image_px: int) -> tuple[Block, ...]:
 @functools.cache
 def step_s(name: str, ranks: int, value: float, total_s: float) -> float:
     """Simulated, where all forwards and backwards of a rank take `total_s` alone, and the free number is `value`."""
-    curve = curves()[name]
+    return step_on(machine_of(curves()[name], value), curves()[name], ranks, value, total_s)
+
+
+def machine_of(curve: Curve, value: float) -> Cluster:
+    machine = replace(curve.machine, tensor_s=curve.tensor_s)
+    return machine if curve.free == "turn" else replace(machine, **{curve.free: value})
+
+
+def step_on(machine: Cluster, curve: Curve, ranks: int, value: float, total_s: float) -> float:
     blocks = blocks_of(curve.network, curve.image_px)
     rate = 3 * curve.rows * sum(block.flop for block in blocks) / total_s
-    machine = replace(curve.machine, tensor_s=curve.tensor_s)
-    if curve.free != "turn":
-        machine = replace(machine, **{curve.free: value})
     asked = operations.Asked(curve.rows * ranks, turn_s=value if curve.free == "turn" else 0.0)
     layout = parse("ddp" if ranks > 1 else "serial", ranks=ranks)
     return simulate(program.program(layout, [b.timed(rate) for b in blocks], asked, machine)).step_s
 
 
-def foretold(curve: Curve, value: float) -> dict[int, float]:
-    """Lost shares of all points but the first, which sets the device's rate."""
+def alone_s(curve: Curve, value: float) -> float:
+    """Seconds of a rank's forwards and backwards with which the first point is met: it sets the device's rate."""
     first_s = curve.seconds[curve.first]
     low, high = first_s * 1e-3, first_s
     for _ in range(40):
         middle = (low + high) / 2
         low, high = (middle, high) if step_s(curve.name, curve.first, value, middle) < first_s else (low, middle)
-    total_s = (low + high) / 2
+    return (low + high) / 2
+
+
+def foretold(curve: Curve, value: float) -> dict[int, float]:
+    """Lost shares of all points but the first."""
+    first_s, total_s = curve.seconds[curve.first], alone_s(curve, value)
     return {n: 1 - first_s / step_s(curve.name, n, value, total_s) for n in curve.seconds if n != curve.first}
+
+
+def bands(curve: Curve, value: float, *, noise: float) -> dict[int, tuple[float, float]]:
+    """Of all points but the first, what the band around what is foretold says of the published rate: how many times its lower
+    edge that is, and its upper edge. It lies inside where the one is 1 or more and the other 1 or less."""
+    total_s = alone_s(curve, value)
+    found = {}
+    for n, published_s in curve.seconds.items():
+        if n != curve.first:
+            low, high = band.around(
+                lambda machine, n=n: 1 / step_on(machine, curve, n, value, total_s), machine_of(curve, value), noise=noise
+            )  # fmt: skip
+            found[n] = (1 / published_s / low, 1 / published_s / high)
+    return found
 
 
 def lost(curve: Curve) -> dict[int, float]:
@@ -219,25 +245,41 @@ def main() -> None:
 def report() -> str:
     """The table, in Markdown."""
     lines = [
-        "| curve | ranks | lost share, published | foretold | error | linear | 90 % | half of both? | borrowed |",
-        "|---|---|---|---|--:|--:|--:|---|---|",
+        "| curve | ranks | lost share, published | foretold | error | linear | 90 % | half of both? "
+        "| in the band, of a file's rate and of a measured one | borrowed |",
+        "|---|---|---|---|--:|--:|--:|---|---|---|",
     ]
     points: list[tuple[float, float, float]] = []
+    every: list[list[tuple[float, float]]] = [[], []]
     for curve in curves().values():
         value = borrowed(curve)
         told, real = foretold(curve, value), lost(curve)
         own, linear, constant = error(curve, told.__getitem__), error(curve, lambda n: 0.0), error(curve, lambda n: 0.1)
         points += [(abs(told[n] - share), abs(share), abs(share - 0.1)) for n, share in real.items()]
         is_half = own <= 0.5 * min(linear, constant)
+        found = [list(bands(curve, value, noise=noise).values()) for noise in (choose.FILE_NOISE, band.NOISE)]
+        every = [before + more for before, more in zip(every, found)]
+        here = [inside(each) for each in found]
         unit = {"turn": f"{value * 1e3:.2f} ms per image in turns"}.get(curve.free, f"{curve.free} {value:.1%}")
         lines.append(
             f"| {curve.name} | {', '.join(map(str, curve.seconds))} | {percents(real)} | {percents(told)} | {100 * own:.1f} | "
-            f"{100 * linear:.1f} | {100 * constant:.1f} | {'yes' if is_half else 'no'} | {unit}, from {'; '.join(curve.others)} |"
+            f"{100 * linear:.1f} | {100 * constant:.1f} | {'yes' if is_half else 'no'} "
+            f"| {here[0]} and {here[1]} of {len(real)} | {unit}, from {'; '.join(curve.others)} |"
         )
     own, linear, constant = (100 * fmean(column) for column in zip(*points))
-    lines.append(f"| all {len(points)} points | | | | {own:.1f} | {linear:.1f} | {constant:.1f} | "
-                 f"{'yes' if own <= 0.5 * min(linear, constant) else 'no'} | |")  # fmt: skip
+    lines.append(
+        f"| all {len(points)} points | | | | {own:.1f} | {linear:.1f} | {constant:.1f} | "
+        f"{'yes' if own <= 0.5 * min(linear, constant) else 'no'} | "
+        f"{inside(every[0])} and {inside(every[1])} of {len(points)} | |"
+    )
+    wide = [median(low / high for low, high in each) for each in every]
+    lines.append(f"\nHalf of the bands are wider than a factor of {wide[0]:.2f} and {wide[1]:.2f} from edge to edge.")
     return "\n".join(lines) + "\n"
+
+
+def inside(found: list[tuple[float, float]]) -> int:
+    """How many published points lie in their bands."""
+    return sum(low >= 1 >= high for low, high in found)
 
 
 def percents(shares: dict[int, float]) -> str:

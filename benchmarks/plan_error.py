@@ -1,101 +1,219 @@
-"""How far the plan is from what this machine does: predicted against measured rates, for what was not calibrated with.
+"""How far the plan is from what this machine does: predicted against measured rates and memory, beyond what calibrated it.
 
-    PYTHONPATH=src python benchmarks/plan_error.py DATA [--models resnet18,resnet34] [--out FILE]
+    PYTHONPATH=src python benchmarks/plan_error.py DATA --work FOLDER [--minutes 15] [--out results/plan-error_cpu_<date>.md]
 
-Each network is calibrated once, at one batch size; predicted and then measured are other batch sizes, every layout on 1 and on as
-many ranks as cores, in both number formats: ten steps after a warm-up of two, and their median. On a quiet machine. What ranks
-that share cores do (`--oversubscribed`) is reported apart.
+Each network is calibrated once, at one batch size; predicted and then measured are other batch sizes, on one rank and on as many
+as there are cores, in every layout and in the number formats that this processor does not emulate; and, told apart, on twice as
+many ranks as cores. A measurement is the median of ten steps after a warm-up of two, by processes that are started for it,
+whose peak resident memory is then theirs alone. All configurations are measured once, then all again in the opposite order
+while the minutes last; a rate is the median over rounds. Run it on a quiet machine. What FOLDER has is not measured again: an
+interrupted run goes on, and after a change of the code or on another machine FOLDER has to be another.
 """
 
 from __future__ import annotations
 
 import argparse
-import shlex
-import sys
-from dataclasses import replace
+import os
+from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import median, quantiles
+from statistics import median
+
+import numpy as np
 
 from fanlight import console, machine
-from fanlight.plan import choose, measure, planning
+from fanlight.errors import FanlightError
+from fanlight.plan import choose, confirm, measure, planning
 from fanlight.plan.choose import Candidate, Question
 from fanlight.recipes import assemble
+from fanlight.train import precision
+from hardware import heading
+from kept import Clock, Kept
 
 MODELS = ("resnet18", "mobilenetv3_small_100", "convnext_atto")
-CALIBRATED, BATCHES = 32, (16, 48)
-LAYOUTS = ("ddp", "fsdp", "tensor", "pipeline", "model-parallel")
-PRECISIONS = ("fp32", "bf16")
+CALIBRATED = 32  # images of a batch
+LAYOUTS = {16: ("serial", "ddp"), 48: ("serial", "ddp", "fsdp", "tensor", "pipeline", "model-parallel")}  # by batch
+SHORT = {48: ("serial", "ddp")}  # in bf16
+CROWDED = {48: ("ddp", "pipeline")}  # on twice as many ranks as cores
+ROUNDS = 2
+STEPS = 10
+MEMORY_WITHIN, BEST_WITHIN = 0.20, 0.95
 
 
-def rows(data: str, models: list[str], *, oversubscribed: bool) -> list[tuple[str, Candidate, Candidate]]:
-    """(model, predicted, measured) of every configuration that can be."""
+@dataclass(frozen=True)
+class Job:
+    """One configuration: what is foretold of it, and how to measure it."""
+
+    model: str
+    told: Candidate
+    about: Question
+    classes: int
+
+    @property
+    def is_crowded(self) -> bool:
+        return self.told.ranks > machine.cores_usable()
+
+    @property
+    def key(self) -> str:
+        t = self.told
+        return f"{self.model} {t.layout} {t.ranks} {t.precision} {t.batch}"
+
+    def measured(self) -> dict[str, object]:
+        """Seconds of each step and bytes of the process that held most; or why there are none."""
+        try:
+            found = confirm.measure(planning.config_of(self.told, self.about), classes=self.classes, steps=STEPS)
+        except FanlightError as error:
+            return {"error": str(error)}
+        return {"steps_s": found.steps_s, "peak_bytes": found.peak_bytes}
+
+
+def jobs(data: str, models: list[str], *, formats: list[str], limit: int | None, image_px: int | None) -> list[Job]:
+    """Every configuration that the plan thinks possible."""
     found = []
     cores = machine.cores_usable()
     for model in models:
-        config = assemble(
-            data, recipe=None, config=None, flags={"model.name": model, "train.batch_size": CALIBRATED}, values=[]
-        )
-        config, manifest = planning.resolved(config)
-        counted = planning.counted_of(config, classes=len(manifest.classes))
-        calibration = measure.calibrate(config, classes=len(manifest.classes), precisions=PRECISIONS)
-        cluster = calibration.by_ranks[max(calibration.by_ranks)].cluster("this machine")
-        ranks = 2 * cores if oversubscribed else cores
-        if oversubscribed:
-            cluster = replace(cluster, devices=ranks)
-        for batch in BATCHES:
-            about = Question(
-                config.with_value("train.batch_size", batch),
-                counted,
-                len(manifest.rows("train")),
-                cluster,
-                calibration,
-                batch,
-            )
-            about = replace(about, config=replace(about.config, asked=frozenset()))
-            for precision in PRECISIONS:
-                for name in ("serial", *LAYOUTS):
-                    one = choose.predicted(about, name, ranks=1 if name == "serial" else ranks, number_format=precision)
-                    if one.fits and (name != "serial" or not oversubscribed):
-                        found.append((model, one, planning.run(one, about, classes=len(manifest.classes))))
-    return [(model, told, real) for model, told, real in found if real.fits]
+        flags = {"model.name": model, "train.batch_size": CALIBRATED, "data.limit": limit, "data.image_px": image_px}
+        config, manifest = planning.resolved(assemble(data, recipe=None, config=None, flags=flags, values=[]))
+        classes = len(manifest.classes)
+        counted = planning.counted_of(config, classes=classes)
+        calibration = measure.calibrate(config, classes=classes, precisions=formats)
+        here = calibration.by_ranks[max(calibration.by_ranks)].cluster("this machine")
+        images = len(manifest.rows("train"))
+        wanted = [(b, name, 1 if name == "serial" else cores, "fp32") for b, names in LAYOUTS.items() for name in names]
+        if "bf16" in formats:
+            wanted += [
+                (b, name, 1 if name == "serial" else cores, "bf16") for b, names in SHORT.items() for name in names
+            ]
+        if model == models[0]:
+            wanted += [(b, name, 2 * cores, "fp32") for b, names in CROWDED.items() for name in names]
+        for batch, name, ranks, number_format in wanted:
+            if name != "serial" and ranks < 2:
+                continue
+            asked = replace(config.with_value("train.batch_size", batch), asked=frozenset())
+            about = Question(asked, counted, images, here, calibration, batch)
+            told = choose.predicted(about, name, ranks=ranks, number_format=number_format)
+            if told.fits:
+                found.append(Job(model, told, about, classes))
+            else:
+                console.say(f"  {model}, {name} on {ranks}: {told.reason}")
+    return found
 
 
-def report(found: list[tuple[str, Candidate, Candidate]], command: str) -> str:
-    errors = [abs(told.images_per_s / real.images_per_s - 1) for _, told, real in found]
-    inside = sum(told.band[0] <= real.images_per_s <= told.band[1] for _, told, real in found)
-    lines = [
-        f"`{command}` on {machine.cpu_name()}, {machine.cores_usable()} cores; n = {len(found)} configurations, "
-        f"{planning.STEPS} steps each.",
-        "", f"Relative error: median {median(errors):.1%}, 90th percentile {quantiles(errors, n=10)[-1]:.1%}; "
-        f"{inside} of {len(found)} inside their bands.", "",
-        "| model | layout | ranks | format | batch | predicted img/s | measured | error |", "|---|---|--:|---|--:|--:|--:|--:|",
-    ]  # fmt: skip
-    for (model, told, real), error in zip(found, errors):
+def measure_all(found: list[Job], kept: Kept, clock: Clock) -> dict[str, list[dict[str, object]]]:
+    """By job, its measurements: a round after the other, the next one backwards, so that what changes on the machine meanwhile
+    falls on all."""
+    rows: dict[str, list[dict[str, object]]] = {job.key: [] for job in found}
+    for turn in range(ROUNDS):
+        for job in found if turn % 2 == 0 else found[::-1]:
+            key = f"{turn} {job.key}"
+            if turn and key not in kept and clock.is_over:
+                continue
+            rows[job.key].append(kept.of(key, job.measured))
+            console.say(f"  {turn + 1}/{ROUNDS} {job.key}")
+    return rows
+
+
+@dataclass(frozen=True)
+class Row:
+    job: Job
+    images_per_s: float
+    peak_bytes: float
+    rounds: int
+
+    @property
+    def error(self) -> float:
+        return abs(self.job.told.images_per_s / self.images_per_s - 1)
+
+    @property
+    def memory_error(self) -> float:
+        return abs(self.job.told.bytes / self.peak_bytes - 1)
+
+
+def rows_of(found: list[Job], measured: dict[str, list[dict[str, object]]]) -> tuple[list[Row], list[str]]:
+    """What was measured, and what could not be, in words."""
+    rows, failed = [], []
+    for job in found:
+        good = [one for one in measured[job.key] if "error" not in one]
+        failed += [f"{job.key}: {one['error']}" for one in measured[job.key] if "error" in one]
+        if good:
+            step_s = median(median(one["steps_s"]) for one in good)  # type: ignore[type-var,call-overload]
+            peak = median(float(one["peak_bytes"]) for one in good)  # type: ignore[arg-type]
+            rows.append(Row(job, job.told.batch / step_s, peak, len(good)))
+    return rows, failed
+
+
+def report(rows: list[Row], failed: list[str]) -> str:
+    """In Markdown."""
+    apart, own = [row for row in rows if row.job.is_crowded], [row for row in rows if not row.job.is_crowded]
+    lines = [summary(own), ""]
+    lines += [f"On twice as many ranks as cores, apart: {summary(apart)}", ""] if apart else []
+    lines += [f"Could not be run: {'; '.join(failed)}.", ""] if failed else []
+    lines += [
+        "| model | layout | ranks | format | batch | predicted img/s (simulated) | band | measured | error "
+        "| a rank's memory, predicted | measured | error | rounds |",
+        "|---|---|--:|---|--:|--:|---|--:|--:|--:|--:|--:|--:|",
+    ]
+    for row in rows:
+        t = row.job.told
         lines.append(
-            f"| {model} | {told.layout} | {told.ranks} | {told.precision} | {told.batch} | {told.images_per_s:.4g} | "
-            f"{real.images_per_s:.4g} | {error:.0%} |"
+            f"| {row.job.model} | {t.layout} | {t.ranks} | {t.precision} | {t.batch} | {t.images_per_s:.4g} | "
+            f"{t.band[0]:.4g} … {t.band[1]:.4g} | {row.images_per_s:.4g} | {row.error:.1%} | "
+            f"{console.bytes_text(t.bytes)} | {console.bytes_text(row.peak_bytes)} | {row.memory_error:.1%} | {row.rounds} |"
         )
-    for group in sorted({(model, told.precision, told.batch) for model, told, _ in found}):
-        mine = [(told, real) for model, told, real in found if (model, told.precision, told.batch) == group]
-        chosen, fastest = (
-            max(mine, key=lambda pair: pair[0].images_per_s)[1],
-            max(real.images_per_s for _, real in mine),
-        )
-        lines.append(
-            f"\n{', '.join(map(str, group))}: {chosen.layout} is chosen, {chosen.images_per_s / fastest:.1%} of the best."
-        )
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, "", *chosen(own)]) + "\n"
+
+
+def summary(rows: list[Row]) -> str:
+    errors, held = [row.error for row in rows], [row.memory_error for row in rows]
+    inside = sum(row.job.told.band[0] <= row.images_per_s <= row.job.told.band[1] for row in rows)
+    near = sum(each <= MEMORY_WITHIN for each in held)
+    return (
+        f"n = {len(rows)} configurations, {STEPS} steps a round. Relative error of the rate: median {median(errors):.1%}, 90th "
+        f"percentile {ninth(errors):.1%}; {inside} of {len(rows)} inside their bands. Memory: median {median(held):.1%}, 90th "
+        f"percentile {ninth(held):.1%}; {near} of {len(rows)} within {MEMORY_WITHIN:.0%} of peak resident."
+    )
+
+
+def ninth(values: list[float]) -> float:
+    """The 90th percentile."""
+    return float(np.quantile(values, 0.9))
+
+
+def chosen(rows: list[Row]) -> list[str]:
+    """For each network, format and batch, how good the layout is that the prediction alone would choose."""
+    lines, shares = [], []
+    for group in sorted({(row.job.model, row.job.told.precision, row.job.told.batch) for row in rows}):
+        mine = [row for row in rows if (row.job.model, row.job.told.precision, row.job.told.batch) == group]
+        if len(mine) > 1:
+            best, taken = max(row.images_per_s for row in mine), max(mine, key=lambda row: row.job.told.images_per_s)
+            shares.append(taken.images_per_s / best)
+            what = f"{taken.job.told.layout}, {shares[-1]:.1%} of the best of {len(mine)}"
+            lines.append(f"- {', '.join(map(str, group))}: {what}")
+    good = sum(share >= BEST_WITHIN for share in shares)
+    told = f"The layout that the prediction alone chooses is within {1 - BEST_WITHIN:.0%} of the best in"
+    return [f"{told} {good} of {len(shares)} groups:", "", *lines] if shares else []
 
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("data")
+    options.add_argument("--work", type=Path, required=True, help="where measurements are kept")
+    options.add_argument("--minutes", type=float, default=15.0)
     options.add_argument("--models", default=",".join(MODELS))
-    options.add_argument("--oversubscribed", action="store_true")
+    options.add_argument("--limit", type=int)
+    options.add_argument("--image-size", type=int)
     options.add_argument("--out", type=Path)
     given = options.parse_args()
-    found = rows(given.data, given.models.split(","), oversubscribed=given.oversubscribed)
-    text = report(found, shlex.join(["python", *sys.argv]))
+    clock = Clock(given.minutes)
+    os.environ["FANLIGHT_CACHE"] = str(given.work.resolve() / "cache")  # a calibration of this run, not of a busier day
+    kept = Kept(given.work / "measured.jsonl")
+    gain = kept.of("bf16", precision.cpu_gain)
+    formats = ["fp32", "bf16"] if gain >= 1 else ["fp32"]
+    found = jobs(given.data, given.models.split(","), formats=formats, limit=given.limit, image_px=given.image_size)
+    rows, failed = rows_of(found, measure_all(found, kept, clock))
+    if not rows:
+        raise SystemExit(f"nothing could be measured: {'; '.join(failed) or 'no configuration fits'}")
+    left = "" if "bf16" in formats else f"bf16 is left out: {precision.gain_words(gain)}.\n\n"
+    text = f"{heading('Predicted and measured rates and memory')}\n{left}{report(rows, failed)}"
     console.say(text)
     if given.out:
         given.out.write_text(text, encoding="utf-8")

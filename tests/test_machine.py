@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from fanlight import machine
-from fanlight.machine import cores_usable, describe, disk_free, memory_available
+from fanlight.machine import cores_usable, describe, disk_free, memory_available, power
 
 GB = 10**9
 V1_NO_LIMIT = 9223372036854771712  # what version 1 says where there is no limit: 2^63 − 1 in whole pages
@@ -130,6 +130,18 @@ def test_disk_of_a_folder_to_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert asked[1].resolve() == tmp_path
     (tmp_path / "file").touch()
     assert disk_free(tmp_path / "file/below") == 7
+
+
+def test_power_is_what_the_system_tells(tmp_path: Path) -> None:
+    assert power(system=tmp_path) == {}
+    for core, governor in enumerate(("powersave", "powersave", "performance")):
+        place = tmp_path / f"devices/system/cpu/cpu{core}/cpufreq"
+        place.mkdir(parents=True)
+        (place / "scaling_governor").write_text(f"{governor}\n")
+    place = tmp_path / "class/power_supply/AC"
+    place.mkdir(parents=True)
+    (place / "online").write_text("0\n")
+    assert power(system=tmp_path) == {"online": ["0"], "scaling_governor": ["performance", "powersave"]}
 
 
 def test_the_description_has_no_name_of_machine_or_user() -> None:

@@ -100,6 +100,28 @@ def describe() -> dict[str, object]:
     }
 
 
+def power(*, system: Path = Path("/sys")) -> dict[str, list[str]]:
+    """How fast the processor may run now, as far as the system tells: governors, limits, turbo, mains or battery. Many
+    containers and virtual machines tell nothing."""
+    cpu = "devices/system/cpu"
+    wanted = {
+        f"{cpu}/cpu[0-9]*/cpufreq": ("scaling_governor", "energy_performance_preference", "scaling_max_freq"),
+        f"{cpu}/intel_pstate": ("no_turbo", "max_perf_pct"),
+        f"{cpu}/cpufreq": ("boost",),
+        "class/power_supply/*": ("online",),
+        "firmware/acpi": ("platform_profile",),
+    }
+    found: dict[str, set[str]] = {}
+    for folder, names in wanted.items():
+        for name in names:
+            for path in system.glob(f"{folder}/{name}"):
+                try:
+                    found.setdefault(name, set()).add(path.read_text().strip())
+                except OSError:
+                    continue
+    return {name: sorted(values) for name, values in sorted(found.items())}
+
+
 def _quota_cores(cgroup: Path) -> float | None:
     try:  # version 2
         quota, period = (cgroup / "cpu.max").read_text().split()

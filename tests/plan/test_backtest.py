@@ -29,6 +29,18 @@ def test_the_first_point_is_met_and_no_curve_lends_to_itself():
         assert name not in each.others and each.others
 
 
+def test_a_band_says_where_in_it_the_published_point_lies():
+    """Inside, below and above; with more noise a band is wider on both sides by as much."""
+    assert backtest.inside([(1.2, 0.9), (0.9, 0.7), (1.4, 1.1)]) == 1
+    curve = backtest.curves()["lung and colon, AMP, 1–4 GPUs"]
+    value = backtest.borrowed(curve)
+    narrow, wide = (backtest.bands(curve, value, noise=noise) for noise in (0.03, 0.15))
+    assert set(narrow) == {2, 3, 4}
+    for n in narrow:
+        assert wide[n][0] == pytest.approx(narrow[n][0] * 1.15 / 1.03)
+        assert wide[n][1] == pytest.approx(narrow[n][1] / 1.15 * 1.03)
+
+
 @pytest.mark.slow
 def test_all_points_together_are_foretold_twice_as_well_as_naively():
     found = [errors(curve) for curve in backtest.curves().values()]

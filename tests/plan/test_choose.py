@@ -3,11 +3,14 @@
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fanlight.errors import ConfigError
-from fanlight.plan import band, choose
+from fanlight.parallel.layout import parse
+from fanlight.plan import band, choose, remedies
 from fanlight.plan.choose import Candidate, Question
-from fanlight.plan.cluster import Device
+from fanlight.plan.cluster import Device, Hop
 from plan import jobs
 from plan.made import chain, machine
 from plan.test_measure import made
@@ -53,7 +56,9 @@ def candidate(name: str, rate: float, **more) -> Candidate:
 
 def test_every_layout_is_predicted_or_says_why_not():
     found = choose.candidates(question(), ranks=8, precisions=["fp32", "bf16"])
-    assert {(each.layout, each.precision) for each in found} == {(n, p) for n in choose.NAMES for p in ("fp32", "bf16")}
+    names = {*choose.NAMES, *choose.products(8, stages=8, devices=4)}
+    assert {"replicate=4,pipe=2", "replicate=2,tensor=4", "pipe=4,tensor=2"} < names
+    assert {(each.layout, each.precision) for each in found} == {(n, p) for n in names for p in ("fp32", "bf16")}
     for each in found:
         if each.fits:
             assert each.source == "simulated" and each.band[0] <= each.images_per_s <= each.band[1] and each.bytes > 0
@@ -94,9 +99,83 @@ def test_what_does_not_fit_says_by_how_much_and_what_would():
     found = choose.candidates(question(cluster=small), ranks=8, precisions=["fp32"])
     assert not any(each.fits for each in found)
     with pytest.raises(
-        ConfigError, match=r"nothing fits: .* is the smallest and takes [0-9.]+ MB of the 800.0 kB .*--batch-size 32"
+        ConfigError,
+        match=r"nothing fits: .* is the smallest and takes [0-9.]+ MB of the 800.0 kB .*, [0-9.]+ .B too much",
     ):
         choose.choose(found, precision_is_open=True)
+
+
+@pytest.mark.parametrize(
+    ("room", "way"),
+    [(0.5, "--batch-size"), (0.5, "train.microbatches="), (0.5, "execution.recompute=true"), (0.01, "even one image")],
+)
+def test_the_way_out_that_is_named_is_one(room, way):
+    """In half of what serial takes: with what is named it fits, by the same arithmetic. Where nothing would, that is said."""
+    blocks = [replace(block, flop=1e9, kept_bytes=1e7, tensors=(1000,), norms=()) for block in BLOCKS]
+    least = choose.predicted(question(counted=blocks), "serial", ranks=1, number_format="fp32")
+    small = replace(GPUS, device=replace(GPUS.device, memory_bytes=room * least.bytes / choose.MEMORY_SHARE))
+    about = question(counted=blocks, cluster=small)
+    one = choose.predicted(about, "serial", ranks=1, number_format="fp32")
+    assert not one.fits
+    told = remedies.nothing_fits([one], about)
+    assert way in told
+    if way == "--batch-size":
+        batch = int(told.split("--batch-size ")[1].split()[0])
+        config = replace(about.config.with_value("train.batch_size", batch), asked=frozenset())
+        assert choose.predicted(replace(about, config=config), "serial", ranks=1, number_format="fp32").fits
+        twice = replace(about.config.with_value("train.batch_size", 2 * batch), asked=frozenset())
+        assert not choose.predicted(replace(about, config=twice), "serial", ranks=1, number_format="fp32").fits
+    if way == "execution.recompute=true":
+        config = replace(about.config.with_value("execution.recompute", True), asked=frozenset())
+        assert choose.predicted(replace(about, config=config), "serial", ranks=1, number_format="fp32").fits
+
+
+def test_what_training_would_refuse_is_no_candidate():
+    config = replace(jobs.config(train__batch_size=64, train__ema=0.99), asked=frozenset())
+    why = {
+        each.layout: each.reason for each in choose.candidates(question(config=config), ranks=4, precisions=["fp32"])
+    }
+    assert "averaged already" in why["local-sgd"]
+    frozen = replace(jobs.config(train__batch_size=64, model__freeze=True, model__pretrained=True), asked=frozenset())
+    found = choose.candidates(question(config=frozen), ranks=4, precisions=["fp32"])
+    assert {each.layout for each in found if each.fits and not each.is_other} == {"ddp"}
+
+
+def test_recomputing_is_slower_and_smaller():
+    plain = choose.predicted(question(), "serial", ranks=1, number_format="fp32")
+    config = replace(question().config.with_value("execution.recompute", True), asked=frozenset())
+    again = choose.predicted(question(config=config), "serial", ranks=1, number_format="fp32")
+    assert again.bytes < plain.bytes
+    assert again.images_per_s == pytest.approx(plain.images_per_s * 3 / 4)
+
+
+@given(st.integers(2, 1024), st.integers(1, 20), st.integers(1, 16))
+def test_products_have_as_many_ranks_and_fit_the_machine(ranks, stages, devices):
+    for name in choose.products(ranks, stages=stages, devices=devices):
+        layout = parse(name, ranks=ranks)
+        assert layout.ranks == ranks and layout.pp <= stages and layout.tp <= devices
+        assert sum(degree > 1 for degree in (layout.pp, layout.dp_replicate, layout.dp_shard, layout.tp)) == 2
+
+
+def test_buckets_are_those_that_a_run_fits_to_the_link():
+    """A fast link of little latency: 1 MB; a slow start of each message: as large as they may be."""
+    for latency_s, bucket_mb in ((1e-6, 1.0), (5e-2, 25.0)):
+        cluster = replace(GPUS, within=Hop(latency_s, 1e9), nodes=1)
+        about = question(cluster=cluster)
+        asked = choose.asked_of(about, parse("ddp", ranks=4), batch=64, number_format="fp32", machines=cluster)
+        assert asked.bucket_bytes == bucket_mb * 2**20
+    mine = replace(question().config.with_value("execution.bucket_mb", 7.0), asked=frozenset())
+    asked = choose.asked_of(question(config=mine), parse("ddp", ranks=4), batch=64, number_format="fp32", machines=GPUS)
+    assert asked.bucket_bytes == 7 * 2**20
+
+
+def test_more_ranks_than_cores_are_no_further_machines():
+    """Four ranks on two cores: each has half of the rows, and takes turns."""
+    calibration = made()
+    here = replace(calibration.by_ranks[2].cluster("here"), device=Device("cpu", "made", 1e12, speed=1.0))
+    about = question(calibration=calibration, cluster=here, counted=[replace(block, norms=()) for block in BLOCKS[:2]])
+    two, four = (choose.predicted(about, "ddp", ranks=n, number_format="fp32") for n in (2, 4))
+    assert 0.6 * two.images_per_s < four.images_per_s < two.images_per_s
 
 
 def test_the_fastest_that_computes_the_same_is_chosen():

@@ -1,6 +1,7 @@
 """Cluster files: presets can be read, units mean what they say, and a mistake points at its line."""
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -117,3 +118,9 @@ def test_neither_a_file_nor_a_preset():
 def test_more_ranks_take_more_machines_of_the_kind():
     found = cluster.parse(GOOD, where="c.yaml")
     assert [(c.nodes, c.devices) for c in map(found.over, (1, 2, 3, 4, 9))] == [(1, 1), (1, 2), (2, 2), (2, 2), (5, 2)]
+
+
+def test_more_ranks_on_the_machine_that_was_measured_are_no_further_machines():
+    here = replace(cluster.parse(GOOD, where="c.yaml"), nodes=1, is_measured=True)
+    assert [(c.nodes, c.devices, c.cores) for c in map(here.over, (1, 2, 6))] == [(1, 1, None), (1, 2, None), (1, 6, 2)]
+    assert here.over(6).memory_bytes == pytest.approx(here.memory_bytes / 3), "they share its memory, too"

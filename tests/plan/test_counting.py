@@ -5,7 +5,7 @@ import timm
 import torch
 from torch import nn
 
-from fanlight.models import zoo
+from fanlight.models import freeze, zoo
 from fanlight.plan import counting
 
 PX = 64
@@ -60,6 +60,16 @@ def test_bytes_that_are_kept_are_those_that_autograd_saves(network, pieces):
     whole = sum(kept.values()) / counting.ROWS
     assert sum(block.kept_bytes for block in pieces) == pytest.approx(whole, rel=0.15)
     assert y.shape == (counting.ROWS, 10)
+
+
+def test_what_is_frozen_keeps_nothing_for_a_backward(network, pieces):
+    import copy
+
+    frozen = copy.deepcopy(network)
+    freeze.freeze(frozen)
+    found = counting.count(frozen, image_px=PX)
+    assert sum(block.numbers for block in found) == 512 * 10 + 10
+    assert sum(block.kept_bytes for block in found) < 0.01 * sum(block.kept_bytes for block in pieces)
 
 
 def test_pairs_of_divided_layers_are_found(pieces):

@@ -60,6 +60,92 @@ def test_blocks_take_together_what_whole_steps_take():
     assert cost.contended(cluster, 2) == pytest.approx(1.25) and cluster.is_measured and cluster.steals == 0.5
 
 
+def test_neighbours_are_those_of_the_number_format():
+    """What is divided out of a format's steps is what is multiplied in again, whatever the other format's neighbours cost."""
+    calibration = made(alone=1.1)
+    both = calibration.by_ranks[2]
+    both.steps["bf16"] = replace(both.steps["fp32"], alone=1.3, spread=0.05)
+    told = {name: both.cluster("here", number_format=name) for name in both.steps}
+    assert {name: cost.contended(each, 2) for name, each in told.items()} == pytest.approx({"fp32": 1.1, "bf16": 1.3})
+    assert (told["fp32"].spread, told["bf16"].spread) == (0.02, 0.05)
+
+
+@pytest.mark.parametrize(
+    ("beside_s", "sent_s", "expected"),
+    [(1.0, 0.1, 0), (1.05, 0.1, 0.5), (1.1, 0.1, 1), (4.0, 4.0, 0), (4.5, 4.0, 0.5), (0.9, 0.1, 0), (9, 0.1, 1.5)],
+)
+def test_sending_steals_what_neither_hides(beside_s, sent_s, expected):
+    """Of computing that takes 1 s alone. On a slow link the sending is the longer of the two."""
+    assert Sending({}, 0, beside_s, 1.0, sent_s).steals == pytest.approx(expected)
+
+
+def test_large_networks_are_measured_on_fewer_rows():
+    assert measure._sizes(64, least=4, row_s=1e-4, turns=8) == (16, 64)
+    few, many = measure._sizes(64, least=4, row_s=0.05, turns=8)
+    assert 4 <= few < many < 64
+    assert 8 * 0.05 * (few + 2 * many) <= 1.2 * measure.BUDGET_S
+    assert measure._sizes(64, least=4, row_s=9.0, turns=8) == (4, 8), "less than that makes no line"
+
+
+def test_only_what_was_not_measured_is_measured(tmp_path, monkeypatch):
+    """Kept by number of ranks: a question about further ones measures those alone."""
+    monkeypatch.setenv("FANLIGHT_CACHE", str(tmp_path))
+    monkeypatch.setattr(measure.machine, "cores_usable", lambda: 4)
+    monkeypatch.setattr(measure, "_input_s", lambda config: 1e-4)
+    opened = []
+
+    class NoPool:
+        def __init__(self, ranks, **_):
+            opened.append(ranks)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def run(self, job, **_):
+            return [{"pieces": {"fp32": [[1.0, 3.0, 0.0]]}}]
+
+    monkeypatch.setattr(measure, "Pool", NoPool)
+    monkeypatch.setattr(measure, "_of", lambda answers, *, ranks, threads: replace(made().by_ranks[2], ranks=ranks))
+    config = jobs.config(model__name="resnet18", train__batch_size=32)
+
+    def calibrate(**more):
+        opened.clear()
+        found = measure.calibrate(config, classes=3, precisions=["fp32"], **more)
+        return list(opened), sorted(found.by_ranks)
+
+    assert calibrate() == ([1, 4], [1, 4])
+    assert calibrate(ranks=[2, 64]) == ([2], [1, 2, 4]), "64 ranks have no cores here"
+    assert calibrate(ranks=[2]) == ([], [1, 2, 4])
+    assert calibrate(anew=True) == ([1, 4], [1, 4])
+
+
+def test_what_another_machine_or_power_state_measured_is_not_used(monkeypatch):
+    config = replace(jobs.config(model__name="resnet18"), asked=frozenset())
+    about = {"classes": 3, "precisions": ["fp32"], "cores": 2}
+    here = measure.fingerprint(config, **about)
+    changes = {
+        "power": lambda: {"scaling_governor": ["powersave"]},
+        "describe": lambda: {"cpu": "another"},
+        "cores": lambda: [0, 7],
+    }
+    for name, other in changes.items():
+        with monkeypatch.context() as patch:
+            patch.setattr(measure.machine, name, other)
+            assert measure.fingerprint(config, **about) != here, name
+    with monkeypatch.context() as patch:
+        patch.setattr(measure.torch, "__version__", "0.0")
+        assert measure.fingerprint(config, **about) != here
+    with monkeypatch.context() as patch:
+        patch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+        assert measure.fingerprint(config, **about) != here
+    threads = replace(config.with_value("execution.threads", 1), asked=frozenset({"execution.threads"}))
+    assert measure.threads_of(threads, ranks=1, cores=2) == 1
+    assert measure.fingerprint(threads, **about) != here
+
+
 def test_what_disturbs_some_steps_changes_nothing():
     calm = [step(6.0, 2, 4, 0)] * 3
     busy = [*calm, step(60.0, 20, 40, 0), step(90.0, 40, 50, 0)]

@@ -7,6 +7,7 @@ from fanlight.config import Config
 from fanlight.errors import ConfigError
 from fanlight.plan import planning
 from plan.test_choose import candidate
+from train import sentences
 
 pytest_plugins = ["train.fixtures"]
 
@@ -47,6 +48,29 @@ def test_a_pipeline_brings_its_microbatches(monkeypatch):
     assert decided(monkeypatch, AUTO, serial(100), pipe).train.microbatches == 8
     mine = AUTO.with_value("train.microbatches", 2)
     assert decided(monkeypatch, mine, serial(100), pipe).train.microbatches == 2
+
+
+def test_a_product_with_a_pipeline_brings_its_microbatches(monkeypatch):
+    from dataclasses import replace
+
+    found = [replace(candidate("replicate=2,pipe=2", 300, source="measured"), ranks=4, microbatches=8)]
+    config = decided(monkeypatch, AUTO.with_value("execution.ranks", 4), *found)
+    assert (config.execution.layout, config.train.microbatches) == ("replicate=2,pipe=2", 8)
+
+
+@pytest.mark.parametrize("words", [["plan"], ["train", "--layout", "auto", "--device", "cpu"]])
+def test_captioners_are_refused_with_a_reason_and_a_way_out(fanlight, tmp_path, words):
+    data = sentences.make(tmp_path / "said")
+    answer = fanlight(words[0], data, *words[1:])
+    assert answer.code == 2 and "Traceback" not in answer.err
+    assert "captioners are not planned" in answer.err and "name a --layout" in answer.err
+
+
+@pytest.mark.parametrize(("gain", "formats"), [(0.4, ["fp32"]), (1.0, ["fp32", "bf16"]), (3.0, ["fp32", "bf16"])])
+def test_a_format_that_is_emulated_is_not_measured(monkeypatch, gain, formats):
+    monkeypatch.setattr(planning.precision, "cpu_gain", lambda: gain)
+    assert planning._precisions(None, None) == formats
+    assert planning._precisions("bf16", None) == ["bf16"], "unless it is asked for"
 
 
 @pytest.mark.parametrize("config", [Config(), Config().with_value("execution.layout", "ddp")])

@@ -117,10 +117,24 @@ def test_microbatches_send_once():
 
 
 def test_sending_that_takes_the_core_hides_nothing():
+    """6 s of computing and two buckets of 3 s, one after the other; the last has nothing to take anything from."""
     cluster = machine(devices=2, bytes_per_s=4000 / 3, steals=1.0)
-    assert step_s("ddp", 2, chain(2), Asked(2, bucket_bytes=4000), cluster) == pytest.approx(
-        6 + 2 * 3 + 3 + agreed(4000 / 3)
-    )
+    asked = Asked(2, bucket_bytes=4000)
+    assert step_s("ddp", 2, chain(2), asked, cluster) == pytest.approx(6 + 2 * 3 + agreed(4000 / 3))
+
+
+@pytest.mark.parametrize("steals", [0.0, 0.5, 1.0])
+def test_what_is_sent_after_all_computing_costs_its_own_time_once(steals):
+    cluster = machine(devices=2, bytes_per_s=4000 / 3, steals=steals, contention=0.5)
+    one_bucket = step_s("ddp", 2, chain(2), Asked(2, bucket_bytes=8000), cluster)
+    assert one_bucket == pytest.approx(6 * 1.5 + 6 + agreed(4000 / 3))
+
+
+def test_half_of_a_second_of_sending_is_taken_from_computing():
+    """The first bucket, 3 s, goes while the second block's 2 s are computed: 1.5 s of them are lost; the second follows."""
+    cluster = machine(devices=2, bytes_per_s=4000 / 3, steals=0.5)
+    found = step_s("ddp", 2, chain(2), Asked(2, bucket_bytes=4000), cluster)
+    assert found == pytest.approx(4 + 1.5 + 2 + 3 + agreed(4000 / 3))
 
 
 @pytest.mark.parametrize(("kind", "seconds"), [("cpu", 6 + 4 * 1.0 + 2.0), ("cuda", 6 + 1.0 + 1.0 + 1.0)])

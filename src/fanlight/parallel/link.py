@@ -63,8 +63,10 @@ class Sending:
 
     @property
     def steals(self) -> float:
-        """Of a second of sending, what it takes from computing: 0 where it hides wholly, 1 where it does not."""
-        return min(1.5, max(0.0, (self.beside_s - self.alone_s) / self.sent_s))
+        """Of a second in which both could go on, what they take from each other: 0 where the shorter hides wholly, 1 where it
+        does not at all. (On a slow link sending takes longer than the computing beside it, and that is no theft.)"""
+        lost_s = self.beside_s - max(self.alone_s, self.sent_s)
+        return min(1.5, max(0.0, lost_s / min(self.alone_s, self.sent_s)))
 
 
 def sweep(world: World, *, compute: Callable[[], None], sizes: Sequence[int] = SIZES) -> Sending:

@@ -1,6 +1,7 @@
 """Every layout that could train this network on these machines: what a step would take and hold, which fit, which is fastest.
 
-Predictions all come from program.py and simulate.py; nothing here knows what a layout costs. The band is band.py's.
+Predictions all come from program.py and simulate.py; nothing here knows what a layout costs. The band is band.py's, what is
+said where nothing fits is remedies.py's.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from fanlight.console import bytes_text
 from fanlight.errors import ConfigError
 from fanlight.parallel import layout as layouts
 from fanlight.parallel.layout import Layout
-from fanlight.plan import band, memory
+from fanlight.parallel.link import LARGE_BYTES, SMALL_BYTES, Link
+from fanlight.plan import band, cost, memory, remedies
 from fanlight.plan.blocks import Block
 from fanlight.plan.cluster import Cluster
 from fanlight.plan.measure import Calibration
@@ -25,6 +27,8 @@ from fanlight.plan.simulate import Timeline, simulate
 from fanlight.train import batchsize, layouting, precision
 
 NAMES = ("ddp", "fsdp", "hsdp", "pipeline", "model-parallel", "tensor", "local-sgd")
+PRODUCTS = (("replicate", "pipe"), ("replicate", "tensor"), ("shard", "tensor"), ("pipe", "tensor"))  # of two degrees
+FILE_NOISE = 0.15  # of a rate that a file tells, of another network and found by others: ResNets differ by as much
 MEMORY_SHARE = batchsize.MEMORY_SHARE  # of what is there: fragments need the rest
 
 
@@ -72,23 +76,50 @@ class Question:
 
 def candidates(about: Question, *, ranks: int, precisions: Sequence[str]) -> list[Candidate]:
     """Every layout over `ranks` ranks in every number format, fastest first; those that cannot be come last."""
-    found = []
-    for name in [each for each in NAMES if each != "hsdp" or ranks >= 4] if ranks > 1 else ["serial"]:
-        for number_format in precisions:
-            found.append(predicted(about, name, ranks=ranks, number_format=number_format))
+    names = [each for each in NAMES if each != "hsdp" or ranks >= 4] if ranks > 1 else ["serial"]
+    names += products(ranks, stages=len(about.counted), devices=about.cluster.over(ranks).devices)
+    found = [predicted(about, name, ranks=ranks, number_format=each) for name in names for each in precisions]
     return sorted(found, key=lambda each: (not each.fits, -each.images_per_s))
+
+
+def products(ranks: int, *, stages: int, devices: int) -> list[str]:
+    """Layouts of two degrees over `ranks` ranks. Tensor parallelism stays inside a node of `devices`, and a pipeline has at most
+    as many `stages` as the network has pieces."""
+    most = {"replicate": ranks, "shard": ranks, "pipe": stages, "tensor": devices}
+    return [
+        f"{outer}={ranks // inner_ranks},{inner}={inner_ranks}"
+        for outer, inner in PRODUCTS
+        for inner_ranks in range(2, min(most[inner], ranks // 2) + 1)
+        if ranks % inner_ranks == 0 and ranks // inner_ranks <= most[outer]
+    ]
+
+
+def layout_of(about: Question, name: str, *, ranks: int, machines: Cluster) -> Layout:
+    """ConfigError where the layout cannot have so many ranks."""
+    of_ranks = None if name == "serial" else ranks
+    return layouts.parse(name, ranks=of_ranks, machines=machines.nodes, recompute=about.config.execution.recompute)
+
+
+def machines_of(about: Question, *, ranks: int, number_format: str) -> Cluster:
+    """What `ranks` ranks run on. Of the machine that was measured, as it was in that number format with as many ranks."""
+    if about.cluster.is_measured and about.calibration is not None:
+        measured = about.calibration.nearest(ranks).cluster(about.cluster.name, number_format=number_format)
+        return replace(measured, device=about.cluster.device).over(ranks)
+    return about.cluster.over(ranks)
 
 
 def predicted(about: Question, name: str, *, ranks: int, number_format: str) -> Candidate:
     """One of them."""
-    machines = about.cluster.over(ranks)
+    machines = machines_of(about, ranks=ranks, number_format=number_format)
     batch = about.rows * ranks if about.is_weak else about.config.train.batch_size or 1
 
     def refused(reason: str) -> Candidate:
         return Candidate(name, ranks, number_format, batch, 1, 0.0, (0.0, 0.0), 0.0, False, reason, "")
 
     try:
-        layout = layouts.parse(name, ranks=None if name == "serial" else ranks, machines=machines.nodes)
+        layout = layout_of(about, name, ranks=ranks, machines=machines)
+        trained = {"execution.layout": name, "execution.ranks": ranks, "train.precision": number_format}
+        layouting.check(about.config.with_values(trained))  # what training would refuse is no candidate
     except ConfigError as error:
         return refused(str(error))
     if why := _impossible(about, layout, machines, batch=batch):
@@ -96,17 +127,18 @@ def predicted(about: Question, name: str, *, ranks: int, number_format: str) -> 
     blocks = blocks_of(about, layout, number_format=number_format)
     if blocks is None:
         return refused(f"{about.cluster.name}: its file does not say what it achieves in {number_format}")
-    asked = asked_of(about, layout, batch=batch, number_format=number_format)
+    asked = asked_of(about, layout, batch=batch, number_format=number_format, machines=machines)
     timeline = simulate(program(layout, blocks, asked, machines))
     low, high = band.around(
         lambda other: batch / simulate(program(layout, blocks, asked, other)).step_s, machines,
         noise=_noise(about, number_format),
     )  # fmt: skip
-    size = memory.of(layout, blocks, asked, _kept(about, machines, number_format)).total
+    size = memory.of(layout, blocks, asked, kept_of(about, machines, number_format)).total
     room = MEMORY_SHARE * machines.memory_bytes
     why = _too_few(about, batch=batch)
     if size > room:
-        why = f"takes {bytes_text(size)} of the {bytes_text(room)} that a rank may have"
+        room_text = bytes_text(room)
+        why = f"takes {bytes_text(size)} of the {room_text} that a rank may have, {bytes_text(size - room)} too much"
     return Candidate(
         name,
         ranks,
@@ -123,21 +155,23 @@ def predicted(about: Question, name: str, *, ranks: int, number_format: str) -> 
 
 def timeline_of(about: Question, chosen: Candidate) -> Timeline:
     """The step of a candidate, for a trace."""
-    machines = about.cluster.over(chosen.ranks)
-    layout = layouts.parse(chosen.layout, ranks=None if chosen.ranks == 1 else chosen.ranks, machines=machines.nodes)
+    machines = machines_of(about, ranks=chosen.ranks, number_format=chosen.precision)
+    layout = layout_of(about, chosen.layout, ranks=chosen.ranks, machines=machines)
     blocks = blocks_of(about, layout, number_format=chosen.precision)
     assert blocks is not None
-    asked = asked_of(about, layout, batch=chosen.batch, number_format=chosen.precision)
+    asked = asked_of(about, layout, batch=chosen.batch, number_format=chosen.precision, machines=machines)
     ops: list[Op] = program(layout, blocks, asked, machines)
     return simulate(ops)
 
 
-def choose(found: Sequence[Candidate], *, precision_is_open: bool) -> tuple[Candidate, str]:
+def choose(
+    found: Sequence[Candidate], *, precision_is_open: bool, about: Question | None = None
+) -> tuple[Candidate, str]:
     """The fastest that fits and computes what the serial run does, and why. ConfigError where nothing fits: by how much, and
-    what would."""
+    what of the question `about` would."""
     fitting = [each for each in found if each.fits and not each.is_other]
     if not fitting:
-        raise ConfigError(nothing_fits(found))
+        raise ConfigError(remedies.nothing_fits(found, about))
     fitting = [each for each in fitting if each.source == "measured"] or fitting
     best = max(fitting, key=lambda each: each.images_per_s)
     exact = [each for each in fitting if each.precision == "fp32"]
@@ -151,19 +185,6 @@ def choose(found: Sequence[Candidate], *, precision_is_open: bool) -> tuple[Cand
         second = max(others, key=lambda each: each.images_per_s)
         told += f", {best.images_per_s / second.images_per_s:.2f}× of {second.layout} on {second.ranks} rank(s)"
     return best, f"{told}; of its step, {best.reason}" if best.reason else told
-
-
-def nothing_fits(found: Sequence[Candidate]) -> str:
-    """By how much the smallest misses, and what would help."""
-    sized = [each for each in found if each.bytes]
-    if not sized:
-        return f"no layout can train this here: {found[0].reason}" if found else "no layout was asked for"
-    least = min(sized, key=lambda each: each.bytes)
-    return (
-        f"nothing fits: {least.layout} on {least.ranks} rank(s) in {least.precision} is the smallest and {least.reason}; use "
-        f"--batch-size {max(1, least.batch // 2)}, --set train.microbatches={2 * least.microbatches}, "
-        "--set execution.recompute=true, or more ranks"
-    )
 
 
 def lost(timeline: Timeline) -> str:
@@ -190,8 +211,8 @@ def blocks_of(about: Question, layout: Layout, *, number_format: str) -> list[Bl
     return [replace(b, forward=b.forward * (1 / speed), backward=b.backward * (1 / speed)) for b in blocks]
 
 
-def asked_of(about: Question, layout: Layout, *, batch: int, number_format: str) -> Asked:
-    """The step that the layout would make."""
+def asked_of(about: Question, layout: Layout, *, batch: int, number_format: str, machines: Cluster) -> Asked:
+    """The step that the layout would make on the `machines`."""
     config, calibration = about.config, about.calibration
     is_short = number_format != "fp32"
     microbatches = config.train.microbatches
@@ -201,7 +222,7 @@ def asked_of(about: Question, layout: Layout, *, batch: int, number_format: str)
     asked = Asked(
         batch, microbatches, weight_bytes=2.0 if is_short else 4.0, activation_bytes=2.0 if is_short else 4.0,
         sync_every=config.train.sync_every or layouting.SYNC_EVERY,
-        bucket_bytes=None if config.execution.bucket_mb is None else int(config.execution.bucket_mb * 2**20),
+        bucket_bytes=int((config.execution.bucket_mb or _bucket_mb(layout, machines)) * 2**20),
     )  # fmt: skip
     if calibration is None:
         return asked
@@ -225,7 +246,7 @@ def _impossible(about: Question, layout: Layout, machines: Cluster, *, batch: in
         return "the network has no block that tensor parallelism can divide"
     if layout.tp > machines.devices:
         return f"its {layout.tp} ranks talk in every layer, and a node has {machines.devices}"
-    if batch < layout.data_ranks * about.config.train.microbatches:
+    if batch // about.config.augment.row_unit < layout.data_ranks * about.config.train.microbatches:
         return f"a batch of {batch} leaves some of {layout.data_ranks} ranks without a row; use a larger --batch-size"
     if layout.stages > 1 and not stages_of(about.counted, stages=layout.stages, rows=1.0):
         return "the network cannot be cut into so many stages"
@@ -242,7 +263,14 @@ def _too_few(about: Question, *, batch: int) -> str:
     return ""
 
 
-def _kept(about: Question, machines: Cluster, number_format: str) -> Kept:
+def _bucket_mb(layout: Layout, machines: Cluster) -> float:
+    """The buckets that a run fits to the link when it starts (train/fitted.py), which is the one that is described here."""
+    path = cost.route(machines, list(range(layout.ranks)))
+    small_s, large_s = (cost.all_reduce_s(size, path) for size in (SMALL_BYTES, LARGE_BYTES))
+    return Link(small_s, (LARGE_BYTES - SMALL_BYTES) / max(large_s - small_s, 1e-9)).bucket_mb
+
+
+def kept_of(about: Question, machines: Cluster, number_format: str) -> Kept:
     config = about.config
     kept = Kept(config.data.image_px or 0, config.optim.name, config.train.ema is not None)
     base = 0.0
@@ -258,5 +286,5 @@ def _kept(about: Question, machines: Cluster, number_format: str) -> Kept:
 
 def _noise(about: Question, number_format: str) -> float:
     if about.calibration is None:
-        return 0.15  # a rate of another network, found by others: ResNets on one device differ by as much
+        return FILE_NOISE
     return max(each.steps[number_format].spread for each in about.calibration.by_ranks.values())

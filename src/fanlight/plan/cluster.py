@@ -69,6 +69,7 @@ class Cluster:
     overhead_s: float = 0.0  # of any collective, however small: the library's own work
     images_per_s: float = math.inf  # that a node's input can prepare, for all of its ranks
     source: str = ""
+    cores: int | None = None  # that a node's ranks take turns at, where they are fewer than its ranks
     is_measured: bool = False  # here; else it is what a file says
 
     @property
@@ -81,9 +82,12 @@ class Cluster:
         return self.device.memory_bytes / (self.devices if self.device.kind == "cpu" else 1)
 
     def over(self, ranks: int) -> Cluster:
-        """As many of its machines as `ranks` ranks take: the first node is filled first."""
+        """As many of its machines as `ranks` ranks take: the first node is filled first. The machine that was measured is one:
+        further ranks take turns at its cores."""
         if ranks <= self.devices:
             return replace(self, nodes=1, devices=ranks)
+        if self.is_measured:
+            return replace(self, devices=ranks, cores=self.cores or self.devices)
         return replace(self, nodes=-(-ranks // self.devices))
 
 

@@ -66,10 +66,12 @@ class Route:
 
     @property
     def round_s(self) -> float:
-        """Latency of once around a ring's n − 1 hops."""
+        """Latency of n − 1 hops of a ring, those that the last piece to arrive takes: of a ring's n hops one is left out, a hop
+        inside a node where there is one."""
         if self.nodes == 1:
             return (self.ranks - 1) * self.within.latency_s
-        return (self.ranks - self.nodes) * self.within.latency_s + (self.nodes - 1) * self.between.latency_s
+        across = min(self.nodes, self.ranks - 1)
+        return (self.ranks - 1 - across) * self.within.latency_s + across * self.between.latency_s
 
     @property
     def depth_s(self) -> float:
@@ -122,8 +124,10 @@ def hop_of(latency_s: float, bytes_per_s: float, *, ranks: int) -> Hop:
 
 
 def contended(cluster: Cluster, busy: float) -> float:
-    """Times as long as alone, where `busy` ranks of a node compute at the same time."""
-    return 1.0 + cluster.contention * max(0.0, busy - 1)
+    """Times as long as alone, where `busy` ranks of a node compute at the same time: as many as there are cores slow each
+    other, and more take turns."""
+    cores = cluster.cores or cluster.devices
+    return (1.0 + cluster.contention * max(0.0, min(busy, cores) - 1)) * max(1.0, busy / cores)
 
 
 @lru_cache(maxsize=256)

@@ -38,7 +38,7 @@ def count_on(model: nn.Module, example: Tensor) -> list[Block]:
     """As `count`, of a model and an `example` [2, 3, P, P] on one device. Changes neither buffers nor modes."""
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     found: list[Block] = []
-    x = example
+    x, trains = example, False  # whether anything up to here does: before that no gradient flows
     with cut.modes_kept([model]):
         for name, segment in segments(model, example):
             segment.train()
@@ -54,7 +54,8 @@ def count_on(model: nn.Module, example: Tensor) -> list[Block]:
             with torch.autograd.graph.saved_tensors_hooks(keep, lambda saved: saved):
                 counter = FlopCounterMode(display=False)
                 with counter:
-                    y = segment(x.detach().requires_grad_(bool(found)))
+                    y = segment(x.detach().requires_grad_(trains))
+            trains = trains or any(p.requires_grad for p in segment.parameters())
             pairs, share, numbers = _pairs(segment, x)
             found.append(Block(
                 name, tuple(p.numel() for p in segment.parameters() if p.requires_grad), counter.get_total_flops() / ROWS,

@@ -1,19 +1,21 @@
 """What this machine does, measured with the run's own steps, in less than a minute: the calibration of every prediction.
 
-For one rank with all cores, and for one rank per core:
+For one rank with all cores, for one rank per core, and for the numbers of ranks between that are asked about:
 
     steps        two batch sizes, every precision, with nothing sent (parallel/silence.py), all ranks at once: forward, backward,
                  optimizer, rest; and once with all ranks but the first asleep, which tells what neighbours cost each other
     pieces       how forward and backward divide over the network's blocks, on one rank
     collectives  all-reduces of three sizes and a gather, idle; the largest beside a pass (parallel/link.py)
 
-Kept in the cache folder under the fingerprint of machine, versions, network and step: a second plan measures nothing.
+Kept in the cache folder under the fingerprint of machine, its power state, versions, network and step: a second plan measures
+nothing.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import statistics
 import time
 from collections.abc import Sequence
@@ -41,10 +43,13 @@ from fanlight.train import memory, precision, probe
 JOB = "fanlight.plan.measure:rank_measured"
 FOLDER = "plans"  # in the cache
 PRELOAD = ("torch", "timm", "cv2", "fanlight.plan.measure")
-REPEATS = 5  # steps of each kind that count; the first of a kind does not
+FORM = 2  # of what is kept: a file of another is measured anew
+BUDGET_S = 16.0  # of the steps of one number of ranks, in all number formats: large networks are measured on fewer rows
+REPEATS, REPEATS_LEAST = 5, 3  # steps of each kind that count; the first of a kind does not
 QUICKEST = 2  # of them, whose mean is taken
 FEWER = 4  # times fewer rows, for the second point of a line
 ROWS_LEAST = 4  # of a rank's microbatch
+DECIDES = ("OMP_", "KMP_", "GOMP_", "MKL_", "DNNL_", "ONEDNN_", "ATEN_", "MALLOC_", "LD_PRELOAD")  # environment
 CUTS = 40  # images whose cropping is timed
 
 
@@ -75,16 +80,16 @@ class Measured:
     bytes_per_s: float = 1e30
     steals: float = 0.0
 
-    def cluster(self, name: str) -> Cluster:
-        """This machine as a cluster of one node, `ranks` ranks on it."""
+    def cluster(self, name: str, *, number_format: str | None = None) -> Cluster:
+        """This machine as a cluster of one node, `ranks` ranks on it, as it was measured in a number format; None: in the
+        first of them."""
         hop = cost.hop_of(self.latency_s, self.bytes_per_s, ranks=max(2, self.ranks))
-        spread = statistics.fmean(steps.spread for steps in self.steps.values())
-        neighbours = statistics.fmean(steps.alone for steps in self.steps.values())
-        share = (neighbours - 1) / (self.ranks - 1) if self.ranks > 1 else 0.0
+        steps = self.steps[number_format or next(iter(self.steps))]
+        share = (max(1.0, steps.alone) - 1) / (self.ranks - 1) if self.ranks > 1 else 0.0
         device = Device("cpu", machine.cpu_name(), machine.memory_available(), speed=1.0)
         return Cluster(
-            name, 1, self.ranks, device, hop, hop, spread=spread,
-            contention=max(0.0, share), steals=self.steals, overhead_s=self.overhead_s, is_measured=True,
+            name, 1, self.ranks, device, hop, hop, spread=steps.spread,
+            contention=share, steals=self.steals, overhead_s=self.overhead_s, is_measured=True,
         )  # fmt: skip
 
 
@@ -120,50 +125,66 @@ class Calibration:
         ]  # fmt: skip
 
 
-def calibrate(config: Config, *, classes: int, precisions: Sequence[str], anew: bool = False) -> Calibration:
-    """Of the resolved serial `config` on this machine's CPUs, from the cache where it was measured before. About a minute."""
+def calibrate(
+    config: Config, *, classes: int, precisions: Sequence[str], ranks: Sequence[int] = (), anew: bool = False
+) -> Calibration:  # fmt: skip
+    """Of the resolved serial `config` on this machine's CPUs, from the cache where it was measured before. About a minute.
+    `ranks`: numbers of them that are asked about; those that this machine has cores for are measured, too."""
     cores = machine.cores_usable()
     mark = fingerprint(config, classes=classes, precisions=precisions, cores=cores)
     path = cache.folder() / FOLDER / f"{mark}.json"
-    if not anew and (found := _read(path)):
+    kept = None if anew else _read(path)
+    known = {} if kept is None else kept.by_ranks
+    wanted = [each for each in dict.fromkeys((1, *sorted(ranks), cores)) if each <= cores and each not in known]
+    if kept is not None and not wanted:
         console.say(f"  this machine was measured before: {path.name} (in the cache folder)")
-        return found
+        return kept
     begin = time.perf_counter()
     console.say("  measuring this machine: steps, blocks, links (less than a minute) …")
-    by_ranks = {}
-    shares: dict[str, list[tuple[float, float, float]]] = {}
-    for ranks in dict.fromkeys((1, cores)):
-        threads = max(1, cores // ranks)
-        with Pool(ranks, threads=threads, preload=PRELOAD) as pool:
+    by_ranks = dict(known)
+    shares = {} if kept is None else dict(kept.shares)
+    for count in wanted:
+        threads = threads_of(config, ranks=count, cores=cores)
+        with Pool(count, threads=threads, preload=PRELOAD) as pool:
             several: dict[str, object] = {
-                "execution.ranks": ranks,
-                "execution.threads": threads,
-                "execution.layout": "ddp" if ranks > 1 else "serial",
-            }
+                "execution.ranks": count, "execution.threads": threads, "execution.recompute": False,
+                "execution.layout": "ddp" if count > 1 else "serial",
+            }  # fmt: skip
             answers = pool.run(
                 JOB,
                 config=config.with_values(several).document(),
                 classes=classes,
                 precisions=list(precisions),
-                pieces=ranks == 1,
+                pieces=count == 1,
             )
-        by_ranks[ranks] = _of(answers, ranks=ranks, threads=threads)
+        by_ranks[count] = _of(answers, ranks=count, threads=threads)
         shares |= {name: [tuple(each) for each in rows] for name, rows in answers[0]["pieces"].items()}
-    found = Calibration(mark, time.perf_counter() - begin, shares, by_ranks, _input_s(config))
+    took_s = time.perf_counter() - begin + (kept.took_s if kept else 0.0)
+    found = Calibration(
+        mark, took_s, shares, dict(sorted(by_ranks.items())), kept.input_s if kept else _input_s(config)
+    )
     _write(path, found)
     return found
 
 
+def threads_of(config: Config, *, ranks: int, cores: int) -> int:
+    """Of each of `ranks` ranks, as a run has them: those that were asked for, else its share of the cores."""
+    asked = config.execution.threads if "execution.threads" in config.asked else None
+    return asked or max(1, cores // ranks)
+
+
 def fingerprint(config: Config, *, classes: int, precisions: Sequence[str], cores: int) -> str:
-    """Of everything that the measurements depend on."""
+    """Of everything that the measurements depend on. What another machine, library or power state measured is not found."""
     whole = config.document()
     about = {name: whole[name] for name in ("model", "augment", "optim")}
     about |= {
-        "train": {key: whole["train"][key] for key in ("batch_size", "microbatches", "ema")},
-        "px": whole["data"]["image_px"],
+        "train": {key: whole["train"][key] for key in ("batch_size", "microbatches", "ema", "deterministic")},
+        "px": [whole["data"][key] for key in ("image_px", "canvas_px")],
     }
     about |= {"machine": machine.describe(), "cores": machine.cores(), "usable": cores, "classes": classes}
-    about |= {"torch": str(torch.__version__), "fanlight": __version__, "precisions": list(precisions)}
+    about |= {"power": machine.power(), "threads": threads_of(config, ranks=1, cores=cores)}
+    about |= {"environment": {name: value for name, value in os.environ.items() if name.startswith(DECIDES)}}
+    about |= {"torch": str(torch.__version__), "fanlight": __version__, "form": FORM, "precisions": list(precisions)}
     about |= {"channels_last": config.execution.channels_last}
     return hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode()).hexdigest()[:24]
 
@@ -177,18 +198,22 @@ def rank_measured(
     bench = probe.Bench(parsed, classes=classes, world=world)
     whole = parsed.train.batch_size or 1
     least = world.ranks * parsed.train.microbatches * ROWS_LEAST
-    few = max(least, whole // FEWER)
-    sizes = (few, whole if whole >= 2 * few else 2 * few)
-    bench.cut(few)
+    first = max(least, min(2 * least, whole // FEWER))
+    bench.cut(first)
     with silent():
-        for _ in range(2):
-            bench.parts_s(number_format="fp32")
-    held = {"base_bytes": base_bytes, "peak_bytes": memory.peak_here(world.device), "peak_batch": few}
+        took_s = [bench.parts_s(number_format="fp32")["total"] for _ in range(2)][-1]
+    held = {"base_bytes": base_bytes, "peak_bytes": memory.peak_here(world.device), "peak_batch": first}
+    row_s = float(world.sum_host(np.array([took_s]))[0]) / world.ranks / first
+    sizes = _sizes(whole, least=least, row_s=row_s, turns=(1 + REPEATS_LEAST) * len(precisions))
+    few = sizes[0]
     found: dict[str, Any] = {**held, "rows": [size / world.ranks for size in sizes], "steps": {}}
     for name in precisions:
         times: list[list[dict[str, float]]] = [[] for _ in sizes]
         alone: list[dict[str, float]] = []
+        begin = time.perf_counter()
         for turn in range(1 + REPEATS):  # in turns, so that what else the machine does falls on all of them
+            if turn > REPEATS_LEAST and world.any(time.perf_counter() - begin > BUDGET_S / len(precisions)):
+                break
             for index, size in enumerate(sizes):
                 bench.cut(size)
                 world.barrier()
@@ -210,8 +235,20 @@ def rank_measured(
                 bench.parts_s(number_format=precisions[-1])
 
         found["links"] = asdict(link.sweep(world, compute=lambda: compute()))
-    found["pieces"] = {name: _pieces(bench, name, rows=whole) for name in precisions} if pieces else {}
+    found["pieces"] = {name: _pieces(bench, name, rows=sizes[1]) for name in precisions} if pieces else {}
     return found
+
+
+def _sizes(whole: int, *, least: int, row_s: float, turns: int) -> tuple[int, int]:
+    """Two batch sizes whose steps, `turns` of each and of the larger twice, take about the budget or less: a quarter of the
+    `whole` batch and all of it, or as much less as it takes, down to `least` and twice that."""
+    few = max(least, whole // FEWER)
+    many = max(whole, 2 * few)
+    most = int(BUDGET_S / (turns * row_s * (2 + 1 / FEWER)))
+    if many > most:
+        many = max(2 * least, most)
+        few = max(least, many // FEWER)
+    return few, many
 
 
 def _pieces(bench: probe.Bench, number_format: str, *, rows: int) -> list[tuple[float, float, float]]:
@@ -221,23 +258,26 @@ def _pieces(bench: probe.Bench, number_format: str, *, rows: int) -> list[tuple[
     x = torch.randn((min(rows, 16), 3, px, px), generator=torch.Generator().manual_seed(0))
     x = x.to(memory_format=torch.channels_last)
     found = []
+    trains = False  # whether anything up to here does: before that there is no backward
     bench.ready(2)
     segments = counting.segments(model, x[:2])
     bench.ready(len(x))
     with cut.modes_kept([model]), precision.autocast(number_format, device):
-        for index, (_, segment) in enumerate(segments):
+        for _, segment in segments:
             segment.train()
             forward, backward = [], []
             for _ in range(3):
-                leaf = x.detach().requires_grad_(index > 0)
+                leaf = x.detach().requires_grad_(trains)
                 begin = time.perf_counter()
                 y = segment(leaf)
                 middle = time.perf_counter()
-                with torch.autocast("cpu", enabled=False):
-                    y.backward(torch.ones_like(y))
+                if y.requires_grad:
+                    with torch.autocast("cpu", enabled=False):
+                        y.backward(torch.ones_like(y))
                 forward.append(middle - begin)
                 backward.append(time.perf_counter() - middle)
             found.append((min(forward), min(backward), 0.0))
+            trains = trains or any(p.requires_grad for p in segment.parameters())
             x = y.detach()
     return found
 

@@ -12,14 +12,14 @@ from fanlight.config import Config
 from fanlight.data import split
 from fanlight.data.checkup import up_to_date
 from fanlight.data.manifest import Manifest
-from fanlight.errors import FanlightError
+from fanlight.errors import ConfigError, FanlightError
 from fanlight.models import freeze, zoo
-from fanlight.parallel.launch import Pool
-from fanlight.plan import choose, counting, measure, trace
+from fanlight.parallel import layout as layouts
+from fanlight.plan import choose, confirm, counting, measure, trace
 from fanlight.plan import cluster as clusters
 from fanlight.plan.choose import Candidate, Question
 from fanlight.plan.cluster import Cluster
-from fanlight.train import autotune, candidates, checks, layouting, probe, resolve
+from fanlight.train import autotune, checks, layouting, precision, resolve
 
 CONFIRMED, STEPS = 3, 10  # of the best, for so many steps each
 PLAIN: dict[str, object] = {
@@ -42,7 +42,7 @@ class Wanted:
 def plan(config: Config, wanted: Wanted, *, command: str) -> dict[str, Any]:
     """The document that `--json` promises. ConfigError for machines or a config that cannot be, and where nothing fits."""
     about, found = foretold(config, wanted)
-    best, reason = choose.choose(found, precision_is_open=config.train.precision is None)
+    best, reason = choose.choose(found, precision_is_open=config.train.precision is None, about=about)
     _say(found, best, reason, about.cluster)
     if wanted.trace is not None:
         title = f"{best.layout} on {best.ranks} rank(s) of {about.cluster.name}, simulated"
@@ -63,7 +63,10 @@ def foretold(config: Config, wanted: Wanted) -> tuple[Question, list[Candidate]]
     precisions = _precisions(asked_precision, other)
     calibration = None
     if other is None or other.device.speed is not None:
-        calibration = measure.calibrate(config, classes=len(manifest.classes), precisions=precisions, anew=wanted.anew)
+        here = wanted.ranks if other is None else ()
+        calibration = measure.calibrate(
+            config, classes=len(manifest.classes), precisions=precisions, ranks=here, anew=wanted.anew
+        )
     target = other
     if target is None:
         assert calibration is not None
@@ -83,9 +86,9 @@ def foretold(config: Config, wanted: Wanted) -> tuple[Question, list[Candidate]]
 def decided(config: Config) -> Config:
     """`config`, whose layout was left to a plan, with the layout, ranks and what belongs to them that are fastest here. Another
     layout than serial must be clearly faster: ranks take seconds to start."""
-    _, found = foretold(config, Wanted(ranks=() if config.execution.ranks is None else (config.execution.ranks,)))
+    about, found = foretold(config, Wanted(ranks=() if config.execution.ranks is None else (config.execution.ranks,)))
     found = [each for each in found if config.execution.ranks in (None, each.ranks)]
-    best, reason = choose.choose(found, precision_is_open=config.train.precision is None)
+    best, reason = choose.choose(found, precision_is_open=config.train.precision is None, about=about)
     serial = next((each for each in found if each.ranks == 1 and each.precision == best.precision and each.fits), None)
     if (
         serial is not None
@@ -102,7 +105,11 @@ def decided(config: Config) -> Config:
         "execution.ranks": best.ranks,
         "train.precision": best.precision,
     }
-    if best.layout == "pipeline" and "train.microbatches" not in config.asked:
+    if (
+        best.ranks > 1
+        and layouts.parse(best.layout, ranks=best.ranks).pp > 1
+        and "train.microbatches" not in config.asked
+    ):
         values["train.microbatches"] = best.microbatches
     return config.with_values(values)
 
@@ -113,6 +120,11 @@ def resolved(config: Config) -> tuple[Config, Manifest]:
     asked = config.asked
     config = config.with_values({**PLAIN, "train.precision": "fp32", "execution.device": "cpu"})
     manifest = up_to_date(config.data.path, decode=False, group_by=config.data.group_by)
+    if manifest.is_captioned:
+        raise ConfigError(
+            f"{config.data.path} has captions, and captioners are not planned: what a step costs depends on how long its "
+            "captions are, which nothing here measures; name a --layout, and let `fanlight study` compare several"
+        )
     if config.data.limit is not None:
         manifest = split.limit(manifest, config.data.limit, seed=config.train.seed)
     choices = resolve.Choices(config)
@@ -134,10 +146,14 @@ def counted_of(config: Config, *, classes: int) -> list[Any]:
 
 def _precisions(asked: str | None, other: Cluster | None) -> list[str]:
     if asked is not None:
+        precision.check(asked, "cpu" if other is None else other.device.kind)
         return [asked]
     if other is not None and other.device.kind == "cuda" and other.device.flop_per_s:
         return sorted(other.device.flop_per_s)
-    return ["fp32", "bf16"]
+    gain = precision.cpu_gain()
+    if gain < 1:  # emulated: a step of it would take most of the minute that measuring may take
+        console.say(f"  bf16 is left out: {precision.gain_words(gain)}; --precision bf16 plans it all the same")
+    return ["fp32", "bf16"] if gain >= 1 else ["fp32"]
 
 
 def _confirmed(found: Sequence[Candidate], about: Question, *, classes: int) -> list[Candidate]:
@@ -156,18 +172,18 @@ def _confirmed(found: Sequence[Candidate], about: Question, *, classes: int) -> 
     return [told.get(id(each), each) for each in found]
 
 
-def run(one: Candidate, about: Question, *, classes: int) -> Candidate:
-    threads = max(1, machine.cores_usable() // one.ranks)
-    config = about.config.with_values({
-        "execution.layout": one.layout, "execution.ranks": one.ranks, "execution.threads": threads,
+def config_of(one: Candidate, about: Question) -> Config:
+    """The config that trains so on this machine."""
+    return about.config.with_values({
+        "execution.layout": one.layout, "execution.ranks": one.ranks,
+        "execution.threads": measure.threads_of(about.config, ranks=one.ranks, cores=machine.cores_usable()),
         "train.precision": one.precision, "train.batch_size": one.batch, "train.microbatches": one.microbatches,
     })  # fmt: skip
-    if one.layout == "pipeline":
-        config = config.with_values({"execution.pipeline_schedule": "1f1b", "execution.stages_per_rank": 1})
-    with Pool(one.ranks, threads=threads, preload=candidates.PRELOAD) as pool:
-        timed = probe.RankBench(pool, config, classes=classes).measure(steps=STEPS)
-    if timed.error:
-        return replace(one, fits=False, reason=timed.error)
+
+
+def run(one: Candidate, about: Question, *, classes: int) -> Candidate:
+    """The candidate with its measured rate."""
+    timed = confirm.measure(config_of(one, about), classes=classes, steps=STEPS)
     rate = one.batch / timed.step_s
     said = f"{rate:.4g} images/s measured (n = {STEPS} steps), {one.images_per_s:.4g} predicted"
     console.say(f"  {one.layout} on {one.ranks} rank(s), {one.precision}: {said}")
@@ -194,7 +210,7 @@ def _finite(value: float) -> float | None:
 
 def _say(found: Sequence[Candidate], best: Candidate, reason: str, target: Cluster) -> None:
     console.say(f"{best.layout} on {best.ranks} rank(s) of {target.name}, {best.precision}: {reason}")
-    line = f"  {'layout':<16}{'ranks':>6}  {'format':<7}{'batch':>7}{'images/s':>10}  {'band':<17}{'a rank':>9}  "
+    line = f"  {'layout':<22}{'ranks':>6}  {'format':<7}{'batch':>7}{'images/s':>10}  {'band':<17}{'a rank':>9}  "
     console.say(line)
     others = [each for each in found if each.fits]
     for each in sorted(others, key=lambda one: (one.ranks, -one.images_per_s)):
@@ -202,10 +218,17 @@ def _say(found: Sequence[Candidate], best: Candidate, reason: str, target: Clust
         mark = "*" if each == best else " "
         note = " another algorithm;" if each.is_other else ""
         console.say(
-            f"{mark} {each.layout:<16}{each.ranks:>6}  {each.precision:<7}{each.batch:>7}{each.images_per_s:>10.4g}  "
+            f"{mark} {each.layout:<22}{each.ranks:>6}  {each.precision:<7}{each.batch:>7}{each.images_per_s:>10.4g}  "
             f"{f'{low:.4g} … {high:.4g}':<17}{console.bytes_text(each.bytes):>9}  {each.source};{note} {each.reason}"
         )
+    refused: dict[tuple[int, str], list[str]] = {}  # what many share is said once
     for each in found:
-        if not each.fits:
-            rate = f"{each.images_per_s:.4g} images/s {each.source}, but " if each.images_per_s else ""
-            console.say(f"  {each.layout} on {each.ranks}, {each.precision}: {rate}{each.reason}")
+        if each.fits:
+            continue
+        if each.images_per_s:
+            rate = f"{each.images_per_s:.4g} images/s {each.source}"
+            console.say(f"  {each.layout} on {each.ranks}, {each.precision}: {rate}, but {each.reason}")
+        else:
+            refused.setdefault((each.ranks, each.reason), []).append(each.layout)
+    for (ranks, why), names in refused.items():
+        console.say(f"  {'; '.join(dict.fromkeys(names))} on {ranks}: {why}")

@@ -238,15 +238,19 @@ class _Writer:
     def _bucket(self, pp: int, size: float, tensors: int, after: dict[int, int]) -> None:
         """A bucket of gradients is prepared, and sent beside whatever comes."""
         ready = {rank: (op,) for rank, op in after.items()}
-        _, path = self._path(self.members[pp][0], ("dp_replicate", "dp_shard"))
-        takes = cost.all_reduce_s(size, path)
-        prepared = tensors * self.cluster.tensor_s + takes * self.cluster.steals
-        if prepared:
+        axes = ("dp_replicate", "dp_shard")
+        if prepared := tensors * self.cluster.tensor_s:
             ready = {rank: (op,) for rank, op in self._compute(pp, prepared, ready, "copy gradients").items()}
-        sent = self._together(
-            pp, ("dp_replicate", "dp_shard"), lambda path: cost.all_reduce_s(size, path), ready, "all-reduce gradients"
-        )
+        sent = self._together(pp, axes, lambda path: cost.all_reduce_s(size, path), ready, "all-reduce gradients")
         self.sent.setdefault(pp, []).extend(sent.values())
+        self._stolen(pp, ready, cost.all_reduce_s(size, self._path(self.members[pp][0], axes)[1]))
+
+    def _stolen(self, pp: int, ready: Waits, takes_s: float) -> None:
+        """What sending takes from the core that computes, from when it begins: beside it, so that a message which nothing is
+        computed beside costs its own time and no more."""
+        if self.cluster.steals:
+            alone = takes_s * self.cluster.steals / self.contended  # a time of the clock, whoever else computes
+            self._compute(pp, alone, ready, "beside sending")
 
     def _scatter(self, pp: int, block: Block, after: dict[int, int]) -> None:
         ready = {rank: (op,) for rank, op in after.items()}
@@ -254,6 +258,7 @@ class _Writer:
         sent = self._together(
             pp, ("dp_shard",), lambda path: cost.gather_s(size, path), ready, "reduce-scatter gradients"
         )
+        self._stolen(pp, ready, cost.gather_s(size, self._path(self.members[pp][0], ("dp_shard",))[1]))
         if self.layout.dp_replicate > 1:
             ready = {rank: (op,) for rank, op in sent.items()}
             part = size / self.layout.dp_shard

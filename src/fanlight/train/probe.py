@@ -12,7 +12,7 @@ import gc
 import json
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -179,8 +179,16 @@ class Bench:
         unit = self._t.cutting.augment.row_unit
         self._batch = made_up_batch(self._t, batch=max(1, batch // unit) * unit)
 
-    def measure(self, *, batch: int | None = None, warmup: int = WARMUP, steps: int = STEPS) -> Timed:
-        """Several steps and their peak of memory; `batch` as `cut` takes it.
+    @property
+    def image_rows(self) -> int:
+        """Images that this rank's batch holds: none where its layers begin with what others computed."""
+        return sum(len(part.images) for part in self._batch.parts if part.images is not None)
+
+    def measure(
+        self, *, batch: int | None = None, warmup: int = WARMUP, steps: int = STEPS, wait: Callable[[], float] | None = None
+    ) -> Timed:  # fmt: skip
+        """Several steps and their peak of memory; `batch` as `cut` takes it. `wait`: what a step waits for before it begins,
+        in seconds, which are counted.
 
         Memory that is not enough is an answer, not an error.
         """
@@ -191,7 +199,7 @@ class Bench:
         try:
             if batch is not None:
                 self.cut(batch)
-            times = [self.step() for _ in range(warmup + steps)]
+            times = [(wait() if wait else 0.0) + self.step() for _ in range(warmup + steps)]
         except ValueError as raised:  # of torch's batch norms, whose maps are 1 × 1 at the end of small images
             if "more than 1 value per channel" not in str(raised):
                 raise

@@ -25,7 +25,7 @@ def main(data: str, place: Path) -> None:
         "execution.bucket_mb": 64,  # all gradients in one, which is sent when they are all there: no computing hides it
     }  # fmt: skip
     run = place / "runs" / "ddp-0"
-    places = ("study.layouts.two_places",) if "OTHER_PLACE" in os.environ else ()
+    places = ("two_places",) if "OTHER_PLACE" in os.environ else ()
     with console.quiet(also_warnings=True):
         prepare.prepare(Config().with_values(values), out=run, command="test")
         with Pool(2, threads=1, preload=(*HEAVY, *places)) as pool:

@@ -1,8 +1,6 @@
 """Causes that are planted with a known cost come first, and their share is what was planted."""
 
 import json
-import os
-import shlex
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -13,6 +11,7 @@ from typing import Any
 import pytest
 
 import fanlight
+import places
 from fanlight import console, machine
 from fanlight.config import Config
 from fanlight.study.layouts import folder, measured, verdict
@@ -170,39 +169,26 @@ def test_a_bad_cut(colours, kept_pools, tmp_path):
 
 
 LIMIT = 25e6  # bytes per second, of a token bucket
-SLOW = "root tbf rate 200mbit burst 256kb latency 400ms"
-ONE_LINK = f"ip link set lo up && tc qdisc add dev lo {SLOW} && exec "
-TWO_PLACES = f"""
-set -e
-unshare -n sleep 300 & other=$!
-trap "kill $other" EXIT
-while [ "$(readlink /proc/$other/ns/net)" = "$(readlink /proc/$$/ns/net)" ]; do sleep 0.05; done
-ip link add link0 type veth peer name link0 netns $other
-ip addr add 10.99.0.1/24 dev link0; ip link set link0 up; tc qdisc add dev link0 {SLOW}
-nsenter -t $other -n sh -ec 'ip addr add 10.99.0.2/24 dev link0; ip link set link0 up; tc qdisc add dev link0 {SLOW}'
-export GLOO_SOCKET_IFNAME=link0 OTHER_PLACE=/proc/$other/ns/net
-"""
+RATE = "200mbit"
 
 
 def limited(before: str, colours: Path, place: Path) -> dict[str, Any]:
     """The row of a ddp point in a network namespace that `before` has made slow."""
     words = [sys.executable, str(Path(__file__).with_name("limited.py")), str(colours), str(place)]
-    paths = {"PYTHONPATH": os.pathsep.join(map(str, (Path(fanlight.__file__).parents[1], Path(__file__).parents[2])))}
+    paths = [str(Path(each).parent) for each in (fanlight.__path__[0], Path(__file__).parents[1], places.__file__)]
     try:
-        done = subprocess.run(
-            ["unshare", "-rn", "sh", "-c", before + shlex.join(words)], capture_output=True, text=True, timeout=300,
-            check=False, env=os.environ | paths,
-        )  # fmt: skip
+        done = places.run(before, words, paths=paths, timeout_s=300)
     except FileNotFoundError:
         pytest.skip("no unshare here")
-    if any(word in done.stderr for word in ("Operation not permitted", "tc: not found", "ip: not found")):
+    if places.is_missing(done):
         pytest.skip("no network namespaces or traffic control here")
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
 
 @pytest.mark.parametrize(
-    "before", [pytest.param(ONE_LINK, id="one link"), pytest.param(TWO_PLACES, id="two namespaces")]
+    "before",
+    [pytest.param(places.one_link(RATE), id="one link"), pytest.param(places.two_places(RATE), id="two namespaces")],
 )
 def test_a_link_of_200_megabits(colours, tmp_path, before):
     """What is planted is what a bare loop takes to sum as many bytes there: headers, acknowledgements and what gloo does

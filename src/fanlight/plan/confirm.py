@@ -1,0 +1,102 @@
+"""Real steps of one layout on this machine, as a run makes them: what is sent is sent, gradient buckets are fitted to the link,
+and the next batches are cropped beside the step by as many input threads. What a run does besides, reading its pack, costs
+nothing that could be told here."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from fanlight.config import Config, from_document
+from fanlight.data import augment
+from fanlight.errors import FanlightError
+from fanlight.parallel import link
+from fanlight.parallel.comm import World
+from fanlight.parallel.launch import Pool
+from fanlight.train import memory, probe
+
+JOB = "fanlight.plan.confirm:rank_steps"
+PRELOAD = ("torch", "timm", "cv2", "fanlight.plan.confirm")
+WARMUP = 2
+AHEAD = 1  # batches beside those that the input threads make, as data/loader.py keeps them
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Of all ranks."""
+
+    steps_s: tuple[float, ...]  # of the slowest rank, step by step
+    peak_bytes: int  # of the process that held most
+
+    @property
+    def step_s(self) -> float:
+        return median(self.steps_s)
+
+
+def measure(config: Config, *, classes: int, steps: int) -> Steps:
+    """Of a config whose layout, ranks and threads are decided, on ranks that are started for it. ConfigError or TrainingError
+    where it cannot be run."""
+    ranks = config.execution.ranks or 1
+    with Pool(ranks, threads=config.execution.threads, preload=PRELOAD) as pool:
+        return on(pool, config, classes=classes, steps=steps)
+
+
+def on(pool: Pool, config: Config, *, classes: int, steps: int) -> Steps:
+    """As `measure`, on ranks that are there."""
+    answers = pool.run(JOB, config=config.document(), classes=classes, steps=steps)
+    if errors := [answer["error"] for answer in answers if answer["error"]]:
+        raise FanlightError(errors[0])
+    times = tuple(max(each) for each in zip(*(answer["steps_s"] for answer in answers)))
+    return Steps(times, max(answer["peak_bytes"] for answer in answers))
+
+
+def rank_steps(world: World, *, config: dict[str, Any], classes: int, steps: int) -> dict[str, Any]:
+    """What one rank does."""
+    parsed = from_document(config, where="a plan's steps")
+    if parsed.execution.layout == "ddp" and parsed.execution.bucket_mb is None:
+        parsed = parsed.with_value("execution.bucket_mb", link.measure(world).bucket_mb)
+    memory.forget_peak(world.device)
+    bench = probe.Bench(parsed, classes=classes, world=world)
+    with _Crops(parsed, rows=bench.image_rows) as crops:
+        found = bench.measure(warmup=WARMUP, steps=steps, wait=crops.wait)
+    return {"steps_s": list(found.steps_s), "peak_bytes": found.peak_bytes, "error": found.error}
+
+
+class _Crops:
+    """A batch's images cropped ahead of time by input threads, from a canvas of nothing: the arithmetic is the same."""
+
+    def __init__(self, config: Config, *, rows: int):
+        side, px = config.data.canvas_px or 0, config.data.image_px or 0
+        self._canvas, self._out = np.zeros((side, side, 3), np.uint8), (rows, px, px, 3)
+        places, sides = np.zeros(rows, np.int64), np.full(rows, side, np.int64)
+        self._boxes = augment.Boxes(left=places, top=places, width=sides, height=sides, mirror=np.arange(rows) % 2 == 0)
+        workers = config.execution.workers or 1
+        self._threads = ThreadPoolExecutor(workers)
+        self._ahead: deque[Future[np.ndarray]] = deque(
+            self._threads.submit(self._batch) for _ in range(workers + AHEAD)
+        )
+
+    def __enter__(self) -> _Crops:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._threads.shutdown(cancel_futures=True)
+
+    def wait(self) -> float:
+        """Seconds until the next batch is there; another is begun."""
+        begin = time.perf_counter()
+        self._ahead.popleft().result()
+        self._ahead.append(self._threads.submit(self._batch))
+        return time.perf_counter() - begin
+
+    def _batch(self) -> np.ndarray:
+        made = np.empty(self._out, np.uint8)
+        for index in range(len(made)):
+            augment.cut(self._canvas, self._boxes, index, out=made[index])
+        return made

@@ -1,0 +1,67 @@
+"""What is said where nothing fits: by how much the smallest misses, and what would make it fit, by the same arithmetic."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from fanlight.console import bytes_text
+from fanlight.plan import memory
+from fanlight.train import batchsize, layouting
+
+if TYPE_CHECKING:
+    from fanlight.plan.choose import Candidate, Question
+
+
+def nothing_fits(found: Sequence[Candidate], about: Question | None = None) -> str:
+    """Of candidates none of which fits. `about`: the question that they answer; None: no way out is looked for."""
+    sized = [each for each in found if each.bytes]
+    if not sized:
+        return f"no layout can train this here: {found[0].reason}" if found else "no layout was asked for"
+    least = min(sized, key=lambda each: each.bytes)
+    told = (
+        f"nothing fits: {least.layout} on {least.ranks} rank(s) in {least.precision} is the smallest and {least.reason}"
+    )
+    return f"{told}; {' or '.join(ways_out(least, about))}" if about is not None else told
+
+
+def ways_out(least: Candidate, about: Question) -> list[str]:
+    """What would make a candidate fit that takes too much or whose batch is too large, the least change of each kind."""
+    from fanlight.plan import choose
+
+    if "too much" not in least.reason:
+        return ["use fewer ranks, or say a --batch-size"]
+    machines = choose.machines_of(about, ranks=least.ranks, number_format=least.precision)
+    layout = choose.layout_of(about, least.layout, ranks=least.ranks, machines=machines)
+    blocks = choose.blocks_of(about, layout, number_format=least.precision)
+    assert blocks is not None
+    kept, room = choose.kept_of(about, machines, least.precision), choose.MEMORY_SHARE * machines.memory_bytes
+
+    def bytes_of(
+        *, batch: int = least.batch, microbatches: int = least.microbatches, recompute: bool = layout.recompute
+    ) -> float:
+        asked = choose.asked_of(about, layout, batch=batch, number_format=least.precision, machines=machines)
+        asked = replace(asked, microbatches=min(microbatches, batch))
+        return memory.of(replace(layout, recompute=recompute), blocks, asked, kept).total
+
+    found = []
+    rows = least.batch
+    while rows > layout.data_ranks * least.microbatches and bytes_of(batch=rows) > room:
+        rows //= 2
+    if rows >= layout.data_ranks * least.microbatches and bytes_of(batch=rows) <= room:
+        found.append(f"use --batch-size {rows}")
+    parts = 2 * least.microbatches
+    while parts * layout.data_ranks * layouting.ROWS_LEAST <= least.batch and bytes_of(microbatches=parts) > room:
+        parts *= 2
+    if parts * layout.data_ranks <= least.batch and bytes_of(microbatches=parts) <= room:
+        found.append(f"--set train.microbatches={parts}")
+    if not layout.recompute and bytes_of(recompute=True) <= room:
+        found.append("--set execution.recompute=true")
+    if found:
+        return found
+    whole = bytes_of(batch=layout.data_ranks, microbatches=1, recompute=True)
+    return [
+        f"even one image on each rank, recomputed, takes {bytes_text(whole)}: use machines with "
+        f"{bytes_text(whole / batchsize.MEMORY_SHARE)} or more for a rank, more ranks to shard over (fsdp), or a smaller --model"
+    ]

@@ -1,0 +1,71 @@
+"""What the tables of the planner's benchmarks say of made-up measurements."""
+
+from dataclasses import replace
+
+import plan_auto
+import plan_error
+import plan_link
+from plan.test_choose import candidate, question
+
+
+def job(layout: str, rate: float, **more) -> plan_error.Job:
+    told = replace(candidate(layout, rate), band=(rate * 0.9, rate * 1.1), ranks=1, **more)
+    return plan_error.Job("resnet18", told, question(), 3)
+
+
+def test_errors_bands_memory_and_the_choice():
+    jobs = [job("serial", 100), job("ddp", 160), job("fsdp", 150)]
+    took = {"serial": 32 / 100, "ddp": 32 / 128, "fsdp": 32 / 150}
+    measured = {each.key: [{"steps_s": [took[each.told.layout]] * 3, "peak_bytes": 1.25e9}] for each in jobs}
+    rows, failed = plan_error.rows_of(jobs, measured)
+    assert not failed and [round(row.images_per_s) for row in rows] == [100, 128, 150]
+    text = plan_error.report(rows, failed)
+    assert "n = 3 configurations" in text and "median 0.0%, 90th percentile 20.0%; 2 of 3 inside" in text
+    assert "3 of 3 within 20% of peak resident" in text
+    assert "resnet18, fp32, 32: ddp, 85.3% of the best of 3" in text and "in 0 of 1 groups" in text
+
+
+def test_what_could_not_be_run_is_named_and_not_counted():
+    jobs = [job("serial", 100), job("tensor", 90)]
+    measured = {jobs[0].key: [{"steps_s": [0.32], "peak_bytes": 1e9}], jobs[1].key: [{"error": "no memory"}]}
+    text = plan_error.report(*plan_error.rows_of(jobs, measured))
+    assert "n = 1 configurations" in text and "Could not be run: resnet18 tensor 1 fp32 32: no memory." in text
+
+
+def test_planning_is_repaid_by_images():
+    """100 against 80 images/s: 2.5 ms of an image; 50 s are repaid by 20,000 of them."""
+    pair = plan_auto.Pair("resnet18:a", "a", "resnet18", "fp32", 480)
+    run = {"layout": "ddp", "ranks": 2, "wall_s": 9.0}
+    rows = [
+        {
+            "pair": pair, "plan": {"layout": "ddp", "ranks": 2, "microbatches": 1, "s": 50.0},
+            "auto": [{**run, "images_per_s": 100.0}], "default": [{**run, "layout": "serial", "ranks": 1, "images_per_s": 80.0}],
+        },
+        {
+            "pair": replace(pair, name="b"), "plan": {"layout": "serial", "ranks": 1, "microbatches": 1, "s": 40.0},
+            "auto": [], "default": [{**run, "layout": "serial", "ranks": 1, "images_per_s": 70.0}],
+        },
+        {"pair": replace(pair, name="c"), "plan": {"error": "nothing fits"}, "auto": [], "default": []},
+    ]  # fmt: skip
+    text = plan_auto.report(rows)
+    assert "2 pairs: more than 1.05 times as fast in 1; the least ratio is 1.00." in text
+    assert "| ddp on 2 | 100 | serial on 1 | 80 | 1.25 (1.25) | 1 | 50 | 20,000 |" in text
+    assert "1 (the same)" in text and "| c | fp32 | nothing fits |" in text
+
+
+def test_slow_links_are_compared_by_rate():
+    told = {("200mbit", "net", name): candidate(name, rate) for name, rate in (("ddp", 10.0), ("pipeline", 40.0))}
+    rounds = [{"200mbit": {"net ddp": [3.2, 3.2], "net pipeline": [1.0, 0.8]}}, {}]
+    text = plan_link.report(told, rounds)
+    assert "n = 2 configurations of two ranks" in text and "median 6.2%, largest 12.5%; 1 of 2 inside" in text
+    assert "200 Mbit/s, net: pipeline, 100.0% of the best of 2" in text
+
+
+def test_the_described_cluster_is_a_file_that_can_be_read():
+    from plan.test_measure import made
+
+    calibration = made(alone=1.25)
+    found = plan_link.described("200 Mbit/s", calibration)
+    assert (found.nodes, found.devices, found.between.bytes_per_s) == (2, 1, 25e6)
+    assert found.device.speed == 0.8
+    assert found.steals < 0.5 * 25e6 / 1e9 * 1.01, "so much of a byte, not of a second"
