@@ -19,19 +19,20 @@ Rule = tuple[re.Pattern[str], Callable[[str], str]]
 A, N, S = "A-Za-z", "0-9٣", r" \t\xa0\u2003"
 ACCENT = "&(?i:[aeiou](?:acute|grave|uml));"
 WORD = f"(?:[{A}äˇ\xad]|{ACCENT})(?:[{A}äˇ{N}\xad]|{ACCENT})*+"
-ALNUMS = f"(?:[{A}ä{N}]|{ACCENT})++"
+ALNUMS = f"[{A}ä{N}]++"
 CLITIC = "(?:['’]|&apos;)"
 TICK = "(?:['’‘`]|&apos;)"
 WHITE = f"(?:[{S}\n]|(?i:&nbsp;))"
-DIGITS = f"(?:\xad*[{N}])++"
+DIGITS = f"(?:\xad?[{N}])++"
 NUMBER = rf"(?:{DIGITS}(?:[.,:٫]{DIGITS})*+|(?:[.,:٫]{DIGITS})++)"
 FRACTION = rf"(?:[{N}]{{1,4}}[- \xa0])?[{N}]{{1,4}}(?:\\?/|⁄)[{N}]{{1,4}}"
-PHONE = rf"(?:(?:\+?[{N}]{{2,4}}[- \xa0])(?:[{N}]{{2,4}}[- \xa0])?|\([{N}]{{2,3}}\)[ \xa0]?)[{N}]{{3,4}}[- \xa0][{N}]{{3,5}}"
+PHONE = rf"(?:(?:\+?[{N}]{{2,4}}[- \xa0])(?:[{N}]{{2,4}}[- \xa0])?|\([{N}]{{2,3}}\)[ \xa0]?)[{N}]{{3,4}}[- \xa0]?[{N}]{{3,5}}"
 DATE = f"[{N}]{{1,2}}[-/][{N}]{{1,2}}[-/][{N}]{{2,4}}"
 SEGMENT = f"[{A}0-9]++(?:-[{A}]++)*"
 END = rf'[^{S}\n"<>()|{{}}.,!?-]'
 PATH = rf'/[^{S}\n"<>|()]+{END}'
 ADDRESS = rf'[^{S}\n"<>()|{{}}]'
+LINK = r'[^ \t\n"<>()|{}]'
 TAG_NAME = f"[{A}][{A}0-9_:.-]*+"
 
 
@@ -74,9 +75,13 @@ def rounded(text: str) -> str:
     return text.replace("(", "-lrb-").replace(")", "-rrb-")
 
 
-def spaced(text: str) -> str:
-    """A fraction after its whole number, a telephone number: its spaces do not break."""
-    return re.sub(rf"[ \t\xa0\u2000-\u200a\u3000]", "\xa0", rounded(plain(text)))
+def unbroken(text: str) -> str:
+    """A fraction after its whole number, a tag: spaces in it do not break."""
+    return text.replace(" ", "\xa0")
+
+
+def telephone(text: str) -> str:
+    return unbroken(rounded(text))
 
 
 SYMBOLS = {"½": "1/2", "¼": "1/4", "¾": "3/4", "⅓": "1/3", "⅔": "2/3", "¢": "cents", "£": "#"}
@@ -94,34 +99,39 @@ def ampersand(text: str) -> str:
     return re.sub("(?i:&amp;)", "&", text)
 
 
+def either(words: str) -> str:
+    return "|".join(re.escape(word) for word in words.split())
+
+
 def capital(words: str) -> str:
-    """These, each with a capital; the case of the rest is free."""
-    return "|".join(f"{word[0].upper()}(?i:{word[1:]})" for word in words.split("|"))
+    """Each with a capital; the case of the rest is free."""
+    return "|".join(f"{word[0].upper()}(?i:{word[1:]})" for word in words.split())
 
 
 def small(words: str) -> str:
-    """These, in small letters but for the first."""
-    return "|".join(f"(?i:{word[0]}){word[1:]}" for word in words.split("|"))
+    """Each in small letters, but for the first."""
+    return "|".join(f"(?i:{word[0]}){word[1:]}" for word in words.split())
 
 
-TITLE = rf"(?:(?i:{lists.TITLES})|{small(lists.SMALL_TITLES)})\."
-ENDING = rf"(?:(?i:{lists.ENDINGS})|{capital(lists.CAPITALIZED)}|{small(lists.SMALL_ENDINGS)})\."
+TITLE = rf"(?:(?i:{either(lists.TITLES)})|{small(lists.SMALL_TITLES)})\."
+ENDING = rf"(?:(?i:{either(lists.ENDINGS)})|{capital(lists.CAPITALIZED)}|{small(lists.SMALL_ENDINGS)})\."
 ACRONYM = rf"[{A}](?:\.[{A}])+\."
 DOTTED = rf"(?:{WORD})(?:\.(?:{WORD}))++"
-SHORTENED = lists.SHORTENED.replace("'", CLITIC)
+SHORTENED = either(lists.SHORTENED).replace("'", CLITIC)
+CUT = "|".join(rf"{first}(?={second})" for first, second in (word.split("-") for word in lists.DOUBLE.split()))
 
 RULES: list[Rule] = [(re.compile(pattern), write) for pattern, write in [
     # Two words in one, and clitics.
-    ("((?i:can(?=not)|gon(?=na)|got(?=ta)|lem(?=me)|gim(?=me)|wan(?=na)))(?i:not|na|ta|me)", same),
+    (f"((?i:{CUT}))(?i:not|na|ta|me)", same),
     ("('[tT])(?i:is|was)", same),
     (f"([{A}\xad]*[A-MO-Za-mo-z\xad])[nN]{TICK}[tT]", plain),
     (f"([nN]{TICK}[tT])", clitic),
     (rf"({WORD}(?:\.{WORD})*+){CLITIC}(?i:[smd]|ll|re|ve)", plain),
     (f"({CLITIC}(?i:[smd]|ll|re|ve))(?:[^{A}]|$)", clitic),
     (f"({CLITIC}(?i:em|till?|cause))", same),
-    (f"(')[{A}][{A}0-9]", nothing),
-    (f"({CLITIC}(?i:[smd]|ll|re|ve))", clitic),
     (f"({CLITIC}[nN]{CLITIC}?+)", same),
+    (f"(')[{A}][^{S}\n]", nothing),
+    (f"({CLITIC}(?i:[smd]|ll|re|ve))", clitic),
     (f"({CLITIC}[{N}]{{2}})(?=[{S}\n]|$)", same),
     (f"({CLITIC}[{N}]0[sS])", same),
     (f"([yYjJ]{CLITIC})[{A}ä]", same),
@@ -129,23 +139,24 @@ RULES: list[Rule] = [(re.compile(pattern), write) for pattern, write in [
     ("([cC]'(?i:mon|est))", same),
     (f"((?i:{SHORTENED}))", same),
     # Words.
+    (rf"({ENDING})(?:-[^{S}\n]|[^{S}\n])?", same),
     (f"({WORD}|{ALNUMS})", plain),
     (f"([{A}äˇ]++(?<=[{A}äˇ][aeiouyAEIOUY]){TICK}[aeiouA-Z][{A}]*+)", plain),
     (f"([A-HJ-XZn]{TICK}[{A}ä]{{2,}}+)", plain),
     (rf"((?:[oOdDlL]{TICK}(?=[{A}ä{N}]{{2}}))?{ALNUMS}(?:[-_‐]{ALNUMS})*+)", plain),
-    (rf"([{A}0-9][{A}0-9\xad.,]*+(?:-[{A}0-9][{A}0-9\xad]*+)+)", plain),
+    (rf"([{A}0-9][{A}0-9\xad.,]*+(?:-(?:{ACRONYM}|[{A}0-9][{A}0-9\xad]*+))+)", plain),
     (rf"({SEGMENT}(?:\\?/{SEGMENT}){{1,2}}+)", plain),
     # With a period.
-    (rf"({ENDING})[^{S}\n]{{0,2}}", same),
     (rf"({TITLE}|{ACRONYM}|[{A}]\.)", same),
-    (rf"((?i:{lists.BEFORE_NUMBERS})\.)[{S}\n]+[{N}]", same),
+    (rf"((?i:{either(lists.BEFORE_NUMBERS)})\.)[{S}\n]?[{N}]", same),
     (rf"([{A}])\.[{S}\n]+(?:{capital(lists.STARTERS)}|{TITLE})[{S}\n]", same),
-    (rf"((?:{WORD}|{ALNUMS})\.)[,;:]", plain),
+    (rf"((?:{WORD}(?:\.{WORD})*|{ALNUMS})\.)[,;:]", plain),
     (rf"({DOTTED})", plain),
-    (rf"([{A}0-9]+\.(?i:{lists.FILES}))(?![{A}ä0-9])", same),
+    (rf"([{A}0-9]+\.(?i:{either(lists.FILES)}))(?![{A}ä0-9])", same),
     # Numbers.
     (rf"([-+]?{NUMBER})", plain),
-    (f"({FRACTION}|{PHONE})", spaced),
+    (f"({FRACTION})", unbroken),
+    (f"({PHONE})", telephone),
     (f"({DATE})", plain),
     (r"([A-Z]+\$)", same),
     ("([€¤$])", symbol),
@@ -153,28 +164,34 @@ RULES: list[Rule] = [(re.compile(pattern), write) for pattern, write in [
     # Names with signs.
     ("([A-Z]+(?:(?:&|(?i:&amp;)|\\+)[A-Z]+)+)", ampersand),
     (r"([cC]\+\+|[cCfF]#)", same),
-    (rf"({WORD}(?:\.{WORD})*(?:[!?]{WORD})+)", plain),
+    (rf"({WORD}(?:\.{WORD})*(?:[!?]{WORD}(?:\.{WORD})*)+)", plain),
     (f"(@[{A}_][{A}0-9_]*+)", same),
-    (f"(#[{A}äˇ\xad]++)", same),
+    (f"(#(?:[{A}äˇ\xad]|{ACCENT})++)", same),
     # Addresses and tags.
     (rf"(<?[{A}0-9]{ADDRESS}*@(?:[^{S}\n\"<>()|{{}}.]+\.)*[^{S}\n\"<>()|{{}}.]+>?)", same),
-    (rf"((?i:https?)://{ADDRESS}+\.{ADDRESS}*{END})", same),
+    (rf"((?i:https?)://{LINK}+\.{LINK}*{END})", same),
     (rf"((?i:www)\.(?:[^{S}\n\"<>|.!?(){{}},]+\.)+[{A}]{{2,4}}(?:{PATH})?)", same),
-    (rf"((?:{WORD}\.)+[{A}]{{2,4}}{PATH})", same),
-    (rf"(</?{TAG_NAME}(?:[{S}]+{TAG_NAME}(?:[{S}]*=[{S}]*(?:\"[^\"\n]*\"|'[^'\n]*'))?)*[{S}]*/?>)", spaced),
-    (r"(<!--[^\n]*?-->|<[!?][A-Za-z-][^>\n]*>)", spaced),
+    (rf"((?:[{A}äˇ]++\.)+(?:{either(lists.DOMAINS)}){PATH})", same),
+    (rf"(</?{TAG_NAME}(?:[ \t]+{TAG_NAME}(?:[ \t]*=[ \t]*(?:\"[^\"\n]*\"|'[^'\n]*'))?)*[ \t]*/?>)", unbroken),
+    (r"(<!--[^\n]*?-->|<[!?][A-Za-z-][^>\n]*>)", unbroken),
     # Marks.
-    (r"(-{2,4}|[–—]|(?i:&[mn]dash;|&md;)|\.{3,}|…|''|``|[-.,:;'!?\"]|(?i:&apos;)|&quot;)", nothing),
+    (r"(-{2,4}|[–—]|(?i:&[mn]dash;|&md;)|\.{3,}|…|''|``|[-.,:;'!?\"]|&apos;|&quot;)", nothing),
     ("([`‘’“”‹›«»‚„‟]{1,2}+)", quoted),
     (r"(-{5,}|[!?]{2,}|_+|\*+|\\\*|\#+|@+|<<|>>|²+|[\^~|=+%&/\\§<>])", same),
     (r"([()\[\]{}])", bracket),
     (r"((?i:&(?:amp|lt|gt);))", entity),
-    (r"(&(?i:HT|TL|UR|LR|QC|QL|QR|odq|cdq|quot|#[0-9]+);)", same),
+    (r"(&(?i:HT|TL|UR|LR|QC|QL|QR|odq|cdq|quot|apos|#[0-9]+);)", same),
     # Faces.
     (rf"([<>]?[:;=][-o*']?[()DPdpO\\{{@|\[\]])(?![{A}0-9])", rounded),
-    (r"([\^x=~<>'-]_[\^x=~<>'-]|[oOTuUnx0]_[oOTuUnx0])", same),
-    (r"(\([\^x=~<>'-](?:[_.]?[\^x=~<>'-]|-[\^x=~<>'`])\))", rounded),
+    (r"([\^x=~<>'-]_[\^x=~<>'-]|[oOTuUnx0]_[oOTuUnx0]|[oO]'[oO])", same),
+    (r"(\([\^x=~<>'-][_.]?[\^x=~<>'-]\)|\([\^x=~<>']-[\^x=~<>'`]\))", rounded),
 ]]  # fmt: skip
+
+# Words, in small letters, that are not always one token, or whose period may belong to them.
+KNOWN_WORDS = frozenset(
+    f"{lists.DOUBLE.replace('-', '')} {lists.TITLES} {lists.ENDINGS} {lists.CAPITALIZED} {lists.SMALL_TITLES} "
+    f"{lists.SMALL_ENDINGS} {lists.BEFORE_NUMBERS}".split()
+)
 
 
 def match(text: str, shape: str, at: int) -> tuple[int, str]:
