@@ -18,7 +18,9 @@ ENDINGS = (
     " intl jan jr jul jun kan kans ky ltd mar md mich minn mo mon mont neb nev nov oct okla penn ph.d plc rd rt sep sept seq sq"
     " sr sys tel tenn thu thurs tue tues univ va vt wed wis wisc wyo"
 )
-CAPITALIZED = "ark az del ill la mass miss ore pa tex wash"  # endings, if the first letter is a capital: the rest are words
+CAPITALIZED = (
+    "ark az del ill la mass miss ore pa tex wash"  # endings, if the first letter is a capital: the rest are words
+)
 SMALL_TITLES, SMALL_ENDINGS = "atty invt mfg mtg", "ppte pptes ppty pptys pte ptes pty ptys"  # not in capitals
 BEFORE_NUMBERS = "art ca fig figs no nos op pp prop"  # keep it where a number follows
 # With a capital, after one letter and a period and white space: that period ended a sentence.

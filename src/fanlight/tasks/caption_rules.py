@@ -152,7 +152,7 @@ RULES: list[Rule] = [(re.compile(pattern), write) for pattern, write in [
     (rf"([{A}])\.[{S}\n]+(?:{capital(lists.STARTERS)}|{TITLE})[{S}\n]", same),
     (rf"((?:{WORD}(?:\.{WORD})*|{ALNUMS})\.)[,;:]", plain),
     (rf"({DOTTED})", plain),
-    (rf"([{A}0-9]+\.(?i:{either(lists.FILES)}))(?![{A}ä0-9])", same),
+    (rf"([{A}0-9]++(?:\.[{A}0-9]++)*?\.(?i:{either(lists.FILES)}))(?=[{S}\n.,!?]|$)", same),
     # Numbers.
     (rf"([-+]?{NUMBER})", plain),
     (f"({FRACTION})", unbroken),
