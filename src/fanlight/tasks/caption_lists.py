@@ -30,7 +30,7 @@ STARTERS = (
 )
 SHORTENED = "cap'n dunkin' e'er ev'ry li'l nat'l ol' s'mores somethin'"
 FILES = (
-    "bat bmp c class cgi cpp dll doc docx exe gif gz h htm html jar java jpeg jpg mov mp3 pdf php pl png ppt pptx ps py sql tar"
+    "bat bmp c class cgi cpp dll doc docx exe gif gz h htm html jar java jpeg jpg mov mp3 pdf php pl png ppt ps py sql tar"
     " txt wav x xml zip"
 )
 DOMAINS = "com net org edu"  # after these, a path belongs to the address

@@ -31,7 +31,7 @@ SEGMENT = f"[{A}0-9]++(?:-[{A}]++)*"
 END = rf'[^{S}\n"<>()|{{}}.,!?-]'
 PATH = rf'/[^{S}\n"<>|()]+{END}'
 ADDRESS = rf'[^{S}\n"<>()|{{}}]'
-LINK = r'[^ \t\n"<>()|{}]'
+LINK, LINK_END = r'[^ \t\n"<>()|{}]', r'[^ \t\n"<>()|{}.,!?-]'
 TAG_NAME = f"[{A}][{A}0-9_:.-]*+"
 
 
@@ -95,7 +95,7 @@ def entity(text: str) -> str:
 
 
 def ampersand(text: str) -> str:
-    return re.sub("(?i:&amp;)", "&", text)
+    return re.sub("(?i:&amp;)", "&", plain(text))
 
 
 def either(words: str) -> str:
@@ -120,6 +120,7 @@ COMPOUND = f"{PART}(?:[-_‐]{PART})*+"
 LOOSE = rf"[{A}0-9][{A}0-9\xad.,]*+(?:-(?:{ACRONYM}|[{A}0-9\xad]++))+"  # periods and commas before its hyphens
 SENTENCES = rf"{WORD}(?:[.!?]{WORD})*+"  # a space was forgotten
 SITE = rf"[^\n -@\[-`{{-\x7f\xa0\u2003]++\.(?:[{A}äˇ][^\n -@\[-`{{-\x7f\xa0\u2003]*+\.)*+"
+FIRM = r"[A-Z]++(?:(?:&|(?i:&amp;)|\+)[A-Z]++)++"
 SHORTENED = either(lists.SHORTENED).replace("'", CLITIC)
 CUT = "|".join(rf"{first}(?={second})" for first, second in (word.split("-") for word in lists.DOUBLE.split()))
 
@@ -136,7 +137,7 @@ RULES: list[Rule] = [(re.compile(pattern), write) for pattern, write in [
     (f"(')[{A}][^{S}\n]", nothing),
     (f"({CLITIC}(?i:[smd]|ll|re|ve))", clitic),
     (f"({CLITIC}[{N}]{{2}})(?=[{S}\n])", same),
-    (f"({CLITIC}[{N}]0[sS])", same),
+    (f"({CLITIC}[2-9]0[sS])", same),
     (f"([yYjJ]{CLITIC})[{A}ä]", same),
     (f"([dDlLjJ]{CLITIC})", same),
     ("([cC]'(?i:mon|est))", same),
@@ -154,8 +155,8 @@ RULES: list[Rule] = [(re.compile(pattern), write) for pattern, write in [
     (rf"((?i:{either(lists.BEFORE_NUMBERS)})\.)[{S}\n]?[{N}]", same),
     (rf"([{A}])\.[{S}\n]+(?:{capital(lists.STARTERS)}|M[rR]\.)[{S}\n]", same),
     (rf"({SENTENCES})", plain),
-    (rf"((?:{COMPOUND}|{LOOSE}|{SENTENCES})\.)[,;:]", plain),
-    (rf"([{A}0-9]++(?:\.[{A}0-9]++)*?\.(?i:{either(lists.FILES)}))(?=[{S}\n.,!?])", same),
+    (rf"((?:{COMPOUND}|{LOOSE}|{SENTENCES}|{FIRM})\.)[,;:]", ampersand),
+    (rf"([{A}0-9]++(?:\.[{A}0-9]++)*\.(?i:{either(lists.FILES)}))(?=[{S}\n.,!?])", same),
     # Numbers.
     (rf"([-+]?{NUMBER})", plain),
     (f"({FRACTION})", unbroken),
@@ -165,13 +166,14 @@ RULES: list[Rule] = [(re.compile(pattern), write) for pattern, write in [
     ("([€¤$])", symbol),
     ("([£¢½¼¾⅓⅔])", symbol),
     # Names with signs.
-    ("([A-Z]+(?:(?:&|(?i:&amp;)|\\+)[A-Z]+)+)", ampersand),
+    (f"({FIRM})", ampersand),
+    ("((?i:s&(?:amp;)?p-500))", ampersand),
     (r"([cC]\+\+|[cCfF]#)", same),
     (f"(@[{A}_][{A}0-9_]*+)", same),
     (f"(#(?:[{A}äˇ\xad]|{ACCENT})++)", same),
     # Addresses and tags.
     (rf"((?:<|(?i:&lt;))?[{A}0-9]{ADDRESS}*@(?:[^{S}\n\"<>()|{{}}.]+\.)*[^{S}\n\"<>()|{{}}.]+>?)", same),
-    (rf"((?i:https?)://{LINK}+\.{LINK}*{END})", same),
+    (rf"((?i:https?)://{LINK}+\.{LINK}*{LINK_END})", same),
     (rf"((?i:www)\.(?:[^{S}\n\"<>|.!?(){{}},]+\.)+[{A}]{{2,4}}(?:{PATH})?)", same),
     (rf"({SITE}(?:{either(lists.DOMAINS)})(?:{PATH})?)", same),
     (rf"(</?{TAG_NAME}(?:[ \t]+{TAG_NAME}(?:[ \t]*=[ \t]*(?:\"[^\"\n]*\"|'[^'\n]*'))?)*[ \t]*/?>)", unbroken),
