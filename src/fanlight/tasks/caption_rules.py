@@ -119,7 +119,8 @@ PART = f"(?:[oOdDlL]{TICK}(?=[{A}ä{N}]{{2}}))?{ALNUMS}"
 COMPOUND = f"{PART}(?:[-_‐]{PART})*+"
 LOOSE = rf"[{A}0-9][{A}0-9\xad.,]*+(?:-(?:{ACRONYM}|[{A}0-9\xad]++))+"  # periods and commas before its hyphens
 SENTENCES = rf"{WORD}(?:[.!?]{WORD})*+"  # a space was forgotten
-SITE = rf"[^\n -@\[-`{{-\x7f\xa0\u2003]++\.(?:[{A}äˇ][^\n -@\[-`{{-\x7f\xa0\u2003]*+\.)*+"
+PLACE = r"[^\n -%'-`{-~\xa0\u2003]"
+SITE = rf"(?:{PLACE}++\.)++"
 FIRM = r"[A-Z]++(?:(?:&|(?i:&amp;)|\+)[A-Z]++)++"
 SHORTENED = either(lists.SHORTENED).replace("'", CLITIC)
 CUT = "|".join(rf"{first}(?={second})" for first, second in (word.split("-") for word in lists.DOUBLE.split()))
@@ -145,7 +146,7 @@ RULES: list[Rule] = [(re.compile(pattern), write) for pattern, write in [
     # Words.
     (rf"({ENDING})(?:-[^{S}\n]|[^{S}\n])?", same),
     (f"({WORD}|{ALNUMS})", plain),
-    (f"([{A}äˇ]+[aeiouyAEIOUY]{TICK}[aeiouA-Z][{A}]*+)", plain),
+    (f"([{A}äˇ]+[aeiouyAEIOUY]{TICK}[aeiouA-Z][{A}äˇ]*+)", plain),
     (f"([A-HJ-XZn]{TICK}[{A}ä]{{2,}}+)", plain),
     (f"({COMPOUND})", plain),
     (f"({LOOSE})", plain),
