@@ -119,7 +119,7 @@ PART = f"(?:[oOdDlL]{TICK}(?=[{A}ä{N}]{{2}}))?{ALNUMS}"
 COMPOUND = f"{PART}(?:[-_‐]{PART})*+"
 LOOSE = rf"[{A}0-9][{A}0-9\xad.,]*+(?:-(?:{ACRONYM}|[{A}0-9\xad]++))+"  # periods and commas before its hyphens
 SENTENCES = rf"{WORD}(?:[.!?]{WORD})*+"  # a space was forgotten
-PLACE = r"[^\n -%'-`{-~\xa0\u2003]"
+PLACE = r"[^\n !\"$'-),-`{-}\xa0\u2003]"
 SITE = rf"(?:{PLACE}++\.)++"
 FIRM = r"[A-Z]++(?:(?:&|(?i:&amp;)|\+)[A-Z]++)++"
 SHORTENED = either(lists.SHORTENED).replace("'", CLITIC)
@@ -132,7 +132,7 @@ RULES: list[Rule] = [(re.compile(pattern), write) for pattern, write in [
     (f"([{A}\xad]*[A-MO-Za-mo-z\xad])[nN]{TICK}[tT]", plain),
     (f"([nN]{TICK}[tT])", clitic),
     (rf"({WORD}(?:\.{WORD})*+){CLITIC}(?i:[smd]|ll|re|ve)", plain),
-    (f"({CLITIC}(?i:[smd]|ll|re|ve))(?:[^{A}]|$)", clitic),
+    (f"({CLITIC}(?i:[smd]|ll|re|ve))[^{A}]", clitic),
     (f"({CLITIC}(?i:em|till?|cause))", same),
     (f"({CLITIC}[nN]{CLITIC}?+)", same),
     (f"(')[{A}][^{S}\n]", nothing),
@@ -144,7 +144,9 @@ RULES: list[Rule] = [(re.compile(pattern), write) for pattern, write in [
     ("([cC]'(?i:mon|est))", same),
     (f"((?i:{SHORTENED}))", same),
     # Words.
-    (rf"({ENDING})(?:-[^{S}\n]|[^{S}\n])?", same),
+    (rf"((?:<|(?i:&lt;))?[{A}0-9]{ADDRESS}*@(?:[^{S}\n\"<>()|{{}}.]+\.)*[^{S}\n\"<>()|{{}}.]+>?)", same),
+    (rf"({SENTENCES})", plain),
+    (rf"({ENDING})(?:[^{S}\n](?s:.))?", same),
     (f"({WORD}|{ALNUMS})", plain),
     (f"([{A}äˇ]+[aeiouyAEIOUY]{TICK}[aeiouA-Z][{A}äˇ]*+)", plain),
     (f"([A-HJ-XZn]{TICK}[{A}ä]{{2,}}+)", plain),
@@ -155,7 +157,6 @@ RULES: list[Rule] = [(re.compile(pattern), write) for pattern, write in [
     (rf"({TITLE}|{ACRONYM}|[{A}]\.)", same),
     (rf"((?i:{either(lists.BEFORE_NUMBERS)})\.)[{S}\n]?[{N}]", same),
     (rf"([{A}])\.[{S}\n]+(?:{capital(lists.STARTERS)}|M[rR]\.)[{S}\n]", same),
-    (rf"({SENTENCES})", plain),
     (rf"((?:{COMPOUND}|{LOOSE}|{SENTENCES}|{FIRM})\.)[,;:]", ampersand),
     (rf"([{A}0-9]++(?:\.[{A}0-9]++)*\.(?i:{either(lists.FILES)}))(?=[{S}\n.,!?])", same),
     # Numbers.
@@ -173,14 +174,13 @@ RULES: list[Rule] = [(re.compile(pattern), write) for pattern, write in [
     (f"(@[{A}_][{A}0-9_]*+)", same),
     (f"(#(?:[{A}äˇ\xad]|{ACCENT})++)", same),
     # Addresses and tags.
-    (rf"((?:<|(?i:&lt;))?[{A}0-9]{ADDRESS}*@(?:[^{S}\n\"<>()|{{}}.]+\.)*[^{S}\n\"<>()|{{}}.]+>?)", same),
     (rf"((?i:https?)://{LINK}+\.{LINK}*{LINK_END})", same),
     (rf"((?i:www)\.(?:[^{S}\n\"<>|.!?(){{}},]+\.)+[{A}]{{2,4}}(?:{PATH})?)", same),
     (rf"({SITE}(?:{either(lists.DOMAINS)})(?:{PATH})?)", same),
     (rf"(</?{TAG_NAME}(?:[ \t]+{TAG_NAME}(?:[ \t]*=[ \t]*(?:\"[^\"\n]*\"|'[^'\n]*'))?)*[ \t]*/?>)", unbroken),
     (r"(<!--[^\n]*?-->|<[!?][A-Za-z-][^>\n]*>)", unbroken),
     # Marks.
-    (r"(-{2,4}|[–—]|(?i:&[mn]dash;|&md;)|\.{3,}|…|''|``|[-.,:;'!?\"]|&apos;|&quot;)", nothing),
+    (r"(-{2,4}|[–—]|(?i:&[mn]dash;|&md;)|\.{3,}|\.(?:[ \xa0]\.){2}|…|''|``|[-.,:;'!?\"]|&apos;|&quot;)", nothing),
     ("([`‘’“”‹›«»‚„‟]{1,2}+)", quoted),
     (r"(-{5,}|[!?]{2,}|_+|\*+|\\\*|\#+|@+|<<|>>|²+|[\^~|=+%&/\\§<>])", same),
     (r"([()\[\]{}])", bracket),
