@@ -119,8 +119,8 @@ PART = f"(?:[oOdDlL]{TICK}(?=[{A}ä{N}]{{2}}))?{ALNUMS}"
 COMPOUND = f"{PART}(?:[-_‐]{PART})*+"
 LOOSE = rf"[{A}0-9][{A}0-9\xad.,]*+(?:-(?:{ACRONYM}|[{A}0-9\xad]++))+"  # periods and commas before its hyphens
 SENTENCES = rf"{WORD}(?:[.!?]{WORD})*+"  # a space was forgotten
-PLACE = r"[^\n !\"$'-),-`{-}\xa0\u2003]"
-SITE = rf"(?:{PLACE}++\.)++"
+PLACE = r"[^\n !\"$'-),-`{-}\u2003]"
+SITE = rf"(?:{PLACE}++\.)+"
 FIRM = r"[A-Z]++(?:(?:&|(?i:&amp;)|\+)[A-Z]++)++"
 SHORTENED = either(lists.SHORTENED).replace("'", CLITIC)
 CUT = "|".join(rf"{first}(?={second})" for first, second in (word.split("-") for word in lists.DOUBLE.split()))
@@ -174,9 +174,9 @@ RULES: list[Rule] = [(re.compile(pattern), write) for pattern, write in [
     (f"(@[{A}_][{A}0-9_]*+)", same),
     (f"(#(?:[{A}äˇ\xad]|{ACCENT})++)", same),
     # Addresses and tags.
-    (rf"((?i:https?)://{LINK}+\.{LINK}*{LINK_END})", same),
+    (rf"((?i:https?)://{LINK}+{LINK_END})", same),
     (rf"((?i:www)\.(?:[^{S}\n\"<>|.!?(){{}},]+\.)+[{A}]{{2,4}}(?:{PATH})?)", same),
-    (rf"({SITE}(?:{either(lists.DOMAINS)})(?:{PATH})?)", same),
+    (rf"({SITE}(?i:{either(lists.DOMAINS)})(?:{PATH})?)", same),
     (rf"(</?{TAG_NAME}(?:[ \t]+{TAG_NAME}(?:[ \t]*=[ \t]*(?:\"[^\"\n]*\"|'[^'\n]*'))?)*[ \t]*/?>)", unbroken),
     (r"(<!--[^\n]*?-->|<[!?][A-Za-z-][^>\n]*>)", unbroken),
     # Marks.

@@ -22,7 +22,7 @@ LINE_END = re.compile("[\n-\r\u2028\u2029]")
 # Letters up to white space, or to a comma or period before it: one token whatever stands around, but for known words.
 PLAIN = re.compile("[A-Za-z]+(?=[,;:!?]?[ \n])|[A-Za-z]{2,}(?=\\. *\n)")
 SKIPPED = re.compile("(?:[ ]+|[,;:!?](?=[ \n])|\\.(?= *\n))+")
-DROPPED = re.compile("(?:[\t\n \xa0\u2003]|(?i:&nbsp;))+")
+DROPPED = re.compile("(?:[\t\n \u2003]|(?i:&nbsp;))+")
 # A stretch that no rule reads beyond: its tokens are the same wherever it stands, and kept.
 STRETCH = re.compile("[A-Za-z][A-Za-z'’-]*(?=[ \n])")
 KEPT = 1 << 16  # stretches
