@@ -201,7 +201,8 @@ KNOWN_WORDS = frozenset(
 
 def match(text: str, shape: str, at: int) -> tuple[int, str]:
     """Where the token that begins at `at` ends, and what it is; empty where these characters are dropped."""
-    furthest, end, written = at, at + 1, nothing
+    furthest, end = at, at + 1
+    written: Callable[[str], str] = nothing
     for pattern, write in RULES:
         found = pattern.match(shape, at)
         if found and found.end() > furthest:
