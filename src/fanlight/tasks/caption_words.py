@@ -10,22 +10,19 @@ from collections.abc import Sequence
 from functools import lru_cache
 from itertools import zip_longest
 
-from fanlight.tasks import caption_rules
+from fanlight.tasks.caption_chars import SHAPES
+from fanlight.tasks.caption_rules import KNOWN_WORDS, match
 
 # Of these, what the published tool drops. It lists "-LRB-" in capitals too, which the tokenizer never gives: it stays.
 PUNCTUATION = frozenset(["''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "...", ";"])
 # Captions are lines of one file: a period after a single letter ends the sentence if the next line begins like one. This
 # is how most captions begin.
 USUAL = "A line"
-LINE_END = re.compile(f"[{caption_rules.BREAKS}]")
-# Letters up to white space, or to a comma or period before it: one token whatever stands around, but for these.
+LINE_END = re.compile("[\n-\r\u2028\u2029]")
+# Letters up to white space, or to a comma or period before it: one token whatever stands around, but for known words.
 PLAIN = re.compile("[A-Za-z]+(?=[,;:!?]?[ \n])|[A-Za-z]{2,}(?=\\. *\n)")
-EXCEPTIONS = re.compile(
-    f"(?i:{'|'.join(caption_rules.SPLIT)})|(?i:{caption_rules.MONTHS}|{caption_rules.DAYS}|{caption_rules.STATES}|"
-    f"{caption_rules.FIRMS}|{caption_rules.AFTER}|{caption_rules.TITLES}|{caption_rules.OTHERS}|mfg|mftg|"
-    f"{caption_rules.BEFORE_NUMBERS}|az|ark|del|ill|la|mass|miss|ore|pa|tex|wash)\\."
-)
-SKIPPED = re.compile("[ ]+|[,;:!?](?=[ \n])|\\.(?= *\n)")
+SKIPPED = re.compile("(?:[ ]+|[,;:!?](?=[ \n])|\\.(?= *\n))+")
+DROPPED = re.compile("(?:[\t\n \u2003]|(?i:&nbsp;))+")
 # A stretch that no rule reads beyond: its tokens are the same wherever it stands, and kept.
 STRETCH = re.compile("[A-Za-z][A-Za-z'’-]*(?=[ \n])")
 KEPT = 1 << 16  # stretches
@@ -47,18 +44,19 @@ def of_lines(texts: Sequence[str]) -> list[list[str]]:
 def _raw(line: str, end: int) -> list[str]:
     """Tokens that begin before `end`."""
     found: list[str] = []
+    shape = line.translate(SHAPES)
     at = 0
     while at < end:
         if skipped := SKIPPED.match(line, at):
             at = skipped.end()
-        elif (plain := PLAIN.match(line, at)) and not EXCEPTIONS.match(line, at):
+        elif (plain := PLAIN.match(line, at)) and plain[0].lower() not in KNOWN_WORDS:
             found.append(plain[0].lower())
             at = plain.end()
         elif stretch := STRETCH.match(line, at):
             found += _stretch(stretch[0])
             at = stretch.end()
         else:
-            at, token = _next(line, at)
+            at, token = _next(line, shape, at)
             if token:
                 found.append(token)
     return found
@@ -67,23 +65,17 @@ def _raw(line: str, end: int) -> list[str]:
 @lru_cache(KEPT)
 def _stretch(text: str) -> tuple[str, ...]:
     found: list[str] = []
+    shape = f"{text} ".translate(SHAPES)
     at = 0
     while at < len(text):
-        at, token = _next(text + " ", at)
+        at, token = _next(f"{text} ", shape, at)
         if token:
             found.append(token)
     return tuple(found)
 
 
-def _next(line: str, at: int) -> tuple[int, str]:
+def _next(line: str, shape: str, at: int) -> tuple[int, str]:
     """Where the token that begins at `at` ends, and what it is; empty where these characters are dropped."""
-    rules, beginnings = caption_rules.compiled()
-    first = line[at]
-    kind = "other" if first not in beginnings else "digit" if first.isdecimal() else "letter"
-    furthest, end, taken = at, at + 1, ""
-    make: caption_rules.Make = caption_rules.nothing
-    for pattern, becomes in rules[kind]:
-        found = pattern.match(line, at)
-        if found and found.end() > furthest:
-            furthest, end, make, taken = found.end(), found.end(1), becomes, found[1]
-    return end, make(taken).lower()
+    if dropped := DROPPED.match(shape, at):
+        return dropped.end(), ""
+    return match(line, shape, at)
