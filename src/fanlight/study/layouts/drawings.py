@@ -59,7 +59,8 @@ def speedups(points: Sequence[Doc], *, raster: bool = False) -> str | bytes:
 
 
 def curves(points: Sequence[Doc], *, raster: bool = False) -> str | bytes:
-    """Speedup and efficiency against cores, a row per precision; every layout begins at one core. Dashed: simulated."""
+    """Speedup and efficiency against cores, a row per precision; every layout begins at one core. What is simulated is dashed and
+    hollow, goes on from the measured point that it names, and has its band behind it."""
     kinds = list(dict.fromkeys((point["device"], point["precision"]) for point in points))
     figure = Figure(figsize=(10.0, 0.6 + 3.3 * len(kinds)), layout="constrained")
     grid = figure.subplots(len(kinds), 2, squeeze=False)
@@ -86,7 +87,7 @@ def curves(points: Sequence[Doc], *, raster: bool = False) -> str | bytes:
             for ax, key in ((left, "speedup"), (right, "efficiency")):
                 for source, line in (("measured", "-"), ("simulated", (0, (4, 2)))):
                     found = [p for p in own if p["source"] == source]
-                    before = [p for p in own if p["source"] == "measured"][-1:] if source == "simulated" else []
+                    before = _before(own, found[0]) if found and source == "simulated" else []
                     if not found:
                         continue
                     x = [1.0] if not before else [before[0]["cores"] * shift]
@@ -97,6 +98,7 @@ def curves(points: Sequence[Doc], *, raster: bool = False) -> str | bytes:
                     label = name if source == "measured" else f"{name}, simulated"
                     ax.plot(x, y, ls=line, lw=1.5, label=short(label, most=NAME_MOST), markevery=slice(1, None), **style,
                             **hollow)  # fmt: skip
+                    _band(ax, key, before, found, x, colour=style["color"])
                     for point, at in zip(found, x[1:]):
                         if interval := point.get("speedup_interval"):
                             of = 1 if key == "speedup" else point["cores"]
@@ -112,7 +114,7 @@ def curves(points: Sequence[Doc], *, raster: bool = False) -> str | bytes:
             ax.set_xlabel(unit, color=INK)
             ax.set_ylim(0, None)
         if most >= LOG_FROM:
-            low = min([1.0, *(point["speedup"] for point in mine)])
+            low = min([1.0, *((point.get("speedup_band") or [point["speedup"]])[0] for point in mine)])
             left.set_yscale("log", base=2)
             left.set_ylim(0.85 * low, 1.2 * most)
             left.set_yticks(ends, [str(end) for end in ends])
@@ -124,6 +126,21 @@ def curves(points: Sequence[Doc], *, raster: bool = False) -> str | bytes:
         handles.values(), handles.keys(), loc="outside right center", frameon=False, labelcolor=INK, fontsize=9
     )
     return drawn(figure, raster=raster)
+
+
+def _before(own: Sequence[Doc], first: Doc) -> list[Doc]:
+    """The measured point that a simulated one goes on from."""
+    named = [p for p in own if p["name"] == first.get("goes_on_from")]
+    return named or [p for p in own if p["source"] == "measured"][-1:]
+
+
+def _band(ax: Axes, key: str, before: Sequence[Doc], found: Sequence[Doc], x: Sequence[float], *, colour: str) -> None:
+    """Of simulated points, from the measured one on, behind everything else."""
+    if not all(point.get(f"{key}_band") for point in found):
+        return
+    ends = [(before[0][key], before[0][key])] if before else [(1.0, 1.0)]
+    ends += [tuple(point[f"{key}_band"]) for point in found]
+    ax.fill_between(x, [low for low, _ in ends], [high for _, high in ends], color=colour, alpha=0.13, lw=0, zorder=0.5)
 
 
 def shares(points: Sequence[Doc], *, raster: bool = False) -> str | bytes:

@@ -123,8 +123,9 @@ class Runner:
         if number < PROBED_ROUNDS:
             probing = {"block_s": self.block_s, "repeats": self.repeats, "turn": number}
             blocks = pool.run(job.PROBE, run=str(run), cores=cores, **probing)
+        link = pool.run(job.LINK, run=str(run))[0] if number == 0 and point.ranks > 1 else None
         folder.finish(run, {
-            "point": point.name, "round": number, "busy_before": busy, "seconds": time.perf_counter() - begin,
+            "point": point.name, "round": number, "busy_before": busy, "seconds": time.perf_counter() - begin, "link": link,
             "blocks": [row for rank in blocks for row in rank],
         })  # fmt: skip
 

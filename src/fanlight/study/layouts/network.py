@@ -1,0 +1,34 @@
+"""The pieces of the studied network, counted once when a study begins: what a simulation of its steps is made of."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from fanlight import tasks
+from fanlight.errors import FanlightError
+from fanlight.models import freeze
+from fanlight.plan import counting
+from fanlight.study.layouts.recipe import Basis
+
+TIMES = ("forward", "backward", "convert_s")  # of a block: they come from the study's own points
+
+
+def counted(about: Basis) -> dict[str, Any]:
+    """`blocks`, as a document; or none, and the `reason`. A network that cannot be counted can be studied all the same."""
+    config = about.config
+    task = tasks.of(config, about.manifest)
+    if task.name != "classify":
+        return {
+            "blocks": [],
+            "reason": f"pieces of a network for {task.name} cannot be counted: it reads more than images",
+        }
+    try:
+        model = task.model(config.model.name or "", image_px=config.data.image_px or 0, seed=0).model
+        if config.model.freeze:
+            freeze.freeze(model)
+        found = counting.count(model, image_px=config.data.image_px or 0)
+    except (FanlightError, RuntimeError, NotImplementedError, TypeError, ValueError, AttributeError) as error:
+        words = (str(error).splitlines() or [type(error).__name__])[0]
+        return {"blocks": [], "reason": f"the network's pieces could not be counted: {words}"}
+    return {"blocks": [{k: v for k, v in asdict(each).items() if k not in TIMES} for each in found], "reason": ""}
