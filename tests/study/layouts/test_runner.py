@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from fanlight.errors import Stopped, TrainingError
-from fanlight.study.layouts import grid, intervals, result
+from fanlight.study.layouts import grid, intervals, result, told
 from fanlight.study.layouts.runner import Runner
 from study.layouts import folders
 
@@ -135,3 +135,23 @@ def test_a_round_that_was_cut_off_does_not_count_for_narrowness(tmp_path):
     again.rounds(None)
     assert max(number for _, number in again.seen) + 1 == intervals.ROUNDS_LEAST
     assert not intervals.enough([[[1.0, 1.0], []]]) and not intervals.enough([])
+
+
+def test_a_result_is_there_after_every_round(tmp_path):
+    """A study that is killed in its third round has the points of two, which `fanlight report` can tell."""
+    study = folders.begin(tmp_path / "study", POINTS)
+    found = trial(study, finished=lambda rounds: result.write(study, ended=f"it was stopped after {rounds} rounds"))
+    found.stop_at = 8
+    with pytest.raises(Killed):
+        found.rounds(4)
+    document = told.read(study).study
+    assert {point["n"] for point in document["points"] if point["status"] == "measured"} == {2}
+    assert "Not complete: it was stopped after 2 rounds." in document["verdict"]
+
+
+def test_rounds_that_were_done_before_are_not_told_again(tmp_path):
+    study = folders.begin(tmp_path / "study", POINTS)
+    seen: list[int] = []
+    trial(study, finished=seen.append).rounds(2)
+    trial(study, finished=seen.append).rounds(3)
+    assert seen == [1, 2, 3]

@@ -30,14 +30,25 @@ LINES: tuple[Any, ...] = (
 )  # colours and marks come again with the next
 LOG_FROM = 8  # cores: with more, the ideal is straight where both axes are logarithmic
 ROWS_UP_TO = 40  # points in a figure
+ROWS = {
+    "speedups": "speedup",
+    "shares": "shares",
+    "memory": "peak_rss_bytes",
+}  # figures with a row per point that has this
 NAME_MOST = 34
 LABEL_FROM = 0.045  # of a bar: its share is written in it
 Doc = Mapping[str, Any]
 
 
+def has_row(point: Doc, figure: str) -> bool:
+    """Whether the figure could show the point, had it room."""
+    return point.get(ROWS[figure]) is not None
+
+
 def speedups(points: Sequence[Doc], *, raster: bool = False) -> str | bytes:
     """Speedup over one core, or one GPU, with its interval; a tick at what all its cores could give."""
-    rows = [point for point in points if point.get("speedup") is not None][:ROWS_UP_TO]
+    told = [point for point in points if has_row(point, "speedups")]
+    rows = told[:ROWS_UP_TO]
     figure, ax = _rows(rows, extra=0.9)
     ideal = [point["cores"] for point in rows]
     ax.plot(ideal, range(len(rows)), "|", ms=13, mew=2.2, color="#B0B0B0", label="all that its cores could give")
@@ -53,7 +64,7 @@ def speedups(points: Sequence[Doc], *, raster: bool = False) -> str | bytes:
     ax.axvline(1, color="#8C8C8C", lw=1, ls=":")
     ax.set_xlim(0, right)
     ax.set_xlabel("times one core, or one GPU", color=INK)
-    _title(ax, "Speedup over one core (or one GPU) of the same number format", len(rows), len(points))
+    _title(ax, "Speedup over one core (or one GPU) of the same number format", len(rows), len(told))
     _legend(figure, ax)
     return drawn(figure, raster=raster)
 
@@ -145,7 +156,7 @@ def _band(ax: Axes, key: str, before: Sequence[Doc], found: Sequence[Doc], x: Se
 
 def shares(points: Sequence[Doc], *, raster: bool = False) -> str | bytes:
     """What a step's time is spent on, stacked; what differences found below 0 stands left of it, as noise does."""
-    told = [point for point in points if point.get("shares")]
+    told = [point for point in points if has_row(point, "shares")]
     rows = told[:ROWS_UP_TO]
     figure, ax = _rows(rows, extra=1.5, notes=[f"{1e3 * point['step_s']:,.0f} ms" for point in rows])
     parts = [{**point["shares"], "unexplained": point.get("unexplained") or 0.0} for point in rows]
@@ -194,7 +205,7 @@ def epochs(rows: Sequence[Doc], *, raster: bool = False) -> str | bytes:
 
 def memory(points: Sequence[Doc], *, raster: bool = False) -> str | bytes:
     """Resident bytes at the peak, over ranks."""
-    told = [point for point in points if point.get("peak_rss_bytes")]
+    told = [point for point in points if has_row(point, "memory")]
     rows = told[:ROWS_UP_TO]
     figure, ax = _rows(rows, extra=0.5)
     each = [point["peak_rss_bytes"] / point["ranks"] / 1e9 for point in rows]

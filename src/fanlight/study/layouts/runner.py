@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,9 @@ class Runner:
     time_limit_s: float | None = None
     took_s: dict[str, float] = field(default_factory=dict)  # the newest run of each point, probe and all
     guess_s: Mapping[str, float] = field(default_factory=dict)  # of a point that has not run yet
+    finished: Callable[[int], object] = lambda rounds: (
+        None
+    )  # is told how many rounds are done, after each that was not before
     _pools: dict[tuple[int, int, str], Pool] = field(default_factory=dict)
 
     def rounds(self, asked: int | None) -> str:
@@ -48,6 +51,7 @@ class Runner:
         while asked is None or number < asked:
             if asked is None and number and intervals.enough(self._families()):
                 return ""
+            is_new = False
             for point in self._turn(number):
                 run = folder.run_of(self.study, point, number)
                 if folder.is_done(run):
@@ -55,8 +59,11 @@ class Runner:
                 if self._is_late(point):
                     return f"the time limit ended it in round {number + 1}"
                 self._one(point, number, run)
+                is_new = True
                 console.say(self._words(point, number, run))
             number += 1
+            if is_new:
+                self.finished(number)
         return ""
 
     @contextlib.contextmanager

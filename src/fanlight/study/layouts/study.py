@@ -60,6 +60,7 @@ def study(
         runner = Runner(
             place, about, points, **probing, begun=begun, time_limit_s=time_limit_s,
             guess_s={name: sum(each) for name, each in guess.items()},
+            finished=lambda number: result.write(place, ended=f"it was stopped after {number} round{'s' * (number > 1)}"),
         )  # fmt: skip
         with runner.open():
             ended = runner.rounds(rounds)
