@@ -108,7 +108,7 @@ def _point(
             "share_intervals", "shares_n", "unexplained", "timers", "accuracy", "accuracy_interval", "accuracy_gap", "queued",
             "work", "to_accuracy", "differs", "batch_size", "microbatches", "warmup_s", "start_s", "peak_rss_bytes", "sent_bytes",
             "step_interval", "seconds", "sent_per_step", "busy_before", "serial_fraction", "accuracy_gap_interval",
-            "accuracy_p", "accuracy_test", "scatter", "link",
+            "accuracy_p", "accuracy_test", "loss", "loss_interval", "scatter", "link",
         )), "over": {},
     }  # fmt: skip
     failures = [folder.failure(run) for run in sorted((study / "runs").glob(f"{point.name}-*"))]
