@@ -84,7 +84,8 @@ def _case(case: Case, unit: str, parts: Mapping[str, Doc]) -> Doc:
     made: Doc = {
         "case": case.case, "part": case.selects["part"], "reported": case.reported, "reported_ratio": None, "here": None,
         "rate": None, "interval": None, "ratio": None, "speedup": None,
-        **{f"{score}{end}": None for score in SCORES for end in ("", "_interval")}, "status": "lacking", "reason": case.lacks, "kind": "",
+        **{f"{score}{end}": None for score in SCORES for end in ("", "_interval")}, "status": "lacking", "reason": case.lacks,
+        "kind": "",
     }  # fmt: skip
     if case.lacks:
         return made
