@@ -63,8 +63,8 @@ def _beyond(beyond: Doc, words: str) -> list[str]:
             lines += _row([plain(cell) for cell in cells])
         lines += [""]
     for each in beyond["left_out"]:
-        ranks = f" on {each['ranks']}" if each["ranks"] else ""
-        lines.append(plain(f"{each['layout']}{ranks}, {each['precision']}: not simulated: {each['reason']}"))
+        ranks = f" from {each['ranks']} ranks on" if each["ranks"] else ""
+        lines.append("- " + plain(f"{each['layout']}{ranks}, {each['precision']}: not simulated: {each['reason']}"))
     return [*lines, *[""] * bool(beyond["left_out"])]
 
 

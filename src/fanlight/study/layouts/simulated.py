@@ -129,14 +129,16 @@ class _Further:
         if isinstance(here, str):
             return [], [self._left(None, here)]
         factor = self.anchor["images_per_s"] / here.rate()
-        found, left = [], []
+        found: list[Doc] = []
         each = self.anchor["cores"] // self.anchor["ranks"]
         ranks = 2 * self.anchor["ranks"]
         while ranks * each <= CORES_MOST:
             one = self._point(ranks, learned, factor)
-            (left if "images_per_s" not in one else found).append(one)
+            if "images_per_s" not in one:
+                return found, [one]  # what so many ranks cannot be, more cannot either
+            found.append(one)
             ranks *= 2
-        return found, left
+        return found, []
 
     def _never(self) -> str:
         name = self.anchor["layout"]
