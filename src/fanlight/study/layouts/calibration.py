@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from fanlight.parallel import layout as layouts
@@ -75,6 +75,9 @@ class Machine:
     points: Sequence[Doc]  # of points.json
     settings: Mapping[str, Doc]  # by point, its resolved config
     blocks: Sequence[Block]  # counted, without seconds
+    known: dict[str, tuple[float | None, float | None]] = field(
+        default_factory=dict, compare=False
+    )  # what points said before
 
     def case(
         self, point: Doc, learned: Learned, *, ranks: int, devices: int, batch: int, microbatches: int
@@ -130,10 +133,19 @@ class Machine:
 
     def learned(self, points: Sequence[Doc]) -> Learned:
         """Medians of what these points say; nothing where there are none."""
-        shared = [found for each in points if (found := self._contention(each)) is not None]
-        contention = statistics.median(shared) if shared else 0.0
-        slower = [found for each in points if (found := self._sending(each, contention)) is not None]
-        return Learned(contention, statistics.median(slower) if slower else 1.0)
+        said = [self._said(point) for point in points]
+        contention = [each for each, _ in said if each is not None]
+        sending = [each for _, each in said if each is not None]
+        return Learned(
+            statistics.median(contention) if contention else 0.0, statistics.median(sending) if sending else 1.0
+        )
+
+    def _said(self, point: Doc) -> tuple[float | None, float | None]:
+        """Contention and slower sending by one point; None where it cannot tell."""
+        if point["name"] not in self.known:
+            contention = self._contention(point)
+            self.known[point["name"]] = contention, self._sending(point, contention or 0.0)
+        return self.known[point["name"]]
 
     @property
     def spread(self) -> float:
