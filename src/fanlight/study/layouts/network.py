@@ -21,11 +21,6 @@ def counted(about: Basis) -> dict[str, Any]:
     """`blocks`, as a document; or none, and the `reason`. A network that cannot be counted can be studied all the same."""
     config = about.config
     task = tasks.of(config, about.manifest)
-    if task.name != "classify":
-        return {
-            "blocks": [],
-            "reason": f"pieces of a network for {task.name} cannot be counted: it reads more than images",
-        }
     try:
         model = task.model(config.model.name or "", image_px=config.data.image_px or 0, seed=0).model
         if config.model.freeze:
