@@ -206,7 +206,10 @@ class Machine:
 
 def blocks_of(documents: Sequence[Doc]) -> list[Block]:
     """Counted pieces as a study's folder has them."""
-    return [Block(**{k: tuple(v) if isinstance(v, list) else v for k, v in each.items()}) for each in documents]
+    found: list[dict[str, Any]] = [
+        {key: tuple(value) if isinstance(value, list) else value for key, value in each.items()} for each in documents
+    ]
+    return [Block(**each) for each in found]
 
 
 def _alone(point: Doc) -> Alone:
