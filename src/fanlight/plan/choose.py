@@ -16,13 +16,13 @@ from fanlight.errors import ConfigError
 from fanlight.parallel import layout as layouts
 from fanlight.parallel.layout import Layout
 from fanlight.parallel.link import LARGE_BYTES, SMALL_BYTES, Link
-from fanlight.plan import band, cost, memory, remedies
+from fanlight.plan import band, cost, memory, possible, remedies
 from fanlight.plan.blocks import Block
 from fanlight.plan.cluster import Cluster
 from fanlight.plan.measure import Calibration
 from fanlight.plan.memory import Kept
 from fanlight.plan.operations import Asked, Op
-from fanlight.plan.program import program, stages_of
+from fanlight.plan.program import program
 from fanlight.plan.simulate import Timeline, simulate
 from fanlight.train import batchsize, layouting, precision
 
@@ -122,7 +122,14 @@ def predicted(about: Question, name: str, *, ranks: int, number_format: str) -> 
         layouting.check(about.config.with_values(trained))  # what training would refuse is no candidate
     except ConfigError as error:
         return refused(str(error))
-    if why := _impossible(about, layout, machines, batch=batch):
+    if why := possible.why_not(
+        layout,
+        about.counted,
+        machines,
+        batch=batch,
+        microbatches=about.config.train.microbatches,
+        row_unit=about.config.augment.row_unit,
+    ):
         return refused(why)
     blocks = blocks_of(about, layout, number_format=number_format)
     if blocks is None:
@@ -236,21 +243,6 @@ def asked_of(about: Question, layout: Layout, *, batch: int, number_format: str,
         asked, update_s=steps.optimizer_s / numbers / slower / speed, host_s=host_s / speed,
         input_s=calibration.input_s / speed,
     )  # fmt: skip
-
-
-def _impossible(about: Question, layout: Layout, machines: Cluster, *, batch: int) -> str:
-    """Why the layout cannot train this network; empty where it can."""
-    if layout.stages > len(about.counted):
-        return f"the network can be cut into at most {len(about.counted)} stages, and the layout has {layout.stages}"
-    if layout.tp > 1 and not any(block.pairs for block in about.counted):
-        return "the network has no block that tensor parallelism can divide"
-    if layout.tp > machines.devices:
-        return f"its {layout.tp} ranks talk in every layer, and a node has {machines.devices}"
-    if batch // about.config.augment.row_unit < layout.data_ranks * about.config.train.microbatches:
-        return f"a batch of {batch} leaves some of {layout.data_ranks} ranks without a row; use a larger --batch-size"
-    if layout.stages > 1 and not stages_of(about.counted, stages=layout.stages, rows=1.0):
-        return "the network cannot be cut into so many stages"
-    return ""
 
 
 def _too_few(about: Question, *, batch: int) -> str:

@@ -15,6 +15,7 @@ the library's own time besides (overhead_s).
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -121,6 +122,17 @@ def hop_of(latency_s: float, bytes_per_s: float, *, ranks: int) -> Hop:
     """The hop whose ring all-reduce over `ranks` ranks takes latency_s + bytes / bytes_per_s, less the library's own time: what
     was measured of the whole, inverted."""
     return Hop(latency_s / (2 * (ranks - 1)), bytes_per_s * 2 * (ranks - 1) / ranks)
+
+
+def collective(all_reduce_s: Mapping[int, float], gather_s: float) -> tuple[float, float, float]:
+    """Overhead of a collective, latency and bandwidth of an all-reduce beyond it, from measured seconds: of all-reduces by
+    bytes, and of a gather of a few numbers. An all-reduce of nothing is o + 2(n−1)α, a gather o + (n−1)α: two measurements,
+    two unknowns."""
+    sizes = sorted(all_reduce_s)
+    small_s, large_s = all_reduce_s[sizes[0]], all_reduce_s[sizes[-1]]
+    rate = (sizes[-1] - sizes[0]) / max(large_s - small_s, 1e-9)
+    round_s = min(small_s / 2, max(0.0, small_s - gather_s))
+    return max(0.0, small_s - 2 * round_s), 2 * round_s, rate
 
 
 def contended(cluster: Cluster, busy: float) -> float:

@@ -292,7 +292,7 @@ def _of(answers: list[dict[str, Any]], *, ranks: int, threads: int) -> Measured:
     told = link.Sending(
         **{**answers[0]["links"], "all_reduce_s": {int(k): v for k, v in answers[0]["links"]["all_reduce_s"].items()}}
     )
-    overhead_s, latency_s, rate = _line(told, ranks=ranks)
+    overhead_s, latency_s, rate = cost.collective(told.all_reduce_s, told.gather_s)
     return Measured(ranks, threads, steps, *held, overhead_s, latency_s, rate, told.steals)
 
 
@@ -318,16 +318,6 @@ def _steps(each: list[dict[str, Any]], *, rows: Sequence[float]) -> Steps:
     )  # one core for all would be as many times slower
     scatter = [statistics.stdev(row["total"] for row in times) / quick(times, "total") for times in many]
     return Steps(lines[0], lines[1], optimizer_s, rest_s, alone, min(scatter))
-
-
-def _line(told: link.Sending, *, ranks: int) -> tuple[float, float, float]:
-    """Overhead of a collective, latency and bandwidth of an all-reduce beyond it. An all-reduce of nothing is o + 2(n−1)α, a
-    gather o + (n−1)α: two measurements, two unknowns."""
-    sizes = sorted(told.all_reduce_s)
-    small_s, large_s = told.all_reduce_s[sizes[0]], told.all_reduce_s[sizes[-1]]
-    rate = (sizes[-1] - sizes[0]) / max(large_s - small_s, 1e-9)
-    round_s = min(small_s / 2, max(0.0, small_s - told.gather_s))
-    return max(0.0, small_s - 2 * round_s), 2 * round_s, rate
 
 
 def _input_s(config: Config) -> float:

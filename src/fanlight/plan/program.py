@@ -52,6 +52,17 @@ def stages_of(
     return found
 
 
+def busy(layout: Layout, devices: int, *, microbatches: int) -> float:
+    """Ranks of a node of `devices` that compute at the same time, on average: those of a pipeline take turns."""
+    here = min(devices, layout.ranks)
+    if layout.pp == 1:
+        return here
+    if layout.schedule == "sequential":
+        return max(1.0, here / layout.pp)
+    waits = cost.bubble(layout.pp, microbatches, stages_per_rank=layout.stages_per_rank)
+    return max(1.0, here * (1 - waits))
+
+
 class _Writer:
     def __init__(
         self, layout: Layout, blocks: Sequence[Block], asked: Asked, cluster: Cluster, stage_of: Sequence[int] | None,
@@ -80,7 +91,7 @@ class _Writer:
         ]
         self.collapsed = collapsed
         self.slower = slower or (lambda rank: self._expected())
-        self.contended = cost.contended(cluster, self._busy())
+        self.contended = cost.contended(cluster, busy(layout, cluster.devices, microbatches=asked.microbatches))
         self.ops: list[Op] = []
         self.sent: dict[int, list[int]] = {}  # place on the pipe -> operations that the optimizer waits for
         self.paths: dict[tuple[int, tuple[str, ...]], tuple[tuple[int, ...], cost.Route]] = {}
@@ -91,16 +102,6 @@ class _Writer:
         if self.layout.is_periodic:  # ranks wait for each other at meetings only: most of the steps' noise evens out
             spread /= math.sqrt(self.asked.sync_every)
         return cost.slowest(spread, self.layout.data_ranks * self.layout.tp)
-
-    def _busy(self) -> float:
-        """Ranks of a node that compute at the same time, on average: those of a pipeline take turns."""
-        here = min(self.cluster.devices, self.layout.ranks)
-        if self.layout.pp == 1:
-            return here
-        if self.layout.schedule == "sequential":
-            return max(1.0, here / self.layout.pp)
-        waits = cost.bubble(self.layout.pp, self.asked.microbatches, stages_per_rank=self.layout.stages_per_rank)
-        return max(1.0, here * (1 - waits))
 
     def written(self) -> list[Op]:
         """The whole step."""

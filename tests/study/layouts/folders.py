@@ -16,12 +16,14 @@ BATCH = 32
 
 
 def plan(
-    points: list[Point], *, cores: int = 2, target: float | None = None, rounds: int | None = None
-) -> dict[str, Any]:
-    """study.json as study.py writes it."""
-    return {
+    points: list[Point], *, cores: int = 2, target: float | None = None, rounds: int | None = None,
+    network: dict[str, Any] | None = None, scaling: str = "strong",
+) -> dict[str, Any]:  # fmt: skip
+    """study.json as study.py writes it; without `network` as it was before networks were counted."""
+    about = {} if network is None else {"network": network}
+    return about | {
         "version": folder.VERSION, "points": [point.document() for point in points], "data": "photos", "asked": [],
-        "rounds": rounds, "scaling": "strong", "target": target, "block_s": 1.0, "repeats": 1,
+        "rounds": rounds, "scaling": scaling, "target": target, "block_s": 1.0, "repeats": 1,
         "equal": {"model.name": "resnet18"},
         "command": "fanlight study photos", "images": 100, "machine": {"cpu": "a processor", "cores_usable": cores},
         "versions": {}, "fanlight": "0", "started": "2026-01-01T00:00:00+00:00",
@@ -36,7 +38,8 @@ def begin(place: Path, points: list[Point], **about: Any) -> Path:
 
 def run(
     study: Path, point: Point, number: int, *, accuracy: float = 0.9, wall_s: float | None = None, is_probed: bool = True,
-    curve: tuple[tuple[float, float], ...] = (), changed: dict[str, Any] | None = None, **causes: float,
+    curve: tuple[tuple[float, float], ...] = (), changed: dict[str, Any] | None = None, link: dict[str, Any] | None = None,
+    **causes: float,
 ) -> None:  # fmt: skip
     """One finished run and its probe, where a step is made of `causes` (drawn.step). `wall_s`: of the run's own steps, where
     the probe is to disagree."""
@@ -74,13 +77,24 @@ def run(
     rows = [{"step": n, "epoch": n // 12, **parts, "total_s": step_s * (3.0 if n < 12 else 1.0)} for n in range(24)]
     for rank in range(point.ranks):
         pq.write_table(pa.Table.from_pylist(rows), place / f"steps-rank{rank}.parquet")
-    folder.finish(
-        place,
-        {
-            "point": point.name,
-            "round": number,
-            "busy_before": 0.0,
-            "seconds": 5.0,
-            "blocks": blocks if is_probed else [],
-        },
-    )
+    probe = {
+        "point": point.name,
+        "round": number,
+        "busy_before": 0.0,
+        "seconds": 5.0,
+        "blocks": blocks if is_probed else [],
+    }
+    folder.finish(place, probe if link is None else probe | {"link": link})
+
+
+def network(count: int = 4, *, numbers: int = 1000) -> dict[str, Any]:
+    """Of equal pieces, as network.py counts them."""
+    piece = {"tensors": [numbers], "flop": 1e9, "sent_bytes": 0.0, "kept_bytes": 0.0, "norms": [], "buffers": 0,
+             "divided": 0.0, "divided_numbers": 0, "pairs": []}  # fmt: skip
+    return {"blocks": [{"name": f"piece{n}", **piece} for n in range(count)], "reason": ""}
+
+
+def link(*, bytes_per_s: float = 1e15, latency_s: float = 0.0, steals: float = 0.0, ranks: int = 2) -> dict[str, Any]:
+    """As job.rank_link measures it: an all-reduce takes latency_s + bytes / bytes_per_s."""
+    sizes = {str(size): latency_s + size / bytes_per_s for size in (4 << 10, 256 << 10, 4 << 20)}
+    return {"ranks": ranks, "all_reduce_s": sizes, "gather_s": latency_s / 2, "steals": steals}

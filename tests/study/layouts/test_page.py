@@ -124,7 +124,10 @@ def test_the_command_makes_it_again(study, fanlight, monkeypatch):
 
 def test_a_study_without_a_result_says_what_to_do(tmp_path):
     made = begin(tmp_path / "study", POINTS)
-    with pytest.raises(RunError, match=f"has no readable points.json.*fanlight study --resume {made}"):
+    with pytest.raises(
+        RunError,
+        match=f"has no readable points.json, which a study writes after every round.*fanlight study --resume {made}",
+    ):
         page.write(made)
 
 
@@ -146,6 +149,19 @@ def test_many_points_and_ranks_are_cut_and_it_is_said(study, monkeypatch):
     parts = next(iter(told.read(study).steps.values()))[0]
     assert "the first 2 of 3 points" in timeline.figure({f"p{n}": {0: parts} for n in range(3)})
     assert "p, the first 8 ranks" in timeline.figure({"p": dict.fromkeys(range(64), parts)})
+
+
+def test_the_report_names_what_a_figure_left_out(study, tmp_path, monkeypatch):
+    copied = shutil.copytree(study, tmp_path / "copied")
+    monkeypatch.setattr(drawings, "ROWS_UP_TO", 2)
+    monkeypatch.setattr(
+        page, "_figures", lambda found: {"speedups": "<svg/>", "curves": "<svg/>", "timeline": "<svg/>"}
+    )
+    words = reading.read(page.write(copied).read_text()).words
+    left = f"Left out: {DDP.name}, {APART.name}; the table has all."
+    assert words.count(left) == 1 and left in (copied / "report.md").read_text()
+    monkeypatch.setattr(page, "NAMED_MOST", 1)
+    assert f"Left out: {DDP.name} and 1 more; the table has all." in reading.read(page.write(copied).read_text()).words
 
 
 def test_simulated_points_continue_the_curves(study):

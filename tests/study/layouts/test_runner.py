@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from fanlight.errors import Stopped, TrainingError
-from fanlight.study.layouts import grid, intervals, result
+from fanlight.study.layouts import grid, intervals, result, told
 from fanlight.study.layouts.runner import Runner
 from study.layouts import folders
 
@@ -154,3 +154,23 @@ def test_rounds_without_a_probe_count_for_rates_alone(tmp_path):
     row = result.write(study)["points"][0]
     assert (row["n"], row["shares_n"]) == (5, 3) and row["shares"]["compute"] > 0.5 and row["queued"] is not None
     assert trial(study)._adds_up(point)
+
+
+def test_a_result_is_there_after_every_round(tmp_path):
+    """A study that is killed in its third round has the points of two, which `fanlight report` can tell."""
+    study = folders.begin(tmp_path / "study", POINTS)
+    found = trial(study, finished=lambda rounds: result.write(study, ended=f"it was stopped after {rounds} rounds"))
+    found.stop_at = 8
+    with pytest.raises(Killed):
+        found.rounds(4)
+    document = told.read(study).study
+    assert {point["n"] for point in document["points"] if point["status"] == "measured"} == {2}
+    assert "Not complete: it was stopped after 2 rounds." in document["verdict"]
+
+
+def test_rounds_that_were_done_before_are_not_told_again(tmp_path):
+    study = folders.begin(tmp_path / "study", POINTS)
+    seen: list[int] = []
+    trial(study, finished=seen.append).rounds(2)
+    trial(study, finished=seen.append).rounds(3)
+    assert seen == [1, 2, 3]

@@ -10,6 +10,7 @@ from fanlight.errors import ConfigError
 from fanlight.study.layouts import estimate, folder, grid, runner
 from fanlight.study.layouts import study as subject
 from parallel.kept import Kept
+from train import sentences
 
 pytest_plugins = ["train.fixtures"]
 pytestmark = pytest.mark.usefixtures("own_place")
@@ -63,6 +64,12 @@ def test_a_study_from_the_command_to_its_folder(fanlight, colours, own_place, qu
         points["tensor-2-fp32"]["status"] == "failed"
         and "no block that can be divided" in points["tensor-2-fp32"]["reason"]
     )
+    assert ddp["link"]["ranks"] == 2 and all(seconds > 0 for seconds in ddp["link"]["all_reduce_s"].values())
+    assert ddp["link"]["steals"] >= 0 and points["serial-1core-fp32"]["link"] is None
+    assert json.loads((own_place / "s/study.json").read_text())["network"]["blocks"]
+    assert (
+        document["simulated"]["reason"] == "" and document["simulated"]["points"] == []
+    )  # two ranks took turns on one core
     assert document["baselines"]["one_core"] == document["baselines"]["all_cores"]
     assert "tensor-2-fp32: failed: " in document["verdict"] and document["study"] == "s"
     study = own_place / "s"
@@ -81,6 +88,34 @@ def test_a_study_from_the_command_to_its_folder(fanlight, colours, own_place, qu
     again = fanlight("study", "--resume", "s", "--json")  # nothing is missing, and nothing is done again
     assert json.loads(again.out)["points"] == document["points"]
     assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_images_with_sentences_are_studied_too(fanlight, tmp_path, own_place, quick):
+    """A captioner, by copies and by layers: rates, shares and what came out, of the task that the data has."""
+    said = sentences.make(tmp_path / "said", images=24)
+    words = (
+        "--model",
+        "small-cnn+lstm8",
+        *LITTLE[2:],
+        "--image-size",
+        16,
+        "--layouts",
+        "ddp,model-parallel,dataparallel",
+    )
+    answer = fanlight("study", said, *words, "--ranks", 2, "--rounds", 1, "--out", "s", "--json")
+    assert answer.code == 0, answer.err
+    document = json.loads(answer.out)
+    points = {point["name"]: point for point in document["points"]}
+    for name in ("serial-1core-fp32", "ddp-2-fp32", "model-parallel-2-fp32"):
+        point = points[name]
+        assert point["status"] == "measured", point["reason"]
+        assert 0 <= point["accuracy"] <= 1 and point["loss"] > 0
+        assert sum(point["shares"].values()) + point["unexplained"] == pytest.approx(1.0)
+    network = json.loads((own_place / "s/study.json").read_text())["network"]
+    assert len(network["blocks"]) > 1 and sum(network["blocks"][-1]["tensors"]), network[
+        "reason"
+    ]  # the last: the decoder
+    assert fanlight("report", "s").code == 0
 
 
 def test_time_to_accuracy(fanlight, colours, quick):

@@ -10,7 +10,7 @@ import yaml
 from fanlight import recipes
 from fanlight.errors import ConfigError
 from fanlight.study.layouts import grid, room
-from fanlight.study.projects import beside, recipe
+from fanlight.study.projects import beside, page, recipe
 from fanlight.train import checks
 
 ROOT = Path(__file__).parents[3]
@@ -192,6 +192,19 @@ def test_what_is_lacking_says_why():
         "loading": became(),
     }
     assert beside.compare(recipe.parse(GOOD, name="photos"), failed)[0]["cases"][0]["reason"] == "no room"
+
+
+def test_losses_stand_beside_each_other_without_a_rate():
+    document = changed("comparisons/0/unit", "loss")
+    del document["comparisons"][0]["cases"][1]["reported"]
+    lossy = TWO | {"loss": 2.5, "loss_interval": [2.25, 2.75]}
+    parts = {"training": became(ONE | {"loss": 2.0}, lossy), "loading": became()}
+    found = beside.compare(recipe.parse(document, name="photos"), parts)[0]
+    one, two = found["cases"]
+    assert (two["loss"], two["loss_interval"], two["rate"], two["ratio"]) == (2.5, [2.25, 2.75], None, None)
+    assert found["causes"] == [] and beside.words([found]) == []
+    assert page._head("loss")[3] == "loss here"
+    assert page._cells(two, "loss")[3] == "2.500 (2.250 … 2.750)" and page._cells(one, "loss")[3] == "2.000"
 
 
 def test_rows_of_loading():

@@ -34,11 +34,11 @@ def gaps(pairs: Mapping[str, str], rows: Rows) -> dict[str, Difference | Untold]
 
 
 def of(own: Sequence[Doc], base: Sequence[Doc], gap: Difference | Untold | None) -> Doc:
-    """A point's accuracy over its seeds, and its difference from the baseline's."""
-    values = [row["accuracy"] for row in own if row["accuracy"] is not None]
+    """A point's accuracy and loss over its seeds, and the difference of its accuracy from the baseline's."""
     found: Doc = {}
-    if values:
-        found |= {"accuracy": statistics.median(values), "accuracy_interval": [min(values), max(values)]}
+    for score in ("accuracy", "loss"):
+        if values := [row[score] for row in own if row[score] is not None]:
+            found |= {score: statistics.median(values), f"{score}_interval": [min(values), max(values)]}
     if isinstance(gap, Difference):
         return found | {
             "accuracy_gap": gap.mean, "accuracy_gap_interval": list(gap.interval), "accuracy_p": gap.p_holm,

@@ -30,14 +30,25 @@ LINES: tuple[Any, ...] = (
 )  # colours and marks come again with the next
 LOG_FROM = 8  # cores: with more, the ideal is straight where both axes are logarithmic
 ROWS_UP_TO = 40  # points in a figure
+ROWS = {
+    "speedups": "speedup",
+    "shares": "shares",
+    "memory": "peak_rss_bytes",
+}  # figures with a row per point that has this
 NAME_MOST = 34
 LABEL_FROM = 0.045  # of a bar: its share is written in it
 Doc = Mapping[str, Any]
 
 
+def has_row(point: Doc, figure: str) -> bool:
+    """Whether the figure could show the point, had it room."""
+    return point.get(ROWS[figure]) is not None
+
+
 def speedups(points: Sequence[Doc], *, raster: bool = False) -> str | bytes:
     """Speedup over one core, or one GPU, with its interval; a tick at what all its cores could give."""
-    rows = [point for point in points if point.get("speedup") is not None][:ROWS_UP_TO]
+    told = [point for point in points if has_row(point, "speedups")]
+    rows = told[:ROWS_UP_TO]
     figure, ax = _rows(rows, extra=0.9)
     ideal = [point["cores"] for point in rows]
     ax.plot(ideal, range(len(rows)), "|", ms=13, mew=2.2, color="#B0B0B0", label="all that its cores could give")
@@ -53,13 +64,14 @@ def speedups(points: Sequence[Doc], *, raster: bool = False) -> str | bytes:
     ax.axvline(1, color="#8C8C8C", lw=1, ls=":")
     ax.set_xlim(0, right)
     ax.set_xlabel("times one core, or one GPU", color=INK)
-    _title(ax, "Speedup over one core (or one GPU) of the same number format", len(rows), len(points))
+    _title(ax, "Speedup over one core (or one GPU) of the same number format", len(rows), len(told))
     _legend(figure, ax)
     return drawn(figure, raster=raster)
 
 
 def curves(points: Sequence[Doc], *, raster: bool = False) -> str | bytes:
-    """Speedup and efficiency against cores, a row per precision; every layout begins at one core. Dashed: simulated."""
+    """Speedup and efficiency against cores, a row per precision; every layout begins at one core. What is simulated is dashed and
+    hollow, goes on from the measured point that it names, and has its band behind it."""
     kinds = list(dict.fromkeys((point["device"], point["precision"]) for point in points))
     figure = Figure(figsize=(10.0, 0.6 + 3.3 * len(kinds)), layout="constrained")
     grid = figure.subplots(len(kinds), 2, squeeze=False)
@@ -86,7 +98,7 @@ def curves(points: Sequence[Doc], *, raster: bool = False) -> str | bytes:
             for ax, key in ((left, "speedup"), (right, "efficiency")):
                 for source, line in (("measured", "-"), ("simulated", (0, (4, 2)))):
                     found = [p for p in own if p["source"] == source]
-                    before = [p for p in own if p["source"] == "measured"][-1:] if source == "simulated" else []
+                    before = _before(own, found[0]) if found and source == "simulated" else []
                     if not found:
                         continue
                     x = [1.0] if not before else [before[0]["cores"] * shift]
@@ -97,6 +109,7 @@ def curves(points: Sequence[Doc], *, raster: bool = False) -> str | bytes:
                     label = name if source == "measured" else f"{name}, simulated"
                     ax.plot(x, y, ls=line, lw=1.5, label=short(label, most=NAME_MOST), markevery=slice(1, None), **style,
                             **hollow)  # fmt: skip
+                    _band(ax, key, before, found, x, colour=style["color"])
                     for point, at in zip(found, x[1:]):
                         if interval := point.get("speedup_interval"):
                             of = 1 if key == "speedup" else point["cores"]
@@ -112,7 +125,7 @@ def curves(points: Sequence[Doc], *, raster: bool = False) -> str | bytes:
             ax.set_xlabel(unit, color=INK)
             ax.set_ylim(0, None)
         if most >= LOG_FROM:
-            low = min([1.0, *(point["speedup"] for point in mine)])
+            low = min([1.0, *((point.get("speedup_band") or [point["speedup"]])[0] for point in mine)])
             left.set_yscale("log", base=2)
             left.set_ylim(0.85 * low, 1.2 * most)
             left.set_yticks(ends, [str(end) for end in ends])
@@ -126,9 +139,24 @@ def curves(points: Sequence[Doc], *, raster: bool = False) -> str | bytes:
     return drawn(figure, raster=raster)
 
 
+def _before(own: Sequence[Doc], first: Doc) -> list[Doc]:
+    """The measured point that a simulated one goes on from."""
+    named = [p for p in own if p["name"] == first.get("goes_on_from")]
+    return named or [p for p in own if p["source"] == "measured"][-1:]
+
+
+def _band(ax: Axes, key: str, before: Sequence[Doc], found: Sequence[Doc], x: Sequence[float], *, colour: str) -> None:
+    """Of simulated points, from the measured one on, behind everything else."""
+    if not all(point.get(f"{key}_band") for point in found):
+        return
+    ends = [(before[0][key], before[0][key])] if before else [(1.0, 1.0)]
+    ends += [tuple(point[f"{key}_band"]) for point in found]
+    ax.fill_between(x, [low for low, _ in ends], [high for _, high in ends], color=colour, alpha=0.13, lw=0, zorder=0.5)
+
+
 def shares(points: Sequence[Doc], *, raster: bool = False) -> str | bytes:
     """What a step's time is spent on, stacked; what differences found below 0 stands left of it, as noise does."""
-    told = [point for point in points if point.get("shares")]
+    told = [point for point in points if has_row(point, "shares")]
     rows = told[:ROWS_UP_TO]
     figure, ax = _rows(rows, extra=1.5, notes=[f"{1e3 * point['step_s']:,.0f} ms" for point in rows])
     parts = [{**point["shares"], "unexplained": point.get("unexplained") or 0.0} for point in rows]
@@ -177,7 +205,7 @@ def epochs(rows: Sequence[Doc], *, raster: bool = False) -> str | bytes:
 
 def memory(points: Sequence[Doc], *, raster: bool = False) -> str | bytes:
     """Resident bytes at the peak, over ranks."""
-    told = [point for point in points if point.get("peak_rss_bytes")]
+    told = [point for point in points if has_row(point, "memory")]
     rows = told[:ROWS_UP_TO]
     figure, ax = _rows(rows, extra=0.5)
     each = [point["peak_rss_bytes"] / point["ranks"] / 1e9 for point in rows]

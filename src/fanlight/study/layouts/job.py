@@ -13,7 +13,7 @@ from fanlight.study.layouts import probe
 from fanlight.train import build, folder, precision
 from fanlight.train import job as training
 
-TRAIN, PROBE, CUTS = (f"fanlight.study.layouts.job:rank_{name}" for name in ("train", "probe", "cuts"))
+TRAIN, PROBE, LINK, CUTS = (f"fanlight.study.layouts.job:rank_{name}" for name in ("train", "probe", "link", "cuts"))
 
 
 def rank_train(world: World, *, run: str, entered: float, cores: list[int] | None) -> dict[str, Any] | None:
@@ -34,6 +34,17 @@ def rank_probe(
     bench = probe.Bench(world, path)
     try:
         return bench.measure(block_s=block_s, repeats=repeats, turn=turn)
+    finally:
+        del bench
+        gc.collect()
+
+
+def rank_link(world: World, *, run: str) -> dict[str, Any]:
+    """What collectives of all ranks take, with nothing else to do and beside a step of the finished run's configuration."""
+    world.heartbeat.announce("probe")
+    bench = probe.Bench(world, Path(run))
+    try:
+        return bench.link()
     finally:
         del bench
         gc.collect()

@@ -13,7 +13,7 @@ MARKS = {each: f"\\{each}" for each in "\\`*_[]|#!"} | {"<": "&lt;", ">": "&gt;"
 
 def text(
     *, study: Doc, rows: Sequence[Doc], headline: Sequence[str], by_point: Sequence[str], flags: Doc, differs: Doc,
-    captions: Doc, has: Doc, wide: str, rounds: int, **_: Any,
+    captions: Doc, has: Doc, wide: str, rounds: int, beyond: Doc | None, beyond_words: str, **_: Any,
 ) -> str:  # fmt: skip
     """The whole document; names are escaped."""
     machine = study["machine"]
@@ -40,12 +40,32 @@ def text(
     lines += ["", *(f"- **{flag}**: {plain(words)}" for flag, words in flags.items()), ""]
     for name, words in captions.items():
         lines += [f"![{plain(words)}](figures/{name}.svg)", "", plain(words), ""]
+    lines += _beyond(beyond, beyond_words) if beyond else []
     lines += ["## What is equal, and what differs", ""]
     lines += [f"- {plain(key)}: {plain(value)}" for key, value in study["equal"].items()]
     lines += [f"- different: {plain(what)}: {plain(', '.join(names))}" for what, names in differs.items()]
     versions = ", ".join(f"{name} {version}" for name, version in study["versions"].items())
     lines += ["", "## Repeat", "", *(f"    {line}" for line in str(study["command"]).splitlines()), ""]
     return "\n".join([*lines, plain(f"{rounds} rounds; {wide}. Fanlight {study['fanlight']}, {versions}."), ""])
+
+
+def _beyond(beyond: Doc, words: str) -> list[str]:
+    """What was simulated, which nobody shall take for measured."""
+    lines = ["## Beyond this machine, simulated", "", plain(words), ""]
+    if beyond["points"]:
+        lines += [plain(f"{beyond['assumed']} {beyond['band']}"), ""]
+        lines += _row(["simulated", "images/s", "band", "speedup", "efficiency", "cores or GPUs", "machines", "batch"])
+        lines += _row(["---", *["--:"] * 7])
+        for row in beyond["points"]:
+            band = f"{row['band'][0]:,.0f} – {row['band'][1]:,.0f}"
+            cells = [row["name"], f"{row['images_per_s']:,.0f}", band, _number(row["speedup"], "{:.2f}"),
+                     _number(row["efficiency"], "{:.2f}"), row["cores"], row["machines"], row["batch_size"]]  # fmt: skip
+            lines += _row([plain(cell) for cell in cells])
+        lines += [""]
+    for each in beyond["left_out"]:
+        ranks = f" from {each['ranks']} ranks on" if each["ranks"] else ""
+        lines.append("- " + plain(f"{each['layout']}{ranks}, {each['precision']}: not simulated: {each['reason']}"))
+    return [*lines, *[""] * bool(beyond["left_out"])]
 
 
 def plain(value: Any) -> str:

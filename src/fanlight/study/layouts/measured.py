@@ -11,7 +11,7 @@ from fanlight.parallel import layout as layouts
 from fanlight.study import runs
 from fanlight.study.layouts import attribution, folder
 from fanlight.study.layouts.grid import Point
-from fanlight.study.layouts.spent import typical
+from fanlight.study.layouts.spent import scatter, typical
 
 TIMERS = (*runs.PARTS, "rest")
 PROBED = ("shares", "unexplained", "seconds", "queued", "work_s")  # None in a round without a probe
@@ -74,6 +74,7 @@ def read(run: Path, point: Point) -> Row:
         "warmup_steps": len(warmup), "warmup_s": sum(warmup["total_s"].to_pylist()), "probe_s": probe["seconds"],
         "split": split, "accuracy": scores.get("accuracy"), "loss": scores.get("loss"), "images_scored": scores.get("count"),
         "timers": timers, "busy_before": probe["busy_before"], **told,
+        "scatter": statistics.fmean(map(scatter, totals)), "link": probe.get("link"),
         "peak_rss_bytes": summary["peak_rss_bytes"], "sent_bytes": summary["sent_bytes"],
         "curve": [[r["seconds_in"], r["accuracy"]] for r in found.metrics if r["kind"] == "evaluate" and r["split"] == "val"],
     }  # fmt: skip

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fanlight.study import pages
-from fanlight.study.layouts import markdown, told
+from fanlight.study.layouts import markdown, simulated, told
 from fanlight.study.layouts.told import Told
 
 Doc = dict[str, Any]
@@ -28,7 +28,7 @@ CAPTIONS = {
     "speedups": "Over one core of the same number format, paired by rounds. The grey tick is a speedup equal to the cores used. "
     "Beside it: the same over one process on all cores, which is what a user has without any parallel layout.",
     "curves": "The dotted line is the ideal: speedup as many times as there are cores. Points at the same number of cores are "
-    "drawn side by side. Dashed and hollow: simulated, where there is any.",
+    "drawn side by side.",
     "shares": "Found by differences of real steps with one thing changed. In white, crosshatched: what they do not explain. "
     "Left of 0 stands a difference that came out negative, which is noise; what it is too little, others are too much.",
     "epochs": "Training alone, without evaluation and start.",
@@ -38,6 +38,7 @@ CAPTIONS = {
     "timeline": "The run's own timers in the last round, in the step whose slowest rank took its usual time. Parts are drawn in "
     "the order of a step; waiting for other ranks is part of backward or communication here.",
 }  # fmt: skip
+NAMED_MOST = 40  # points that a figure left out
 COLUMNS = (
     "name", "layout", "ranks", "precision", "device", "threads", "cores", "status", "reason", "source", "n", "images_per_s",
     "images_per_s_low", "images_per_s_high", "step_s", "epoch_s", "speedup", "speedup_low", "speedup_high", "over_all_cores",
@@ -56,7 +57,10 @@ def write(study: Path) -> Path:
     for row in rows:
         if row["images_per_s"] is not None:
             groups.setdefault(row["precision"], []).append(row)
-    page = {**contents(found), "rows": rows, "groups": groups, "captions": {name: CAPTIONS[name] for name in drawn}}
+    captions = {name: CAPTIONS[name] + _not_drawn(found, name) for name in drawn}
+    if "curves" in drawn and (beyond := found.study.get("simulated")):
+        captions["curves"] += "".join(f" {line}" for line in _about_simulated(beyond))
+    page = {**contents(found), "rows": rows, "groups": groups, "captions": captions}
     (study / "report.md").write_text(markdown.text(**page), encoding="utf-8", errors="replace")
     html = pages.render("layouts.html", **page, figures={name: pages.uri(svg) for name, svg in drawn.items()})
     return pages.write(study / "report.html", html)
@@ -79,8 +83,39 @@ def contents(found: Told) -> Doc:
         "study": study, "headline": [line for line in said if not line.startswith(names)], "by_point": by_point,
         "tiles": _tiles(found), "flags": {flag: words for flag, words in study["flags"].items() if flag in used},
         "differs": differs, "meaning": MEANING, "has": _has(found), "rounds": len({row["round"] for row in found.rounds}),
-        "wide": _widest(found), "colours": _colours(),
+        "wide": _widest(found), "colours": _colours(), "beyond": study.get("simulated"),
+        "beyond_words": simulated.words(study["simulated"]) if study.get("simulated") else "",
     }  # fmt: skip
+
+
+def _not_drawn(found: Told, figure: str) -> str:
+    """Names of the points that a figure has no room for, in a sentence; nothing where all are in it."""
+    from fanlight.study.layouts import drawings, timeline
+
+    names, most = [], drawings.ROWS_UP_TO
+    if figure in drawings.ROWS:
+        names = [point["name"] for point in found.measured if drawings.has_row(point, figure)]
+    elif figure == "epochs":
+        names = [row["name"] for row in _epochs(found)]
+    elif figure == "timeline":
+        names, most = list(found.steps), timeline.POINTS_UP_TO
+    left = names[most:]
+    if not left:
+        return ""
+    more = "" if len(left) <= NAMED_MOST else f" and {len(left) - NAMED_MOST} more"
+    return f" Left out: {', '.join(left[:NAMED_MOST])}{more}; the table has all."
+
+
+def _about_simulated(beyond: Doc) -> list[str]:
+    """What stands under a figure with simulated curves: what they assume, and how good they are."""
+    if not beyond["points"]:
+        return []
+    return [
+        "Dashed and hollow, with a band behind: simulated.",
+        beyond["assumed"],
+        beyond["band"],
+        simulated.words(beyond),
+    ]
 
 
 def _colours() -> Mapping[str, str]:
@@ -171,11 +206,12 @@ def _figures(found: Told) -> dict[str, str]:
 
     points = found.measured
     make: dict[str, Callable[..., str | bytes]] = {}
-    if any(point.get("speedup") is not None for point in points):
+    if any(drawings.has_row(point, "speedups") for point in points):
         make["speedups"] = partial(drawings.speedups, points)
     if any(point.get("speedup") is not None and point["cores"] > 1 for point in points):
-        make["curves"] = partial(drawings.curves, points)
-    if any(point.get("shares") for point in points):
+        further = (found.study.get("simulated") or {"points": []})["points"]
+        make["curves"] = partial(drawings.curves, [*points, *further])
+    if any(drawings.has_row(point, "shares") for point in points):
         make["shares"] = partial(drawings.shares, points)
     if found.steps:
         make["timeline"] = partial(timeline.figure, found.steps)
@@ -183,7 +219,7 @@ def _figures(found: Told) -> dict[str, str]:
         make["epochs"] = partial(drawings.epochs, rows)
     if series := _curves(found):
         make["accuracy"] = partial(drawings.accuracies, series)
-    if any(point.get("peak_rss_bytes") for point in points):
+    if any(drawings.has_row(point, "memory") for point in points):
         make["memory"] = partial(drawings.memory, points)
     svgs: dict[str, str] = {}
     for name, draw in make.items():

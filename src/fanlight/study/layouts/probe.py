@@ -26,6 +26,7 @@ import torch
 
 from fanlight import machine
 from fanlight.data.loader import Cutting, train_batches
+from fanlight.parallel import link
 from fanlight.parallel.comm import World
 from fanlight.parallel.silence import silent
 from fanlight.study.layouts.spent import GROUP, Spent, typical
@@ -93,6 +94,20 @@ class Bench:
                     rows = self._block(kind, stream, count=count, block_s=block_s, ahead=workers + 2, turn=now)
                     found += [{"kind": name, "repetition": repetition, **row} for name, row in rows]
         return found
+
+    def link(self) -> dict[str, Any]:
+        """Seconds of all-reduces of all ranks by bytes, of a gather, and how much of sending is taken from computing."""
+        one = itertools.repeat(self.batch)
+
+        def compute() -> None:
+            with silent():
+                self._one(one, is_joined=False)
+
+        self._one(one, is_joined=True)  # a pipeline learns what travels for so many rows
+        found = link.sweep(self.world, compute=compute)
+        self._restore()
+        told = {"all_reduce_s": found.all_reduce_s, "gather_s": found.gather_s, "steals": found.steals}
+        return {"ranks": self.world.ranks, **told}
 
     def _count(self, block_s: float) -> int:
         """Steps of a block, the same on every rank: a multiple of the steps between two meetings of the ranks."""

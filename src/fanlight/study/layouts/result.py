@@ -9,7 +9,7 @@ from typing import Any
 
 from fanlight.study import runs, stats
 from fanlight.study.accuracy import Difference
-from fanlight.study.layouts import accuracies, attribution, fits, folder, intervals, measured, verdict
+from fanlight.study.layouts import accuracies, attribution, fits, folder, intervals, measured, simulated, verdict
 from fanlight.study.layouts.grid import Point
 from fanlight.study.scaling import Scaling
 from fanlight.study.stats import Untold
@@ -22,7 +22,7 @@ FLAGS = {
     "unexplained": "the shares of its step leave more than 5 % of the wall time unexplained, or add up to more",
     "wide": "the 95 % interval of its speedup is wider than ± 5 %",
 }
-ONCE = ("busy_before", "warmup_s", "start_s", "peak_rss_bytes")  # medians of the rounds
+ONCE = ("busy_before", "warmup_s", "start_s", "peak_rss_bytes", "scatter")  # medians of the rounds
 SAME = ("data.path", "train.seed", "execution.bucket_mb")  # keys that are no difference between points
 Doc = dict[str, Any]
 
@@ -34,13 +34,15 @@ def document(study: Path, *, ended: str = "") -> Doc:
     rows = {point.name: measured.rounds(study, point) for point in points}
     pairs = {p.name: base.name for p in points if (base := _serial(p, points)) is not None and base != p}
     gaps = accuracies.gaps(pairs, rows)
-    found = [_point(study, point, points, rows, gaps, plan) for point in points]
+    settings = {point.name: config for point in points if (config := _config(study, point))}
+    found = [_point(study, point, points, rows, gaps, plan, settings) for point in points]
     baselines = _baselines(points, rows)
     made = {
         "study": str(study), "version": folder.VERSION, "of": "layouts", "scaling": plan["scaling"],
         "baselines": baselines, "points": found, "equal": plan["equal"], "flags": FLAGS, "causes": list(attribution.CAUSES),
         "fits": fits.documents(points, rows, kind=plan["scaling"], cores=plan["machine"]["cores_usable"]),
-        "unexplained_most": UNEXPLAINED_MOST, "rounds": max((point["n"] for point in found), default=0), "ended": ended,
+        "simulated": simulated.document(plan, found, settings, baselines), "unexplained_most": UNEXPLAINED_MOST,
+        "rounds": max((point["n"] for point in found), default=0), "ended": ended,
         **{key: plan[key] for key in ("data", "images", "machine", "versions", "command", "started", "target", "fanlight")},
     }  # fmt: skip
     said = verdict.words(made)
@@ -93,7 +95,7 @@ def _baselines(points: Sequence[Point], rows: Mapping[str, list[Doc]]) -> Doc:
 
 def _point(
     study: Path, point: Point, points: Sequence[Point], rows: Mapping[str, list[Doc]],
-    gaps: Mapping[str, Difference | Untold], plan: Doc,
+    gaps: Mapping[str, Difference | Untold], plan: Doc, settings: Mapping[str, Doc],
 ) -> Doc:  # fmt: skip
     own = rows[point.name]
     made: Doc = {
@@ -106,7 +108,7 @@ def _point(
             "share_intervals", "shares_n", "unexplained", "timers", "accuracy", "accuracy_interval", "accuracy_gap", "queued",
             "work", "to_accuracy", "differs", "batch_size", "microbatches", "warmup_s", "start_s", "peak_rss_bytes", "sent_bytes",
             "step_interval", "seconds", "sent_per_step", "busy_before", "serial_fraction", "accuracy_gap_interval",
-            "accuracy_p", "accuracy_test",
+            "accuracy_p", "accuracy_test", "loss", "loss_interval", "scatter", "link",
         )), "over": {},
     }  # fmt: skip
     failures = [folder.failure(run) for run in sorted((study / "runs").glob(f"{point.name}-*"))]
@@ -130,7 +132,8 @@ def _point(
         **{key: statistics.median(row[key] for row in own) for key in ONCE},
         **{key: own[0][key] for key in ("batch_size", "microbatches", "sent_bytes")},
         "sent_per_step": sum(own[0]["sent_bytes"].values()) / max(1, own[0]["steps"] + own[0]["warmup_steps"]),
-        "differs": _differs(study, point, one_core(point, points)),
+        "differs": _differs(settings, point, one_core(point, points)),
+        "link": next((row["link"] for row in own if row["link"]), None),
     }  # fmt: skip
     base, gap = _serial(point, points), gaps.get(point.name)
     made |= _speedups(point, points, rows, plan["scaling"]) | accuracies.of(own, rows[base.name] if base else [], gap)
@@ -186,16 +189,19 @@ def _speedups(point: Point, points: Sequence[Point], rows: Mapping[str, list[Doc
     return found | {"over": over}
 
 
-def _differs(study: Path, point: Point, base: Point | None) -> Doc:
+def _differs(settings: Mapping[str, Doc], point: Point, base: Point | None) -> Doc:
     """Keys of the config whose values are not the baseline's, as [its, the baseline's]. Seeds differ by round alone."""
-    if base is None or base == point:
+    if base is None or base == point or not {point.name, base.name} <= settings.keys():
         return {}
-    found = [next((study / "runs").glob(f"{each.name}-[0-9]*/{folder.PROBE}"), None) for each in (point, base)]
-    if not all(found):
-        return {}
-    mine, theirs = (runs.read(path.parent).resolved for path in found if path is not None)
+    mine, theirs = settings[point.name], settings[base.name]
     return {
         f"{section}.{key}": [value, theirs[section][key]]
         for section, fields in mine.items() if isinstance(fields, dict) and section != "reasons"
         for key, value in fields.items() if value != theirs[section][key] and f"{section}.{key}" not in SAME
     }  # fmt: skip
+
+
+def _config(study: Path, point: Point) -> Doc | None:
+    """The resolved config of one of a point's runs; they differ by seed alone."""
+    found = next((study / "runs").glob(f"{point.name}-[0-9]*/{folder.PROBE}"), None)
+    return runs.read(found.parent).resolved if found is not None else None

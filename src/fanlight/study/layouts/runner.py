@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,9 @@ class Runner:
     time_limit_s: float | None = None
     took_s: dict[str, float] = field(default_factory=dict)  # the newest run of each point, probe and all
     guess_s: Mapping[str, float] = field(default_factory=dict)  # of a point that has not run yet
+    finished: Callable[[int], object] = lambda rounds: (
+        None
+    )  # is told how many rounds are done, after each that was not before
     _pools: dict[tuple[int, int, str], Pool] = field(default_factory=dict)
 
     def rounds(self, asked: int | None) -> str:
@@ -49,6 +52,7 @@ class Runner:
         while asked is None or number < asked:
             if asked is None and number and intervals.enough(self._families()):
                 return ""
+            is_new = False
             for point in self._turn(number):
                 run = folder.run_of(self.study, point, number)
                 if folder.is_done(run):
@@ -56,8 +60,11 @@ class Runner:
                 if self._is_late(point):
                     return f"the time limit ended it in round {number + 1}"
                 self._one(point, number, run)
+                is_new = True
                 console.say(self._words(point, number, run))
             number += 1
+            if is_new:
+                self.finished(number)
         return ""
 
     @contextlib.contextmanager
@@ -124,8 +131,9 @@ class Runner:
         if number < PROBED_ROUNDS or not self._adds_up(point):
             probing = {"block_s": self.block_s, "repeats": self.repeats, "turn": number}
             blocks = pool.run(job.PROBE, run=str(run), cores=cores, **probing)
+        link = pool.run(job.LINK, run=str(run))[0] if number == 0 and point.ranks > 1 else None
         folder.finish(run, {
-            "point": point.name, "round": number, "busy_before": busy, "seconds": time.perf_counter() - begin,
+            "point": point.name, "round": number, "busy_before": busy, "seconds": time.perf_counter() - begin, "link": link,
             "blocks": [row for rank in blocks for row in rank],
         })  # fmt: skip
 

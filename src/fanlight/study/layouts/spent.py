@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 GROUP = 4  # steps whose mean counts as one: a step's neighbours pay for what it leaves, such as memory to be collected
+QUARTILES_APART = 1.349  # standard deviations between the quartiles of a normal distribution
 OWN = Path("/proc/thread-self/schedstat")
 
 
@@ -37,3 +38,12 @@ def typical(times: Sequence[float], *, period: int = 1) -> float:
     size = -(-GROUP // period) * period
     groups = [times[first : first + size] for first in range(0, len(times) - size + 1, size)]
     return statistics.median(map(statistics.fmean, groups)) if groups else statistics.fmean(times)
+
+
+def scatter(times: Sequence[float]) -> float:
+    """Standard deviation of a step's time, relative, as its middle half has it: steps that something else disturbed do not
+    count. 0 of too few."""
+    if len(times) < GROUP:
+        return 0.0
+    low, middle, high = statistics.quantiles(times, n=4, method="inclusive")
+    return (high - low) / QUARTILES_APART / middle

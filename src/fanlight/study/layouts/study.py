@@ -16,7 +16,7 @@ from fanlight import config as configuration
 from fanlight.config import Config
 from fanlight.data import manifest as manifests
 from fanlight.errors import ConfigError
-from fanlight.study.layouts import estimate, folder, grid, recipe, result, room, table
+from fanlight.study.layouts import estimate, folder, grid, network, recipe, result, room, simulated, table
 from fanlight.study.layouts.grid import Point
 from fanlight.study.layouts.recipe import Basis
 from fanlight.study.layouts.runner import Runner
@@ -60,6 +60,7 @@ def study(
         runner = Runner(
             place, about, points, **probing, begun=begun, time_limit_s=time_limit_s,
             guess_s={name: sum(each) for name, each in guess.items()},
+            finished=lambda number: result.write(place, ended=f"it was stopped after {number} round{'s' * (number > 1)}"),
         )  # fmt: skip
         with runner.open():
             ended = runner.rounds(rounds)
@@ -68,6 +69,7 @@ def study(
         console.say(line)
     console.say()
     console.say(document["verdict"])
+    console.say(simulated.words(document["simulated"]))
     console.say(f"Study: {place}  Report: {_report(place)}")
     return document
 
@@ -115,6 +117,7 @@ def _begun(config: Config, asked: Asked, *, out: Path | None, command: str) -> t
         "block_s": BLOCK_S, "repeats": REPEATS, "equal": _equal(about.config), "command": command,
         "images": len(about.manifest.rows()), "machine": machine.describe(), "versions": _versions(gpus),
         "fanlight": __version__, "started": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "network": network.counted(about),
     }  # fmt: skip
     folder.write(place / folder.PLAN, plan)
     return place, plan, about

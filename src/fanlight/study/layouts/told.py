@@ -46,7 +46,7 @@ def read(study: Path) -> Told:
         measured = [point["name"] for point in document["points"] if point["status"] == "measured"]
     except (OSError, ValueError, KeyError, TypeError):
         raise RunError(
-            f"{study} has no readable {folder.POINTS}, which a study writes at its end; go on with: "
+            f"{study} has no readable {folder.POINTS}, which a study writes after every round; go on with: "
             f"fanlight study --resume {study}"
         ) from None
     newest = {name: path for name in measured if (path := _newest(study, name)) is not None}

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fanlight.study.layouts import verdict
-from fanlight.study.projects.recipe import Case, Comparison, Recipe
+from fanlight.study.projects.recipe import SCORES, Case, Comparison, Recipe
 
 MIXED = ("bf16", "fp16")
 Doc = dict[str, Any]
@@ -29,7 +29,7 @@ def words(comparisons: Sequence[Doc]) -> list[str]:
     """A sentence per comparison that was reported as times or rates: theirs at its best beside ours at its best."""
     said = []
     for each in comparisons:
-        if each["unit"] == "accuracy":
+        if each["unit"] in SCORES:
             continue
         theirs = [case for case in each["cases"][1:] if case["reported_ratio"] is not None]
         ours = [case for case in each["cases"][1:] if case["ratio"] is not None]
@@ -83,8 +83,9 @@ def _comparison(asked: Comparison, parts: Mapping[str, Doc]) -> Doc:
 def _case(case: Case, unit: str, parts: Mapping[str, Doc]) -> Doc:
     made: Doc = {
         "case": case.case, "part": case.selects["part"], "reported": case.reported, "reported_ratio": None, "here": None,
-        "rate": None, "interval": None, "ratio": None, "speedup": None, "accuracy": None, "accuracy_interval": None,
-        "status": "lacking", "reason": case.lacks, "kind": "",
+        "rate": None, "interval": None, "ratio": None, "speedup": None,
+        **{f"{score}{end}": None for score in SCORES for end in ("", "_interval")}, "status": "lacking", "reason": case.lacks,
+        "kind": "",
     }  # fmt: skip
     if case.lacks:
         return made
@@ -98,9 +99,9 @@ def _case(case: Case, unit: str, parts: Mapping[str, Doc]) -> Doc:
     made |= {"here": found["name"] if is_point else _name(found), "status": "measured", "rate": found["images_per_s"]}
     made |= {"interval": found["interval"], "speedup": found["speedup"]}
     if is_point:
-        made |= {"accuracy": found["accuracy"], "accuracy_interval": found["accuracy_interval"]}
+        made |= {f"{score}{end}": found.get(f"{score}{end}") for score in SCORES for end in ("", "_interval")}
         made["kind"] = f"{found['device']} {found['precision']}"
-        if unit == "accuracy":
+        if unit in SCORES:
             made["rate"] = None
     return made
 
@@ -173,7 +174,7 @@ def _causes(asked: Comparison, cases: Sequence[Doc], parts: Mapping[str, Doc]) -
     said: dict[str, None] = {}
     for case in cases:
         part = parts[case["part"]]
-        if asked.unit == "accuracy" or part["result"] is None or part["of"] != "layouts":
+        if asked.unit in SCORES or part["result"] is None or part["of"] != "layouts":
             continue
         for point in part["result"]["points"]:
             if point["name"] == case["here"] and point["layout"] != "serial":

@@ -11,9 +11,9 @@ from fanlight.console import seconds_text
 from fanlight.errors import RunError
 from fanlight.study import pages
 from fanlight.study.layouts.markdown import plain
-from fanlight.study.projects import beside
+from fanlight.study.projects import beside, recipe
 
-UNITS = {"s": "seconds", "ratio": "times one process", "accuracy": "accuracy"}
+UNITS = {"s": "seconds", "ratio": "times one process", **{score: score for score in recipe.SCORES}}
 Doc = dict[str, Any]
 
 
@@ -50,25 +50,25 @@ def _figures(study: Path) -> list[tuple[str, str]]:
 
 def _head(unit: str) -> list[str]:
     """Of a comparison's table."""
-    if unit == "accuracy":
-        return ["case", "reported", "here", "accuracy here", "why not"]
+    if unit in recipe.SCORES:
+        return ["case", "reported", "here", f"{unit} here", "why not"]
     if unit == "ratio":
         return ["case", "reported", "here", "images/s here", "over one core here", "why not"]
     return ["case", "reported", "theirs, × its first", "here", "images/s here", "ours, × its first", "why not"]
 
 
 def _cells(case: Doc, unit: str) -> list[str]:
-    low_high = case["accuracy_interval"] if unit == "accuracy" else case["interval"]
+    low_high = case[f"{unit}_interval"] if unit in recipe.SCORES else case["interval"]
     here, reason = case["here"] or "–", case["reason"]
     if case["status"] in ("failed", "lacking"):
         reason = f"{case['status']}: {reason}"
-    if unit == "accuracy":
+    if unit in recipe.SCORES:
         ends = "" if not low_high else f" ({low_high[0]:.3f} … {low_high[1]:.3f})"
         return [
             case["case"],
             _number(case["reported"], "{:.3f}"),
             here,
-            _number(case["accuracy"], "{:.3f}") + ends,
+            _number(case[unit], "{:.3f}") + ends,
             reason,
         ]
     ends = "" if not low_high else f" ({low_high[0]:,.1f} … {low_high[1]:,.1f})"

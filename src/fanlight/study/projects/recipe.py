@@ -21,7 +21,8 @@ from fanlight.config import Config
 from fanlight.errors import ConfigError, near
 
 SUBJECTS = ("layouts", "loading")
-UNITS = ("s", "ratio", "accuracy")  # of what was reported: seconds, times the first case, share of right answers
+SCORES = ("accuracy", "loss")  # share of right answers; of a caption's words, each after the true ones before it
+UNITS = ("s", "ratio", *SCORES)  # of what was reported: seconds, times the first case, what came out
 TOP = ("title", "theirs", "config", "parts", "comparisons", "lacking")
 GRID = {"layouts": ("layouts", "ranks", "precisions"), "loading": ("workers", "engines")}
 PART = ("of", "title", "config", *GRID["layouts"], *GRID["loading"])
