@@ -9,8 +9,8 @@ DOUBLE = "can-not gim-me gon-na got-ta lem-me wan-na"
 # Keep their period, in any case of letters.
 TITLES = (
     "adj adm adv alex assoc asst atty ave brig capt cf cie cmdr col comdr cpl dept det dr drs elec ens ft gen gov govs hon insp"
-    " invt jos lieut lt maj messrs mlle mme mr mrs ms msgr mt natl pfc ph pres prof profs pvt rep reps rev sen sens sfc sgt spc st"
-    " ste supt treas vs wm"
+    " invt jos lieut lt maj messrs mlle mme mr mrs ms msgr mt natl pfc ph pres prof profs pvt rep reps rev sen sens sfc sgt spc"
+    " st ste supt treas vs wm"
 )
 # So do these, which can end a sentence too: a letter that follows at once is another word.
 ENDINGS = (
@@ -28,8 +28,8 @@ STARTERS = (
     "a about according additionally after an as at but earlier he her here however if in it last many more now once one other"
     " our she since so some such that the their then there these they this we what when while yet you"
 )
-SHORTENED = "cap'n dunkin' ol' s'mores somethin'"
-TYPED = "e'er ev'ry li'l nat'l"  # with the apostrophe of ASCII only
+SHORTENED = "cap'n dunkin' ol' somethin' c'est"
+TYPED = "c'mon e'er ev'ry li'l nat'l s'mores"  # with the apostrophe of ASCII only
 FILES = (
     "bat bmp c class cgi cpp dll doc docx exe gif gz h htm html jar java jpeg jpg mov mp3 pdf php pl png ppt ps py sql tar"
     " txt wav x xml zip"

@@ -141,7 +141,6 @@ RULES: list[Rule] = [(re.compile(pattern), write) for pattern, write in [
     (f"({CLITIC}[2-9]0[sS])", same),
     (f"([yYjJ]{CLITIC})[{A}ä]", same),
     (f"([dDlLjJ]{CLITIC})", same),
-    ("([cC]'(?i:mon|est))", same),
     (f"((?i:{SHORTENED}|{either(lists.TYPED)}))", same),
     # Words.
     (rf"((?:<|(?i:&lt;))?[{A}0-9]{ADDRESS}*@(?:[^{S}\n\"<>()|{{}}.]+\.)*[^{S}\n\"<>()|{{}}.]+>?)", same),
