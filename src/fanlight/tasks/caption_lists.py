@@ -8,9 +8,9 @@ small letters, with a capital, in capitals, each with a period in the midst and 
 DOUBLE = "can-not gim-me gon-na got-ta lem-me wan-na"
 # Keep their period, in any case of letters.
 TITLES = (
-    "adj adm adv alex assoc asst ave brig capt cf cie cmdr col comdr cpl dept det dr drs elec ens ft gen gov govs hon insp"
-    " jos lieut lt maj messrs mlle mme mr mrs ms msgr mt natl pfc ph pres prof profs pvt rep reps rev sen sens sfc sgt spc st"
-    " ste supt treas vs wm"
+    "adj adm adv alex assoc asst atty ave brig capt cf cie cmdr col comdr cpl dept det dr drs elec ens ft gen gov govs hon insp"
+    " invt jos lieut lt maj messrs mlle mme mr mrs ms msgr mt natl pfc ph pres prof profs pvt rep reps rev sen sens sfc sgt spc"
+    " st ste supt treas vs wm"
 )
 # So do these, which can end a sentence too: a letter that follows at once is another word.
 ENDINGS = (
@@ -21,14 +21,15 @@ ENDINGS = (
 CAPITALIZED = (
     "ark az del ill la mass miss ore pa tex wash"  # endings, if the first letter is a capital: the rest are words
 )
-SMALL_TITLES, SMALL_ENDINGS = "atty invt mfg mtg", "ppte pptes ppty pptys pte ptes pty ptys"  # not in capitals
+SMALL_TITLES, SMALL_ENDINGS = "mfg mtg", "ppte pptes ppty pptys pte ptes pty ptys"  # not in capitals
 BEFORE_NUMBERS = "art ca fig figs no nos op pp prop"  # keep it where a number follows
 # With a capital, after one letter and a period and white space: that period ended a sentence.
 STARTERS = (
     "a about according additionally after an as at but earlier he her here however if in it last many more now once one other"
     " our she since so some such that the their then there these they this we what when while yet you"
 )
-SHORTENED = "cap'n dunkin' e'er ev'ry li'l nat'l ol' s'mores somethin'"
+SHORTENED = "cap'n dunkin' ol' somethin' c'est"
+TYPED = "c'mon e'er ev'ry li'l nat'l s'mores"  # with the apostrophe of ASCII only
 FILES = (
     "bat bmp c class cgi cpp dll doc docx exe gif gz h htm html jar java jpeg jpg mov mp3 pdf php pl png ppt ps py sql tar"
     " txt wav x xml zip"

@@ -141,8 +141,7 @@ RULES: list[Rule] = [(re.compile(pattern), write) for pattern, write in [
     (f"({CLITIC}[2-9]0[sS])", same),
     (f"([yYjJ]{CLITIC})[{A}ä]", same),
     (f"([dDlLjJ]{CLITIC})", same),
-    ("([cC]'(?i:mon|est))", same),
-    (f"((?i:{SHORTENED}))", same),
+    (f"((?i:{SHORTENED}|{either(lists.TYPED)}))", same),
     # Words.
     (rf"((?:<|(?i:&lt;))?[{A}0-9]{ADDRESS}*@(?:[^{S}\n\"<>()|{{}}.]+\.)*[^{S}\n\"<>()|{{}}.]+>?)", same),
     (rf"({SENTENCES})", plain),
@@ -156,7 +155,7 @@ RULES: list[Rule] = [(re.compile(pattern), write) for pattern, write in [
     # With a period.
     (rf"({TITLE}|{ACRONYM}|[{A}]\.)", same),
     (rf"((?i:{either(lists.BEFORE_NUMBERS)})\.)[{S}\n]?[{N}]", same),
-    (rf"([{A}])\.[{S}\n]+(?:{capital(lists.STARTERS)}|M[rR]\.)[{S}\n]", same),
+    (rf"([{A}])\.[{S}\n]+(?:{capital(lists.STARTERS)}|M[rRsS]\.)[{S}\n]", same),
     (rf"((?:{COMPOUND}|{LOOSE}|{SENTENCES}|{FIRM})\.)[,;:]", ampersand),
     (rf"([{A}0-9]++(?:\.[{A}0-9]++)*\.(?i:{either(lists.FILES)}))(?=[{S}\n.,!?])", same),
     # Numbers.
@@ -180,7 +179,7 @@ RULES: list[Rule] = [(re.compile(pattern), write) for pattern, write in [
     (rf"(</?{TAG_NAME}(?:[ \t]+{TAG_NAME}(?:[ \t]*=[ \t]*(?:\"[^\"\n]*\"|'[^'\n]*'))?)*[ \t]*/?>)", unbroken),
     (r"(<!--[^\n]*?-->|<[!?][A-Za-z-][^>\n]*>)", unbroken),
     # Marks.
-    (r"(-{2,4}|[–—]|(?i:&[mn]dash;|&md;)|\.{3,}|\.(?:[ \xa0]\.){2}|…|''|``|[-.,:;'!?\"]|&apos;|&quot;)", nothing),
+    (r"(-{2,4}|[–—]|(?i:&[mn]dash;|&md;)|\.{3,}|\.(?:[ \xa0]\.){2,}|…|''|``|[-.,:;'!?\"]|&apos;|&quot;)", nothing),
     ("([`‘’“”‹›«»‚„‟]{1,2}+)", quoted),
     (r"(-{5,}|[!?]{2,}|_+|\*+|\\\*|\#+|@+|<<|>>|²+|[\^~|=+%&/\\§<>])", same),
     (r"([()\[\]{}])", bracket),
