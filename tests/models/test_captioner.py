@@ -261,7 +261,6 @@ CELLS = {  # of 64 px
     "convnext_atto": 4,
     "mobilenetv3_small_050": 4,
     "small-resnet": 256,
-    "small-grid": 64,
 }
 
 
