@@ -129,6 +129,12 @@ def test_files_are_short_and_say_what_they_are(path):
     assert not text or ast.get_docstring(tree(path)) or path.name == "__main__.py", "a file opens with its contract"
 
 
+def test_test_files_have_names_of_their_own():
+    """Of two with one name pytest collects one, and stops only after all others have run."""
+    names = [path.name for path in Path(__file__).parent.rglob("test_*.py")]
+    assert [name for name in names if names.count(name) > 1] == []
+
+
 def test_no_name_says_nothing():
     kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
     for path in FILES:
