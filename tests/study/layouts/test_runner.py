@@ -1,6 +1,7 @@
 """Rounds, failures, time limits, and a study that is killed: on runs that are made up in no time."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -174,3 +175,12 @@ def test_rounds_that_were_done_before_are_not_told_again(tmp_path):
     trial(study, finished=seen.append).rounds(2)
     trial(study, finished=seen.append).rounds(3)
     assert seen == [1, 2, 3]
+
+
+def test_points_that_lack_for_one_reason_share_a_sentence(tmp_path):
+    points = [replace(point, reason="no room" if point.ranks > 1 else "") for point in POINTS]
+    study = folders.begin(tmp_path / "study", points)
+    folders.run(study, points[0], 0, compute=0.1)
+    said = result.write(study)["verdict"].splitlines()
+    names = ", ".join(point.name for point in points if point.ranks > 1)
+    assert names.count(",") >= 1 and [line for line in said if "no room" in line] == [f"{names}: cannot run: no room."]

@@ -24,8 +24,11 @@ def words(study: Doc) -> list[str]:
     said = [_disturbed(measured)]
     said += [_best(study, precision) for precision in dict.fromkeys(point["precision"] for point in measured)]
     said += [explain(point) for point in measured if not _is_baseline(point)]
-    missing = [point for point in study["points"] if point["status"] != "measured" and point["reason"]]
-    said += [f"{point['name']}: {point['status']}: {point['reason']}." for point in missing]
+    missing: dict[tuple[str, str], list[str]] = {}  # names by what is said of them
+    for point in study["points"]:
+        if point["status"] != "measured" and point["reason"]:
+            missing.setdefault((point["status"], point["reason"]), []).append(point["name"])
+    said += [f"{', '.join(names)}: {status}: {reason}." for (status, reason), names in missing.items()]
     return [line for line in [*said, *_care(study, measured)] if line]
 
 
