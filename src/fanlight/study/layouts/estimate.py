@@ -56,8 +56,11 @@ def words(points: Sequence[Point], guess: Mapping[str, Guess], *, rounds: int | 
     alive = [point for point in points if not point.reason]
     run_s, probe_s = (sum(times) for times in zip((0.0, 0.0), *(guess[p.name] for p in alive if p.name in guess)))
     few, many = (rounds, rounds) if rounds else (intervals.ROUNDS_LEAST, intervals.ROUNDS_MOST)
-    least, most = (console.seconds_text(n * run_s + min(n, PROBED_ROUNDS) * probe_s) for n in (few, many))
-    told = least + ("" if few == many else f" … {most}")
+    least, most = (
+        console.seconds_text(rounds_s)  # at most every round has a probe, where the machine is noisy
+        for rounds_s in (few * run_s + min(few, PROBED_ROUNDS) * probe_s, many * (run_s + probe_s))
+    )
+    told = least + ("" if least == most else f" … {most}")
     turns = f"{few}" if few == many else f"{few} … {many}, until their intervals are narrow"
     limit = "" if limit_s is None else f"; it ends after {console.seconds_text(limit_s)}"
     return f"{len(alive)} points of {len(points)} can run here, {turns} rounds: about {told}{limit}"

@@ -41,9 +41,8 @@ class Runner:
     time_limit_s: float | None = None
     took_s: dict[str, float] = field(default_factory=dict)  # the newest run of each point, probe and all
     guess_s: Mapping[str, float] = field(default_factory=dict)  # of a point that has not run yet
-    finished: Callable[[int], object] = lambda rounds: (
-        None
-    )  # is told how many rounds are done, after each that was not before
+    # Is told how many rounds are done, after each that was not before.
+    finished: Callable[[int], object] = lambda rounds: None
     _pools: dict[tuple[int, int, str], Pool] = field(default_factory=dict)
 
     def rounds(self, asked: int | None) -> str:
