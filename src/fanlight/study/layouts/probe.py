@@ -38,6 +38,7 @@ from fanlight.types import Batch, Position
 
 STEPS_LEAST, STEPS_MOST = 3, 200  # of a block
 ROWS_LEAST = 8  # of a microbatch on a rank: below, fewer rows would be too few for norms, and more are measured
+FULL = 2  # times as many steps of the kind that is held against the run's own
 ALONE_MOST = 4  # ranks that are measured alone in one repetition; the next one takes the next
 Row = dict[str, Any]
 
@@ -131,7 +132,7 @@ class Bench:
         world.barrier()
         if kind == "full":
             self.steps(stream, count=ahead, is_joined=True)  # what was made ahead meanwhile is no measure
-            yield kind, self.steps(stream, count=count, is_joined=True)
+            yield kind, self.steps(stream, count=FULL * count, is_joined=True)
             time.sleep(min(1.0, (ahead + 1) * self._made_s))  # until no input thread works ahead any more
         elif kind == "memory":
             self.steps(one, count=self.period, is_joined=True)
