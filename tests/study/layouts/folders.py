@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from fanlight.study.layouts import folder
+from fanlight.study.layouts import attribution, folder
 from fanlight.study.layouts.grid import Point
 from study.layouts import drawn
 
@@ -38,11 +38,12 @@ def begin(place: Path, points: list[Point], **about: Any) -> Path:
 
 def run(
     study: Path, point: Point, number: int, *, accuracy: float = 0.9, wall_s: float | None = None, is_probed: bool = True,
+    speed: float = 1.0,
     curve: tuple[tuple[float, float], ...] = (), changed: dict[str, Any] | None = None, link: dict[str, Any] | None = None,
     **causes: float,
 ) -> None:  # fmt: skip
     """One finished run and its probe, where a step is made of `causes` (drawn.step). `wall_s`: of the run's own steps, where
-    the probe is to disagree."""
+    the probe is to disagree. `speed`: of the machine during the probe; below 1 all of it takes longer."""
     place = folder.run_of(study, point, number)
     place.mkdir(parents=True)
     blocks = drawn.step(ranks=point.ranks, **causes)
@@ -82,7 +83,7 @@ def run(
         "round": number,
         "busy_before": 0.0,
         "seconds": 5.0,
-        "blocks": blocks if is_probed else [],
+        "blocks": attribution.scaled(blocks, 1 / speed) if is_probed else [],
     }
     folder.finish(place, probe if link is None else probe | {"link": link})
 

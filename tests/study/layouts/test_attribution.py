@@ -1,5 +1,7 @@
 """The arithmetic of shares, on blocks whose causes are known."""
 
+import statistics
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -30,6 +32,33 @@ def test_causes_add_up_to_the_full_step(contention, communication, input, slow, 
     assert sum(found.values()) == pytest.approx(full)
     shares, unexplained = attribution.shares(found, wall_s=full * 1.25)  # a run that the probe does not explain
     assert sum(shares.values()) + unexplained == pytest.approx(1.0) and unexplained == pytest.approx(0.2)
+
+
+@given(st.lists(st.tuples(PLANTED, PLANTED, st.floats(0.5, 2.0)), min_size=1, max_size=6))
+def test_medians_of_rounds_add_up(drawn_rounds):
+    """Whatever each of them found: differences of medians do, medians of differences would not."""
+    blocks = [
+        row for contention, input, speed in drawn_rounds
+        for row in attribution.scaled(drawn.step(contention=contention, input=input), speed)
+    ]  # fmt: skip
+    full = statistics.median(row["step_s"] for row in blocks if row["kind"] == "full")
+    found = attribution.seconds(attribution.pooled(blocks), pipe=None)
+    assert sum(found.values()) == pytest.approx(full)
+
+
+def test_one_bad_round_of_three_moves_nothing():
+    good, bad = drawn.step(contention=0.02), drawn.step(contention=0.15, input=0.3)
+    pooled = attribution.pooled([*good, *bad, *good])
+    assert attribution.seconds(pooled, pipe=None) == pytest.approx(attribution.seconds(good, pipe=None))
+
+
+def test_drift_is_of_the_forward_alone():
+    full = [row for row in drawn.step(communication=0.05) if row["kind"] == "full"]
+    usual_s = full[0]["forward_s"]
+    assert attribution.drift(attribution.scaled(full, 1.3), usual_s) == pytest.approx(1.3)
+    slower = [{**row, "backward_s": 2 * row["backward_s"]} for row in full]
+    assert attribution.drift(slower, usual_s) == pytest.approx(1.0)
+    assert attribution.drift(full, 0.0) == 1.0  # a forward that was not measured corrects nothing
 
 
 def test_one_rank_has_nobody_to_share_with():

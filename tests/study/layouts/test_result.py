@@ -115,6 +115,22 @@ def test_what_the_run_and_the_probe_disagree_on_is_flagged(tmp_path):
     assert "Unexplained: ddp-2-fp32" in document["verdict"]
 
 
+def test_a_machine_that_changes_its_speed_explains_itself(tmp_path):
+    study = folders.begin(tmp_path / "study", POINTS)
+    for number, speed in enumerate((0.8, 1.0, 1.25)):
+        folders.run(study, ONE, number)
+        folders.run(study, DDP, number, communication=0.025, speed=speed)
+    document = result.write(study)
+    point = by_name(document)[DDP.name]
+    assert point["unexplained"] == pytest.approx(0.0) and "unexplained" not in point["flags"]
+    assert point["shares"]["communication"] == pytest.approx(0.2)
+    assert point["drift"] == pytest.approx(1.0) and point["drift_interval"] == pytest.approx([0.8, 1.25])
+    first = document["verdict"].splitlines()[0]
+    assert first.startswith(
+        "The machine's speed changed by up to 25% between a run and the probe after it (ddp-2-fp32)"
+    )
+
+
 def test_accuracy_is_compared_by_seed(tmp_path):
     study = folders.begin(tmp_path / "study", POINTS)
     for number, accuracy in enumerate((0.80, 0.90, 0.85, 0.82, 0.88)):  # seeds differ by more than ddp does

@@ -14,6 +14,10 @@ same alone, o_r and q_r its optimizer and what is neither, c_r a step's forward 
 
 They sum to F. Shares are of W, the training run's own steady step, so 1 − their sum is how far the run and the probe
 disagree: `unexplained`. A difference may come out below 0: that is noise, and is left as it is.
+
+A machine that others use as well is now faster, now slower, by more than most causes take. Two things keep that out:
+seconds of the probe are divided by its `drift`, how much longer the same forward took in its full steps than in the run's;
+and of several repetitions and rounds the medians of the blocks are taken before their differences, which so still add up.
 """
 
 from __future__ import annotations
@@ -87,9 +91,28 @@ def shares(parts: Mapping[str, float], *, wall_s: float) -> tuple[dict[str, floa
     return found, 1.0 - sum(found.values())
 
 
-def middle(found: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Of several repetitions or rounds, the median of each cause."""
-    return {cause: statistics.median(each[cause] for each in found) for cause in CAUSES}
+def drift(full: Sequence[Row], run_forward_s: float) -> float:
+    """By how much the machine was slower (above 1) in the probe than in the run: what a forward took in the `full` blocks, over
+    `run_forward_s`, the mean over the ranks of what it usually took in the run. 1 where a forward's time was not measured."""
+    probe_s = statistics.fmean(row["forward_s"] for row in full)
+    return probe_s / run_forward_s if min(probe_s, run_forward_s) > 0 else 1.0
+
+
+def scaled(rows: Sequence[Row], factor: float) -> list[Row]:
+    """Blocks with all their times multiplied."""
+    return [{name: value * factor if name.endswith("_s") else value for name, value in row.items()} for row in rows]
+
+
+def pooled(rows: Sequence[Row]) -> list[Row]:
+    """Of several repetitions, one: of each kind and rank the median of every figure."""
+    groups: dict[tuple[str, int], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row["kind"], row["rank"]), []).append(row)
+    return [
+        {"kind": kind, "rank": rank, "rows": group[0]["rows"],
+         **{name: statistics.median(row[name] for row in group) for name in group[0] if name.endswith("_s")}}
+        for (kind, rank), group in groups.items()
+    ]  # fmt: skip
 
 
 def _by_kind(rows: Sequence[Row]) -> dict[str, dict[int, Row]]:

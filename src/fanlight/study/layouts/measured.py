@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from fanlight.study.layouts.grid import Point
 from fanlight.study.layouts.spent import scatter, typical
 
 TIMERS = (*runs.PARTS, "rest")
-PROBED = ("shares", "unexplained", "seconds", "queued", "work_s")  # None in a round without a probe
+PROBED = ("shares", "unexplained", "seconds", "drift", "queued", "work_s")  # None in a round without a probe
 Row = dict[str, Any]
 
 
@@ -27,6 +28,18 @@ def rounds(study: Path, point: Point) -> list[Row]:
 def rates(study: Path, point: Point) -> list[float]:
     """Images per second, by round."""
     return [row["images_per_s"] for row in rounds(study, point)]
+
+
+def shares(study: Path, point: Point, probed: list[Row]) -> dict[str, float]:
+    """Of a step, over the rounds that were probed: the medians of all their blocks, each as a share of its round's step."""
+    runs_of = {probe["round"]: (run, probe["blocks"]) for run in _runs(study, point) for probe in [_probe(run)]}
+    blocks: list[attribution.Row] = []
+    resolved: dict[str, Any] = {}
+    for row in probed:
+        run, own = runs_of[row["round"]]
+        blocks += attribution.scaled(own, 1 / (row["drift"] * row["step_s"]))
+        resolved = runs.read(run).resolved
+    return _parts(blocks, point, resolved)
 
 
 def headline(run: Path, point: Point) -> tuple[float, float | None]:
@@ -60,10 +73,11 @@ def read(run: Path, point: Point) -> Row:
     warmup = first.slice(0, len(first) - len(tables[0]))
     blocks, told = probe["blocks"], dict.fromkeys(PROBED)
     if blocks:
-        parts = _parts(blocks, point, resolved)
+        drift = _drift(blocks, tables, period=period)
+        parts = _parts(attribution.scaled(blocks, 1 / drift), point, resolved)
         shares, unexplained = attribution.shares(parts, wall_s=wall_s)
         told = {
-            "shares": shares, "unexplained": unexplained, "seconds": parts, "queued": _queued(blocks),
+            "shares": shares, "unexplained": unexplained, "seconds": parts, "drift": drift, "queued": _queued(blocks),
             "work_s": _work(blocks, ranks=point.ranks),
         }  # fmt: skip
     return {
@@ -89,8 +103,8 @@ def _probe(run: Path) -> dict[str, Any]:
     return json.loads((run / folder.PROBE).read_text(encoding="utf-8"))
 
 
-def _parts(blocks: list[Row], point: Point, resolved: dict[str, Any]) -> dict[str, float]:
-    """Seconds per step by cause, the median over repetitions."""
+def _parts(blocks: Sequence[attribution.Row], point: Point, resolved: dict[str, Any]) -> dict[str, float]:
+    """Seconds per step by cause, of all repetitions together."""
     layout = layouts.parse(
         point.layout, ranks=point.ranks, schedule=resolved["execution"]["pipeline_schedule"],
         stages_per_rank=resolved["execution"]["stages_per_rank"],
@@ -101,13 +115,12 @@ def _parts(blocks: list[Row], point: Point, resolved: dict[str, Any]) -> dict[st
         pipe = attribution.Pipe(
             layout.schedule, layout.pp, layout.stages_per_rank, resolved["train"]["microbatches"], place
         )
-    repetitions = sorted({row["repetition"] for row in blocks})
-    return attribution.middle([
-        attribution.seconds(
-            [row for row in blocks if row["repetition"] == number], pipe=pipe, is_divided=layout.tp > 1
-        )
-        for number in repetitions
-    ])  # fmt: skip
+    return attribution.seconds(attribution.pooled(blocks), pipe=pipe, is_divided=layout.tp > 1)
+
+
+def _drift(blocks: list[Row], tables: list[Any], *, period: int) -> float:
+    forward_s = statistics.fmean(typical(table["forward_s"].to_pylist(), period=period) for table in tables)
+    return attribution.drift([row for row in blocks if row["kind"] == "full"], forward_s)
 
 
 def _queued(blocks: list[Row]) -> float:

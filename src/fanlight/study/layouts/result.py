@@ -108,7 +108,7 @@ def _point(
             "share_intervals", "shares_n", "unexplained", "timers", "accuracy", "accuracy_interval", "accuracy_gap", "queued",
             "work", "to_accuracy", "differs", "batch_size", "microbatches", "warmup_s", "start_s", "peak_rss_bytes", "sent_bytes",
             "step_interval", "seconds", "sent_per_step", "busy_before", "serial_fraction", "accuracy_gap_interval",
-            "accuracy_p", "accuracy_test", "loss", "loss_interval", "scatter", "link",
+            "accuracy_p", "accuracy_test", "loss", "loss_interval", "scatter", "link", "drift", "drift_interval",
         )), "over": {},
     }  # fmt: skip
     failures = [folder.failure(run) for run in sorted((study / "runs").glob(f"{point.name}-*"))]
@@ -120,13 +120,15 @@ def _point(
         return made
     rate, step = (stats.center([row[key] for row in own], name=key) for key in ("images_per_s", "step_s"))
     probed = [row for row in own if row["shares"]]
-    parts = attribution.middle([row["shares"] for row in probed])
+    parts = measured.shares(study, point, probed)
     made |= {
         "images_per_s": rate.value, "interval": intervals.both(rate), "step_s": step.value,
         "step_interval": intervals.both(step),
         "shares": parts, "unexplained": 1.0 - sum(parts.values()),
-        "seconds": attribution.middle([row["seconds"] for row in probed]),
+        "seconds": {cause: share * step.value for cause, share in parts.items()},
         "share_intervals": {c: [min(r["shares"][c] for r in probed), max(r["shares"][c] for r in probed)] for c in parts},
+        "drift": statistics.median(row["drift"] for row in probed),
+        "drift_interval": [min(row["drift"] for row in probed), max(row["drift"] for row in probed)],
         "shares_n": len(probed), "queued": statistics.median(row["queued"] for row in probed),
         "timers": {name: statistics.median(row["timers"][name] for row in own) for name in measured.TIMERS},
         **{key: statistics.median(row[key] for row in own) for key in ONCE},

@@ -13,6 +13,7 @@ SLOWER, FASTER = 0.97, 1.03  # of a baseline's rate: between them nothing was ga
 MORE_WORK = 1.1  # of one core's
 QUEUED_MOST = 0.1  # of a step, in which other programs had the core
 BUSY_MOST = 0.15  # of all cores, used by others before a run
+DRIFT_MOST = 0.1  # by which the machine's speed may change between a run and its probe without a word
 Doc = Mapping[str, Any]
 
 
@@ -147,8 +148,20 @@ def _disturbed(measured: list[Doc]) -> str:
         worst = max(busy, key=lambda p: p["busy_before"])
         said = f"Other programs used up to {worst['busy_before']:.0%} of the cores before runs ({worst['name']})"
     else:
-        return ""
+        return _drifted(measured)
     return f"{said}: take every figure as preliminary, and measure again on a quiet machine."
+
+
+def _drifted(measured: list[Doc]) -> str:
+    """Whether the machine itself changed its speed, as a shared one does."""
+    far = [(max(abs(end - 1) for end in p["drift_interval"]), p["name"]) for p in measured if p["drift_interval"]]
+    change, name = max(far, default=(0.0, ""))
+    if change <= DRIFT_MOST:
+        return ""
+    return (
+        f"The machine's speed changed by up to {change:.0%} between a run and the probe after it ({name}), as where others use "
+        "it too: shares are corrected for it; speedups are of runs a round apart, and their intervals have it in them."
+    )
 
 
 def _care(study: Doc, measured: list[Doc]) -> list[str]:
