@@ -35,3 +35,8 @@ def step(
         if ranks > 1:
             found.append(block("together", rank, own + contention + late, optimizer_s=optimizer))
     return found
+
+
+def slower(rows: list[Row], factor: float) -> list[Row]:
+    """The same blocks on a machine that takes so much longer for everything."""
+    return [{name: value * factor if name.endswith("_s") else value for name, value in row.items()} for row in rows]

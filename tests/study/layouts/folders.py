@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from fanlight.study.layouts import attribution, folder
+from fanlight.study.layouts import folder
 from fanlight.study.layouts.grid import Point
 from study.layouts import drawn
 
@@ -43,7 +43,7 @@ def run(
     **causes: float,
 ) -> None:  # fmt: skip
     """One finished run and its probe, where a step is made of `causes` (drawn.step). `wall_s`: of the run's own steps, where
-    the probe is to disagree. `speed`: of the machine during the probe; below 1 all of it takes longer."""
+    the probe is to disagree. `speed`: of the machine during the probe; below 1 everything takes longer."""
     place = folder.run_of(study, point, number)
     place.mkdir(parents=True)
     blocks = drawn.step(ranks=point.ranks, **causes)
@@ -83,7 +83,7 @@ def run(
         "round": number,
         "busy_before": 0.0,
         "seconds": 5.0,
-        "blocks": attribution.scaled(blocks, 1 / speed) if is_probed else [],
+        "blocks": drawn.slower(blocks, 1 / speed) if is_probed else [],
     }
     folder.finish(place, probe if link is None else probe | {"link": link})
 

@@ -36,29 +36,50 @@ def test_causes_add_up_to_the_full_step(contention, communication, input, slow, 
 
 @given(st.lists(st.tuples(PLANTED, PLANTED, st.floats(0.5, 2.0)), min_size=1, max_size=6))
 def test_medians_of_rounds_add_up(drawn_rounds):
-    """Whatever each of them found: differences of medians do, medians of differences would not."""
-    blocks = [
-        row for contention, input, speed in drawn_rounds
-        for row in attribution.scaled(drawn.step(contention=contention, input=input), speed)
-    ]  # fmt: skip
-    full = statistics.median(row["step_s"] for row in blocks if row["kind"] == "full")
-    found = attribution.seconds(attribution.pooled(blocks), pipe=None)
-    assert sum(found.values()) == pytest.approx(full)
+    """To the median of what rounds took, whatever each of them found."""
+    found = [
+        attribution.seconds(drawn.slower(drawn.step(contention=contention, input=input), factor), pipe=None)
+        for contention, input, factor in drawn_rounds
+    ]
+    middle = attribution.middle(found)
+    assert sum(middle.values()) == pytest.approx(statistics.median(sum(each.values()) for each in found))
+    assert middle["input"] == statistics.median(each["input"] for each in found)
 
 
 def test_one_bad_round_of_three_moves_nothing():
-    good, bad = drawn.step(contention=0.02), drawn.step(contention=0.15, input=0.3)
-    pooled = attribution.pooled([*good, *bad, *good])
-    assert attribution.seconds(pooled, pipe=None) == pytest.approx(attribution.seconds(good, pipe=None))
+    good, bad = (
+        attribution.seconds(rows, pipe=None)
+        for rows in (drawn.step(contention=0.02), drawn.step(contention=0.15, input=0.3))
+    )
+    assert attribution.middle([good, bad, good]) == pytest.approx(good)
+
+
+def test_who_is_late_now_and_then_is_no_straggler():
+    """Ranks that take turns at being the slowest make each other wait; one that always is, is slow."""
+    parts = attribution.seconds(drawn.step(slow=0.04, communication=0.01), pipe=None)
+    turns = attribution.lasting(parts, [[0.1, 0.14], [0.14, 0.1], [0.12, 0.12]])
+    assert turns["straggler"] == pytest.approx(0.0) and turns["communication"] == pytest.approx(0.05)
+    always = attribution.lasting(parts, [[0.1, 0.14], [0.1, 0.14], [0.12, 0.1]])
+    assert always["straggler"] == pytest.approx(0.04) and always == pytest.approx(parts)
+    assert attribution.lasting(parts, []) == parts
 
 
 def test_drift_is_of_the_forward_alone():
     full = [row for row in drawn.step(communication=0.05) if row["kind"] == "full"]
     usual_s = full[0]["forward_s"]
-    assert attribution.drift(attribution.scaled(full, 1.3), usual_s) == pytest.approx(1.3)
+    assert attribution.drift(drawn.slower(full, 1.3), usual_s) == pytest.approx(1.3)
     slower = [{**row, "backward_s": 2 * row["backward_s"]} for row in full]
     assert attribution.drift(slower, usual_s) == pytest.approx(1.0)
     assert attribution.drift(full, 0.0) == 1.0  # a forward that was not measured corrects nothing
+
+
+def test_what_waits_does_not_drift():
+    """A processor that gets slower makes no link slower."""
+    found = attribution.seconds(drawn.step(communication=0.05, input=0.02, contention=0.04), pipe=None)
+    at_pace = attribution.undrifted(found, 1.25)
+    assert (at_pace["communication"], at_pace["input"]) == (found["communication"], found["input"])
+    assert at_pace["compute"] == pytest.approx(found["compute"] / 1.25)
+    assert at_pace["contention"] == pytest.approx(found["contention"] / 1.25)
 
 
 def test_one_rank_has_nobody_to_share_with():

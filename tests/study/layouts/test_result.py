@@ -119,16 +119,27 @@ def test_a_machine_that_changes_its_speed_explains_itself(tmp_path):
     study = folders.begin(tmp_path / "study", POINTS)
     for number, speed in enumerate((0.8, 1.0, 1.25)):
         folders.run(study, ONE, number)
-        folders.run(study, DDP, number, communication=0.025, speed=speed)
+        folders.run(study, DDP, number, contention=0.025, speed=speed)
     document = result.write(study)
     point = by_name(document)[DDP.name]
     assert point["unexplained"] == pytest.approx(0.0) and "unexplained" not in point["flags"]
-    assert point["shares"]["communication"] == pytest.approx(0.2)
+    assert point["shares"]["contention"] == pytest.approx(0.2)
     assert point["drift"] == pytest.approx(1.0) and point["drift_interval"] == pytest.approx([0.8, 1.25])
     first = document["verdict"].splitlines()[0]
     assert first.startswith(
         "The machine's speed changed by up to 25% between a run and the probe after it (ddp-2-fp32)"
     )
+
+
+def test_a_straggler_is_slower_in_most_rounds(tmp_path):
+    """In one round of three a rank was late: that is not a slow rank."""
+    study = folders.begin(tmp_path / "study", POINTS)
+    for number, slow in enumerate((0.0, 0.03, 0.0)):
+        folders.run(study, ONE, number)
+        folders.run(study, DDP, number, slow=slow)
+    point = by_name(result.write(study))[DDP.name]
+    assert point["shares"]["straggler"] == pytest.approx(0.0)
+    assert sum(point["shares"].values()) + point["unexplained"] == pytest.approx(1.0)
 
 
 def test_accuracy_is_compared_by_seed(tmp_path):

@@ -16,8 +16,9 @@ They sum to F. Shares are of W, the training run's own steady step, so 1 − the
 disagree: `unexplained`. A difference may come out below 0: that is noise, and is left as it is.
 
 A machine that others use as well is now faster, now slower, by more than most causes take. Two things keep that out:
-seconds of the probe are divided by its `drift`, how much longer the same forward took in its full steps than in the run's;
-and of several repetitions and rounds the medians of the blocks are taken before their differences, which so still add up.
+what computing takes in the probe is divided by its `drift`, how much longer the same forward took in its full steps than in
+the run's; and of several repetitions and rounds a cause has its median, of which compute is what makes their sum the median
+of the sums.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ LOST = (
     "launch",
     "rest",
 )  # all but the work
+WAITING = ("input", "communication")  # which is not the processor's pace alone
 Row = Mapping[str, Any]
 
 
@@ -98,21 +100,28 @@ def drift(full: Sequence[Row], run_forward_s: float) -> float:
     return probe_s / run_forward_s if min(probe_s, run_forward_s) > 0 else 1.0
 
 
-def scaled(rows: Sequence[Row], factor: float) -> list[Row]:
-    """Blocks with all their times multiplied."""
-    return [{name: value * factor if name.endswith("_s") else value for name, value in row.items()} for row in rows]
+def undrifted(parts: Mapping[str, float], drift: float) -> dict[str, float]:
+    """Seconds as they would have been at the run's pace. A link and a disk do not get slower where the processor does."""
+    return {cause: value if cause in WAITING else value / drift for cause, value in parts.items()}
 
 
-def pooled(rows: Sequence[Row]) -> list[Row]:
-    """Of several repetitions, one: of each kind and rank the median of every figure."""
-    groups: dict[tuple[str, int], list[Row]] = {}
-    for row in rows:
-        groups.setdefault((row["kind"], row["rank"]), []).append(row)
-    return [
-        {"kind": kind, "rank": rank, "rows": group[0]["rows"],
-         **{name: statistics.median(row[name] for row in group) for name in group[0] if name.endswith("_s")}}
-        for (kind, rank), group in groups.items()
-    ]  # fmt: skip
+def middle(found: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Of several repetitions or rounds: the median of each cause, and compute so that they sum to the median of the sums."""
+    medians = {cause: statistics.median(each[cause] for each in found) for cause in CAUSES}
+    others = sum(value for cause, value in medians.items() if cause != "compute")
+    return medians | {"compute": statistics.median(sum(each.values()) for each in found) - others}
+
+
+def lasting(parts: Mapping[str, float], together: Sequence[Sequence[float]]) -> dict[str, float]:
+    """Causes with the straggler of all rounds. `together`: of each round, every rank's step with nothing sent, in the unit of
+    `parts`. In one round some rank is always the slowest; who is slower in most is a straggler, and waiting for who is late now
+    and then is communication, as in `seconds`. Without `together` (pipelines, divided layers) nothing changes."""
+    if not together:
+        return dict(parts)
+    ranks = [statistics.median(steps) for steps in zip(*together, strict=True)]
+    straggler = max(ranks) - statistics.median_low(ranks)
+    waiting = parts["communication"] + parts["straggler"] - straggler
+    return dict(parts) | {"straggler": straggler, "communication": waiting}
 
 
 def _by_kind(rows: Sequence[Row]) -> dict[str, dict[int, Row]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,15 @@ from fanlight.study.layouts.grid import Point
 from fanlight.study.layouts.spent import scatter, typical
 
 TIMERS = (*runs.PARTS, "rest")
-PROBED = ("shares", "unexplained", "seconds", "drift", "queued", "work_s")  # None in a round without a probe
+PROBED = (
+    "shares",
+    "unexplained",
+    "seconds",
+    "drift",
+    "together_s",
+    "queued",
+    "work_s",
+)  # None in a round without a probe
 Row = dict[str, Any]
 
 
@@ -28,18 +35,6 @@ def rounds(study: Path, point: Point) -> list[Row]:
 def rates(study: Path, point: Point) -> list[float]:
     """Images per second, by round."""
     return [row["images_per_s"] for row in rounds(study, point)]
-
-
-def shares(study: Path, point: Point, probed: list[Row]) -> dict[str, float]:
-    """Of a step, over the rounds that were probed: the medians of all their blocks, each as a share of its round's step."""
-    runs_of = {probe["round"]: (run, probe["blocks"]) for run in _runs(study, point) for probe in [_probe(run)]}
-    blocks: list[attribution.Row] = []
-    resolved: dict[str, Any] = {}
-    for row in probed:
-        run, own = runs_of[row["round"]]
-        blocks += attribution.scaled(own, 1 / (row["drift"] * row["step_s"]))
-        resolved = runs.read(run).resolved
-    return _parts(blocks, point, resolved)
 
 
 def headline(run: Path, point: Point) -> tuple[float, float | None]:
@@ -73,11 +68,12 @@ def read(run: Path, point: Point) -> Row:
     warmup = first.slice(0, len(first) - len(tables[0]))
     blocks, told = probe["blocks"], dict.fromkeys(PROBED)
     if blocks:
-        drift = _drift(blocks, tables, period=period)
-        parts = _parts(attribution.scaled(blocks, 1 / drift), point, resolved)
+        drift, layout = _drift(blocks, tables, period=period), _layout(point, resolved)
+        parts = attribution.undrifted(_parts(blocks, layout, microbatches=resolved["train"]["microbatches"]), drift)
         shares, unexplained = attribution.shares(parts, wall_s=wall_s)
         told = {
             "shares": shares, "unexplained": unexplained, "seconds": parts, "drift": drift, "queued": _queued(blocks),
+            "together_s": _together(blocks, drift=drift) if layout.pp == layout.tp == 1 else None,
             "work_s": _work(blocks, ranks=point.ranks),
         }  # fmt: skip
     return {
@@ -103,19 +99,35 @@ def _probe(run: Path) -> dict[str, Any]:
     return json.loads((run / folder.PROBE).read_text(encoding="utf-8"))
 
 
-def _parts(blocks: Sequence[attribution.Row], point: Point, resolved: dict[str, Any]) -> dict[str, float]:
-    """Seconds per step by cause, of all repetitions together."""
-    layout = layouts.parse(
+def _layout(point: Point, resolved: dict[str, Any]) -> layouts.Layout:
+    return layouts.parse(
         point.layout, ranks=point.ranks, schedule=resolved["execution"]["pipeline_schedule"],
         stages_per_rank=resolved["execution"]["stages_per_rank"],
     )  # fmt: skip
+
+
+def _parts(blocks: list[Row], layout: layouts.Layout, *, microbatches: int) -> dict[str, float]:
+    """Seconds per step by cause, the median over repetitions."""
     pipe = None
     if layout.pp > 1:
         place = tuple(layout.place(rank).pp for rank in range(layout.ranks))
-        pipe = attribution.Pipe(
-            layout.schedule, layout.pp, layout.stages_per_rank, resolved["train"]["microbatches"], place
+        pipe = attribution.Pipe(layout.schedule, layout.pp, layout.stages_per_rank, microbatches, place)
+    repetitions = sorted({row["repetition"] for row in blocks})
+    return attribution.middle([
+        attribution.seconds(
+            [row for row in blocks if row["repetition"] == number], pipe=pipe, is_divided=layout.tp > 1
         )
-    return attribution.seconds(attribution.pooled(blocks), pipe=pipe, is_divided=layout.tp > 1)
+        for number in repetitions
+    ])  # fmt: skip
+
+
+def _together(blocks: list[Row], *, drift: float) -> list[float]:
+    """Seconds of a step of each rank, by rank, with nothing sent while all compute; at the run's pace. Empty for one rank."""
+    by_rank: dict[int, list[float]] = {}
+    for row in blocks:
+        if row["kind"] == "together":
+            by_rank.setdefault(row["rank"], []).append(row["step_s"] / drift)
+    return [statistics.median(by_rank[rank]) for rank in sorted(by_rank)]
 
 
 def _drift(blocks: list[Row], tables: list[Any], *, period: int) -> float:

@@ -120,7 +120,8 @@ def _point(
         return made
     rate, step = (stats.center([row[key] for row in own], name=key) for key in ("images_per_s", "step_s"))
     probed = [row for row in own if row["shares"]]
-    parts = measured.shares(study, point, probed)
+    together = [[each / row["step_s"] for each in row["together_s"]] for row in probed if row["together_s"]]
+    parts = attribution.lasting(attribution.middle([row["shares"] for row in probed]), together)
     made |= {
         "images_per_s": rate.value, "interval": intervals.both(rate), "step_s": step.value,
         "step_interval": intervals.both(step),
