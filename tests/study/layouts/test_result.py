@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from fanlight.errors import RunError
-from fanlight.study.layouts import folder, grid, result, table
+from fanlight.study.layouts import folder, grid, intervals, result, table, verdict
 from study.layouts import folders
 
 POINTS = grid.points(cores=2, gpus=0, names=["ddp", "local-sgd", "dataparallel"], precisions=["fp32"])
@@ -98,6 +98,40 @@ def test_the_largest_cause_comes_first(tmp_path, cause, words):
 def test_a_gain_is_a_gain(tmp_path):
     said = made(tmp_path, compute=0.06)["verdict"]
     assert "Fastest: ddp-2-fp32, 1.38× of that." in said and "slow-down" not in said
+
+
+def test_a_speedup_within_its_scatter_is_not_told_apart(tmp_path):
+    """Slower in the middle, and faster in a round: that is no slow-down, and no gain either."""
+    study = folders.begin(tmp_path / "study", POINTS)
+    for number, contention in enumerate((0.02, 0.02, -0.01)):
+        folders.run(study, ONE, number)
+        folders.run(study, BOTH, number)
+        folders.run(study, DDP, number, contention=contention)
+    said = result.write(study)["verdict"]
+    assert "ddp-2-fp32: 0.83× of one process on both cores, not told apart from it (" in said
+    assert "slow-down" not in said
+
+
+@pytest.mark.parametrize(
+    ("value", "interval", "words"),
+    [
+        (1.2, (1.1, 1.3), "gain"),
+        (1.2, (0.9, 1.5), "not told apart"),
+        (0.8, (0.7, 0.9), "slow-down"),
+        (0.8, None, "slow-down"),
+        (0.8, (0.7, 1.0), "not told apart"),
+        (1.02, (1.01, 1.03), "no gain"),
+    ],
+)
+def test_where_a_ratio_stands(value, interval, words):
+    assert intervals.standing(value, interval) == words
+
+
+def test_points_that_lack_for_one_reason_stand_together(tmp_path):
+    found = verdict.absent(made(tmp_path)["points"])
+    names = ["dataparallel-1gpus-fp32"]
+    assert (names, "cannot run", "splits batches over the GPUs of one process, and 0 can be used") in found
+    assert all(status != "measured" and names for names, status, _ in found)
 
 
 def test_no_gain_is_said(tmp_path):

@@ -13,6 +13,7 @@ from matplotlib.ticker import MaxNLocator, NullLocator, PercentFormatter
 
 from fanlight.study.drawing import FAINT, INK, clean, drawn, short
 from fanlight.study.figures import PART_COLOURS
+from fanlight.study.layouts import intervals
 
 CAUSE_COLOURS = {
     "compute": PART_COLOURS["backward"], "launch": "#332288", "optimizer": PART_COLOURS["optimizer"],
@@ -279,8 +280,9 @@ def _against(point: Doc) -> str:
     said = f"{point['speedup']:.2f}×"
     if over is None or over["point"] == point["name"] or over["cores"] == 1 or point["layout"] == "serial":
         return said
-    value = over["value"]
-    return f"{said}  ·  {value:.2f}× of all cores" + (", slow-down" if value < 0.97 else "")  # SVG joins blanks
+    standing = intervals.standing(over["value"], over["interval"])
+    more = f", {standing}" if standing in ("slow-down", "not told apart") else ""
+    return f"{said}  ·  {over['value']:.2f}× of all cores{more}"  # SVG joins blanks
 
 
 def _title(ax: Axes, words: str, shown: int, there: int) -> None:

@@ -9,6 +9,7 @@ from fanlight.study.stats import Estimate, Untold
 
 ROUNDS_LEAST, ROUNDS_MOST = 5, 9  # where their number was left open; with fewer, intervals cover less than they say
 NARROW = 0.05  # half an interval, as a share of its value
+SLOWER, FASTER = 0.97, 1.03  # of a baseline's rate: between them nothing was gained or lost
 
 
 def both(found: Estimate) -> list[float] | None:
@@ -30,6 +31,15 @@ def enough(families: Sequence[Sequence[Sequence[float]]]) -> bool:
                      rounds_max=ROUNDS_MOST).done
         for family in families
     )  # fmt: skip
+
+
+def standing(value: float, interval: Sequence[float] | None) -> str:
+    """What a ratio over a baseline means: `gain`, `slow-down`, `no gain`, or `not told apart` where its interval has both."""
+    if SLOWER <= value <= FASTER:
+        return "no gain"
+    if interval is not None and interval[0] <= 1 <= interval[1]:
+        return "not told apart"
+    return "slow-down" if value < 1 else "gain"
 
 
 def told(found: Estimate | Untold) -> dict[str, object]:

@@ -13,7 +13,8 @@ MARKS = {each: f"\\{each}" for each in "\\`*_[]|#!"} | {"<": "&lt;", ">": "&gt;"
 
 def text(
     *, study: Doc, rows: Sequence[Doc], headline: Sequence[str], by_point: Sequence[str], flags: Doc, differs: Doc,
-    captions: Doc, has: Doc, wide: str, rounds: int, beyond: Doc | None, beyond_words: str, **_: Any,
+    absent: Sequence[tuple[Sequence[str], str, str]], captions: Doc, has: Doc, wide: str,
+    rounds: int, beyond: Doc | None, beyond_words: str, **_: Any,
 ) -> str:  # fmt: skip
     """The whole document; names are escaped."""
     machine = study["machine"]
@@ -32,11 +33,10 @@ def text(
     for row in rows:
         if row["images_per_s"] is not None:
             lines += _row([plain(cell) for cell in _cells(row, has)])
-    if has["absent"]:
-        lines += ["", *_row(["point", "status", "why"]), *_row(["---"] * 3)]
-        for row in rows:
-            if row["images_per_s"] is None:
-                lines += _row([plain(row["name"]), plain(row["status"]), plain(row["reason"])])
+    if absent:
+        lines += ["", *_row(["not measured", "status", "why"]), *_row(["---"] * 3)]
+        for names, status, reason in absent:
+            lines += _row([plain(", ".join(names)), plain(status), plain(reason)])
     lines += ["", *(f"- **{flag}**: {plain(words)}" for flag, words in flags.items()), ""]
     for name, words in captions.items():
         lines += [f"![{plain(words)}](figures/{name}.svg)", "", plain(words), ""]
@@ -86,7 +86,10 @@ def _cells(row: Doc, has: Doc) -> list[str]:
     cells += [_number(row.get("device_gain"), "{:.1f}")] * has["device_gain"]
     cells += ["–" if row["epoch_s"] is None else seconds_text(row["epoch_s"])]
     cells += [_number(row.get("accuracy"), "{:.3f}"), _number(row.get("accuracy_gap"), "{:+.3f}"), str(row["n"])]
-    return [*cells, ", ".join([*row["flags"], *(["slow-down"] if row["slow"] else [])])]
+    return [
+        *cells,
+        ", ".join([*row["flags"], *([row["standing"]] if row["standing"] in ("slow-down", "not told apart") else [])]),
+    ]
 
 
 def _number(value: float | None, form: str) -> str:

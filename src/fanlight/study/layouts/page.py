@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fanlight.study import pages
-from fanlight.study.layouts import markdown, simulated, told
+from fanlight.study.layouts import intervals, markdown, simulated, told, verdict
 from fanlight.study.layouts.told import Told
 
 Doc = dict[str, Any]
@@ -36,7 +36,8 @@ CAPTIONS = {
     "least and the greatest of them.",
     "memory": "Pages of a rank's own, and its share of those that all ranks have together, at the peak.",
     "timeline": "The run's own timers in the last round, in the step whose slowest rank took its usual time. Parts are drawn in "
-    "the order of a step; waiting for other ranks is part of backward or communication here.",
+    "the order of a step; waiting for other ranks is part of backward and communication here, and of the optimizer where it "
+    "clips gradients.",
 }  # fmt: skip
 NAMED_MOST = 40  # points that a figure left out
 COLUMNS = (
@@ -82,7 +83,8 @@ def contents(found: Told) -> Doc:
     return {
         "study": study, "headline": [line for line in said if not line.startswith(names)], "by_point": by_point,
         "tiles": _tiles(found), "flags": {flag: words for flag, words in study["flags"].items() if flag in used},
-        "differs": differs, "meaning": MEANING, "has": _has(found), "rounds": len({row["round"] for row in found.rounds}),
+        "differs": differs, "absent": verdict.absent(study["points"]),
+        "meaning": MEANING, "has": _has(found), "rounds": len({row["round"] for row in found.rounds}),
         "wide": _widest(found), "colours": _colours(), "beyond": study.get("simulated"),
         "beyond_words": simulated.words(study["simulated"]) if study.get("simulated") else "",
     }  # fmt: skip
@@ -129,7 +131,7 @@ def _has(found: Told) -> dict[str, bool]:
     keys = ("device_gain", "to_accuracy", "accuracy", "serial_fraction")
     has = {key: any(point.get(key) is not None for point in found.measured) for key in keys}
     has["serial_fraction"] = any((p.get("serial_fraction") or {}).get("value") is not None for p in found.measured)
-    return has | {"absent": any(point["images_per_s"] is None for point in found.study["points"])}
+    return has
 
 
 def _widest(found: Told) -> str:
@@ -185,7 +187,9 @@ def _row(found: Told, point: Doc) -> Doc:
         names.get("one_device"),
     )  # over itself: 1, of no interval
     made["all_base"] = point["name"] == names.get("all_cores")
-    made["slow"] = over.get("value") is not None and over["value"] < 0.97 and point["layout"] != "serial"
+    made["standing"] = (
+        intervals.standing(over["value"], over["interval"]) if over and point["layout"] != "serial" else ""
+    )
     return made
 
 

@@ -3,13 +3,13 @@ one. No torch."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fanlight.console import bytes_text, seconds_text
+from fanlight.study.layouts import intervals
 
 WORTH = 0.03  # of a step's time: smaller causes are not named
-SLOWER, FASTER = 0.97, 1.03  # of a baseline's rate: between them nothing was gained or lost
 MORE_WORK = 1.1  # of one core's
 QUEUED_MOST = 0.1  # of a step, in which other programs had the core
 BUSY_MOST = 0.15  # of all cores, used by others before a run
@@ -25,12 +25,17 @@ def words(study: Doc) -> list[str]:
     said = [_disturbed(measured)]
     said += [_best(study, precision) for precision in dict.fromkeys(point["precision"] for point in measured)]
     said += [explain(point) for point in measured if not _is_baseline(point)]
-    missing: dict[tuple[str, str], list[str]] = {}  # names by what is said of them
-    for point in study["points"]:
-        if point["status"] != "measured" and point["reason"]:
-            missing.setdefault((point["status"], point["reason"]), []).append(point["name"])
-    said += [f"{', '.join(names)}: {status}: {reason}." for (status, reason), names in missing.items()]
+    said += [f"{', '.join(names)}: {status}: {reason}." for names, status, reason in absent(study["points"]) if reason]
     return [line for line in [*said, *_care(study, measured)] if line]
+
+
+def absent(points: Sequence[Doc]) -> list[tuple[list[str], str, str]]:
+    """Points that were not measured: the names of those of which the same is said, their status, and why."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for point in points:
+        if point["status"] != "measured":
+            found.setdefault((point["status"], point["reason"] or ""), []).append(point["name"])
+    return [(names, status, reason) for (status, reason), names in found.items()]
 
 
 def explain(point: Doc) -> str:
@@ -42,10 +47,14 @@ def explain(point: Doc) -> str:
     who = f"one process on {cores}" if point["device"] == "cpu" else "one GPU"
     value = over["value"]
     head = f"{point['name']}: {value:.2f}× of {who}"
-    if value < SLOWER:
+    standing = intervals.standing(value, over["interval"])
+    if standing == "slow-down":
         head += f", a slow-down: {1 / value - 1:.0%} more time"
-    elif value <= FASTER:
+    elif standing == "no gain":
         head += ", no gain"
+    elif standing == "not told apart":
+        low, high = over["interval"]
+        head += f", not told apart from it ({low:.2f} … {high:.2f})"
     named = [f"{name} {share:.0%}" for name, share in _lost(point)]
     causes = f" Of a step: {', '.join(named)}." if named else f" Nothing takes {WORTH:.0%} of a step but computing."
     return f"{head}.{causes}{_first(point)}{_work(point)}"
@@ -128,7 +137,7 @@ def _best(study: Doc, precision: str) -> str:
     value, ends = best["over"]["all_cores"]["value"], best["over"]["all_cores"]["interval"]
     if ends is None:
         return f"{head}. Best of a single round: {best['name']}, {value:.2f}× of that."
-    if ends[0] > 1 and value > FASTER:
+    if ends[0] > 1 and value > intervals.FASTER:
         other = " (another algorithm)" if "other algorithm" in best["flags"] else ""
         return f"{head}. Fastest: {best['name']}{other}, {value:.2f}× of that."
     return (

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fanlight.study.layouts import verdict
+from fanlight.study.layouts import intervals, verdict
 from fanlight.study.projects.recipe import SCORES, Case, Comparison, Recipe
 
 MIXED = ("bf16", "fp16")
@@ -36,13 +36,13 @@ def words(comparisons: Sequence[Doc]) -> list[str]:
         line = each["title"]
         if theirs:
             best = max(theirs, key=lambda case: case["reported_ratio"])
-            slower = ", a slow-down" if best["reported_ratio"] < verdict.SLOWER else ""
+            slower = ", a slow-down" if best["reported_ratio"] < intervals.SLOWER else ""
             line += f": theirs is {times(best['reported_ratio'])} with {best['case']}{slower}"
         else:
             line += ": they report no ratio"
         if ours:
             best = max(ours, key=lambda case: case["ratio"])
-            slow, fast = best["ratio"] < verdict.SLOWER, best["ratio"] > verdict.FASTER
+            slow, fast = best["ratio"] < intervals.SLOWER, best["ratio"] > intervals.FASTER
             slower = ", a slow-down" if slow else "" if fast else ", no gain"
             over = "one core" if each["unit"] == "ratio" else each["base_here"]
             line += f"; here {best['here']} is {times(best['ratio'])} of {over}{slower}"
