@@ -105,6 +105,9 @@ def test_the_table_has_a_row_per_point(study):
 
 def test_markdown_has_the_same_and_no_markup_of_others(study):
     text = (study / "report.md").read_text()
+    point = next(p for p in json.loads((study / "points.json").read_text())["points"] if p["name"] == DDP.name)
+    shares = " | ".join(f"{100 * share:.1f}" for share in point["shares"].values())
+    assert f"| {DDP.name} | {1e3 * point['step_s']:,.1f} ms | {shares} | 0.0 |" in text
     assert "&lt;script&gt;alert('a')&lt;/script&gt; &amp; \\| photos" in text and "<script>" not in text
     assert "| fsdp-2-fp32 | failed | &lt;b&gt;out of memory&lt;/b&gt; |" in text
     assert "](figures/shares.svg)" in text and "No parallel layout is faster beyond its interval" in text

@@ -38,8 +38,9 @@ def text(
         for names, status, reason in absent:
             lines += _row([plain(", ".join(names)), plain(status), plain(reason)])
     lines += ["", *(f"- **{flag}**: {plain(words)}" for flag, words in flags.items()), ""]
+    lines += _shares(study)
     for name, words in captions.items():
-        lines += [f"![{plain(words)}](figures/{name}.svg)", "", plain(words), ""]
+        lines += [f"![{plain(name)}](figures/{name}.svg)", "", plain(words), ""]
     lines += _beyond(beyond, beyond_words) if beyond else []
     lines += ["## What is equal, and what differs", ""]
     lines += [f"- {plain(key)}: {plain(value)}" for key, value in study["equal"].items()]
@@ -47,6 +48,22 @@ def text(
     versions = ", ".join(f"{name} {version}" for name, version in study["versions"].items())
     lines += ["", "## Repeat", "", *(f"    {line}" for line in str(study["command"]).splitlines()), ""]
     return "\n".join([*lines, plain(f"{rounds} rounds; {wide}. Fanlight {study['fanlight']}, {versions}."), ""])
+
+
+def _shares(study: Doc) -> list[str]:
+    """Where a step's time goes, in per cent of it."""
+    measured = [point for point in study["points"] if point["shares"]]
+    if not measured:
+        return []
+    lines = ["## Where the time goes, in % of a step", ""]
+    lines += _row(["point", "step", *study["causes"], "unexplained"]) + _row(
+        ["---", *["--:"] * (len(study["causes"]) + 2)]
+    )
+    for point in measured:
+        parts = [*(point["shares"][cause] for cause in study["causes"]), point["unexplained"]]
+        cells = [f"{100 * part:.1f}".replace("-0.0", "0.0") for part in parts]
+        lines += _row([plain(point["name"]), f"{1e3 * point['step_s']:,.1f} ms", *cells])
+    return [*lines, ""]
 
 
 def _beyond(beyond: Doc, words: str) -> list[str]:
