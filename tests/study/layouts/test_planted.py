@@ -152,9 +152,10 @@ def test_tiny_batches(colours, kept_pools, tmp_path):
     row = planted.row(colours, kept_pools, tmp_path)
     of_turns = json.loads((Planted.run_of(tmp_path) / "bare.json").read_text())
     planted_s = median((8 * two - 2 * many) / 6 for two, many in of_turns)
-    cause, share = first(row)
-    step_s = sum(row["seconds"].values())  # of the same turns; the run's own steps came before
-    assert cause == "launch" and share == pytest.approx(planted_s / step_s, abs=APART), (row["shares"], of_turns)
+    cause, _ = first(row)
+    step_s = sum(row["seconds"].values())  # of the same turns, but at the pace of the run, which came before
+    share, planted_share = row["seconds"]["launch"] / step_s, planted_s / (step_s * row["drift"])
+    assert cause == "launch" and share == pytest.approx(planted_share, abs=APART), (row["shares"], of_turns)
 
 
 def test_a_bad_cut(colours, kept_pools, tmp_path):
