@@ -63,6 +63,13 @@ def test_a_perfect_prediction_misses_nothing(tmp_path):
     assert "misses the rates of one measured point by 0% in the middle" in simulated.words(found)
 
 
+def test_who_sends_little_says_little_of_a_link():
+    """Three points that hardly wait, whose differences came out as noise, against one that waits long."""
+    assert calibration._weighted_median([(0.125, 0.01), (0.125, 0.02), (0.125, 0.01), (1.5, 0.2)]) == 1.5
+    assert calibration._weighted_median([(3.0, 1.0), (1.0, 1.0), (2.0, 1.0)]) == 2.0
+    assert calibration._weighted_median([(2.0, 1.0)]) == 2.0
+
+
 def test_contention_goes_on_on_every_machine_and_is_not_foretold_without_the_point(tmp_path):
     found = ddp(begin(tmp_path), contention=0.022)  # a fifth of a rank's own .11 s
     for ranks in (4, 8):

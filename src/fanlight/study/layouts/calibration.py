@@ -75,7 +75,7 @@ class Machine:
     points: Sequence[Doc]  # of points.json
     settings: Mapping[str, Doc]  # by point, its resolved config
     blocks: Sequence[Block]  # counted, without seconds
-    known: dict[str, tuple[float | None, float | None]] = field(
+    known: dict[str, tuple[float | None, tuple[float, float] | None]] = field(
         default_factory=dict, compare=False
     )  # what points said before
 
@@ -132,16 +132,17 @@ class Machine:
         return Alone(**{key: _between(ends[0][key], ends[1][key], at) for key in ends[0]})
 
     def learned(self, points: Sequence[Doc]) -> Learned:
-        """Medians of what these points say; nothing where there are none."""
+        """Medians of what these points say; nothing where there are none. Of sending, each counts by how long it should wait for
+        messages: where that is little, the noise of a difference is all that its share of communication says."""
         said = [self._said(point) for point in points]
         contention = [each for each, _ in said if each is not None]
         sending = [each for _, each in said if each is not None]
         return Learned(
-            statistics.median(contention) if contention else 0.0, statistics.median(sending) if sending else 1.0
+            statistics.median(contention) if contention else 0.0, _weighted_median(sending) if sending else 1.0
         )
 
-    def _said(self, point: Doc) -> tuple[float | None, float | None]:
-        """Contention and slower sending by one point; None where it cannot tell."""
+    def _said(self, point: Doc) -> tuple[float | None, tuple[float, float] | None]:
+        """Contention, and slower sending with its weight, by one point; None where it cannot tell."""
         if point["name"] not in self.known:
             contention = self._contention(point)
             self.known[point["name"]] = contention, self._sending(point, contention or 0.0)
@@ -161,9 +162,10 @@ class Machine:
         beside = busy(layout, point["ranks"], microbatches=point["microbatches"]) - 1
         return max(0.0, seconds["contention"]) / own / beside if beside > 0 and own > 0 else None
 
-    def _sending(self, point: Doc, contention: float) -> float | None:
-        """Times as slow as the measured link, so that a simulated step waits as long for messages as the measured one."""
-        factor, wanted_s = 1.0, max(0.0, point["seconds"]["communication"])
+    def _sending(self, point: Doc, contention: float) -> tuple[float, float] | None:
+        """Times as slow as the measured link, so that a simulated step waits as long for messages as the measured one; and the
+        seconds that it would wait on the measured link."""
+        factor, wanted_s, at_once_s = 1.0, max(0.0, point["seconds"]["communication"]), 0.0
         for _ in range(SENDING_TRIES):
             case = self.here(point, Learned(contention, factor))
             if isinstance(case, str):
@@ -172,8 +174,9 @@ class Machine:
             waits_s = case.asked.batch / case.rate() - case.asked.batch / case.rate(free)
             if waits_s < UNTOLD_S:
                 return None
+            at_once_s = at_once_s or waits_s
             factor = min(SENDING_MOST, max(1 / SENDING_MOST, factor * wanted_s / waits_s))
-        return factor
+        return factor, at_once_s
 
     def _machines(self, point: Doc, learned: Learned, *, devices: int) -> Cluster | None:
         """Machines of `devices` ranks each, joined by links like the one that was measured inside this one."""
@@ -220,6 +223,18 @@ def _alone(point: Doc) -> Alone:
         max(0.0, seconds["optimizer"]), max(0.0, seconds["rest"]), max(0.0, seconds["input"]) / point["batch_size"],
         timers["forward"] / passes if passes else 1 / 3,
     )  # fmt: skip
+
+
+def _weighted_median(values: Sequence[tuple[float, float]]) -> float:
+    """Of (value, weight): the least value that has half of all weight at or below it."""
+    ordered = sorted(values)
+    half = sum(weight for _, weight in ordered) / 2
+    below = 0.0
+    for value, weight in ordered:
+        below += weight
+        if below >= half:
+            return value
+    return ordered[-1][0]
 
 
 def _between(low: float, high: float, at: float) -> float:
