@@ -86,6 +86,34 @@ def test_killed_twice_it_ends_with_the_same_points(tmp_path):
     assert again.seen == []
 
 
+class OfRanks:
+    """In place of a pool: what its ranks would answer, in turn."""
+
+    def __init__(self, *answers):
+        self.answers = list(answers)
+
+    def run(self, job, **_):
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return [answer]
+
+
+def test_a_link_that_cannot_be_measured_costs_no_point(tmp_path):
+    """It is tried again in the next round, and measured once."""
+    study = folders.begin(tmp_path / "study", POINTS)
+    found, ddp = trial(study), POINTS[NAMES.index("ddp-2-fp32")]
+    pool = OfRanks(TrainingError("rank 1 was lost"), folders.link())
+    assert found._link(ddp, pool, tmp_path) is None  # type: ignore[arg-type]
+    folders.run(study, ddp, 0)
+    link = found._link(ddp, pool, tmp_path)  # type: ignore[arg-type]
+    assert link == folders.link() and found._link(POINTS[0], pool, tmp_path) is None  # type: ignore[arg-type]
+    folders.run(study, ddp, 1, link=link)
+    assert found._link(ddp, pool, tmp_path) is None and pool.answers == []  # type: ignore[arg-type]
+    with pytest.raises(Stopped):
+        found._link(POINTS[-1], OfRanks(Stopped("stopped")), tmp_path)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("error", [Stopped("stopped after step 3"), KeyboardInterrupt()])
 def test_a_request_to_stop_says_how_to_go_on(tmp_path, monkeypatch, error):
     study = folders.begin(tmp_path / "study", POINTS)

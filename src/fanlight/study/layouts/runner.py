@@ -130,11 +130,22 @@ class Runner:
         if number < PROBED_ROUNDS or not self._adds_up(point):
             probing = {"block_s": self.block_s, "repeats": self.repeats, "turn": number}
             blocks = pool.run(job.PROBE, run=str(run), cores=cores, **probing)
-        link = pool.run(job.LINK, run=str(run))[0] if number == 0 and point.ranks > 1 else None
+        link = self._link(point, pool, run)
         folder.finish(run, {
             "point": point.name, "round": number, "busy_before": busy, "seconds": time.perf_counter() - begin, "link": link,
             "blocks": [row for rank in blocks for row in rank],
         })  # fmt: skip
+
+    def _link(self, point: Point, pool: Pool, run: Path) -> dict[str, Any] | None:
+        """What sending costs, once for each point. Where that fails a later round tries again: the run and its probe are good."""
+        if point.ranks == 1 or any(row["link"] for row in measured.rounds(self.study, point)):
+            return None
+        try:
+            return pool.run(job.LINK, run=str(run))[0]
+        except Stopped:
+            raise
+        except (FanlightError, OSError, RuntimeError, MemoryError):
+            return None
 
     def _adds_up(self, point: Point) -> bool:
         """Whether it is known, on a machine as noisy as this, how far its shares add up."""
