@@ -123,7 +123,7 @@ def exchange(world: World, *, numbers: int, turns: int) -> float:
 @contextlib.contextmanager
 def planted(cause: str, delay_s: float, world: World, run: Path) -> Iterator[None]:
     inner_rows, inner_call, inner_sum = loader._train_rows, WholeStep.__call__, dist.all_reduce
-    inner_ready, copier = Sight.ready, Copier() if cause == "memory" else None
+    inner_ready, inner_loss, copier = Sight.ready, Sight.loss, Copier() if cause == "memory" else None
 
     def rows(*given: Any) -> Any:  # an input thread that takes so long for a batch
         time.sleep(delay_s)
@@ -137,14 +137,13 @@ def planted(cause: str, delay_s: float, world: World, run: Path) -> Iterator[Non
         time.sleep(delay_s * (world.rank == world.ranks - 1))
         return inner_call(self, *given, **options)
 
-    def shared(self: Any, *given: Any, **options: Any) -> Any:  # something of the machine that all who compute divide
+    def shared(self: Any, outputs: Any, rows: Any) -> Any:  # something of the machine that all who compute divide
         mine = run / f"busy-{world.rank}"
         mine.touch()
-        rows = given[0].rows  # so that it is work, and not what a step costs anyway
         for _ in range(SLICES):
-            time.sleep(delay_s * rows / SLICES * len(list(run.glob("busy-*"))))
+            time.sleep(delay_s * rows.size[0] / SLICES * len(list(run.glob("busy-*"))))
         try:
-            return inner_call(self, *given, **options)
+            return inner_loss(self, outputs, rows)
         finally:
             mine.unlink()
 
@@ -172,7 +171,7 @@ def planted(cause: str, delay_s: float, world: World, run: Path) -> Iterator[Non
 
     place, name, stand_in = {
         "loader": (loader, "_train_rows", rows), "launch": (WholeStep, "__call__", call),
-        "rank": (WholeStep, "__call__", on_last), "bus": (WholeStep, "__call__", shared),
+        "rank": (WholeStep, "__call__", on_last), "bus": (Sight, "loss", shared),
         "memory": (WholeStep, "__call__", copied),
         "hog": (WholeStep, "__call__", told), "tiny": (WholeStep, "__call__", inner_call),
         "link": (dist, "all_reduce", summed), "cut": (Sight, "ready", ready),

@@ -164,7 +164,8 @@ class Bench:
     def steps(
         self, batches: Iterator[Batch], *, count: int, is_joined: bool = False, at_least_s: float = 0.0
     ) -> Row:  # fmt: skip
-        """`count` steps, and as many more as it takes: their parts in seconds per step, and what the process used."""
+        """`count` steps, and as many more as it takes: what a step and its parts usually take, in seconds as for the run's own,
+        and what the process used."""
         first, before, begin = len(self._clock), Spent.now(), time.perf_counter()
         totals: list[float] = []
         while len(totals) < count or time.perf_counter() - begin < at_least_s:
@@ -172,11 +173,12 @@ class Bench:
         used = Spent.now() - before
         self._clock.finish()
         rows = self._clock.since(first)
-        parts = {f"{part}_s": statistics.fmean(row[f"{part}_s"] for row in rows) for part in PARTS}
-        rest_s = statistics.fmean(row["total_s"] for row in rows) - sum(parts.values())
+        parts = {f"{part}_s": [row[f"{part}_s"] for row in rows] for part in PARTS}
+        parts["rest_s"] = [row["total_s"] - sum(row[f"{part}_s"] for part in PARTS) for row in rows]
         return {
             "rank": self.world.rank, "rows": self.rows, "steps": len(rows), "step_s": typical(totals, period=self.period),
-            **parts, "rest_s": rest_s, "cpu_s": used.cpu_s / len(rows), "queued_s": used.queued_s / len(rows),
+            **{part: typical(times, period=self.period) for part, times in parts.items()},
+            "cpu_s": used.cpu_s / len(rows), "queued_s": used.queued_s / len(rows),
         }  # fmt: skip
 
     def _timed(self, batches: Iterator[Batch], *, is_joined: bool) -> list[float]:
