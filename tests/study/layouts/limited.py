@@ -1,5 +1,5 @@
 """One ddp point on two ranks, measured as a study measures it: `python limited.py DATA FOLDER` prints its row as JSON, with
-`by_hand_s`, in which a bare loop sums the same number of bytes. A process of its own, since the test runs it where the
+`by_hand_s`, in which a bare loop exchanges as many bytes in as many messages. A process of its own: the test runs it where the
 network is slow: on one link, or, with OTHER_PLACE, between two places."""
 
 import json
@@ -9,12 +9,15 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from fanlight import console
 from fanlight.config import Config
 from fanlight.parallel.launch import HEAVY, Pool
 from fanlight.study.layouts import folder, job, measured
 from fanlight.study.layouts.grid import Point
-from fanlight.train import prepare
+from fanlight.train import build, prepare
+from fanlight.train.folder import read_config, read_manifest
 
 
 def main(data: str, place: Path) -> None:
@@ -34,9 +37,16 @@ def main(data: str, place: Path) -> None:
             rows = [row for rank in blocks for row in rank]
             folder.finish(run, {"point": "ddp", "round": 0, "busy_before": 0.0, "seconds": 0.0, "blocks": rows})
             row = measured.read(run, Point("ddp", 2, "fp32", "cpu", 1, 2))
-            of_step = sum(row["sent_bytes"].values()) / (row["steps"] + row["warmup_steps"])
-            by_hand = pool.run("study.layouts.planted:exchange", numbers=round(of_step / 4), turns=5)
+            of_step, work_s = row["sent_bytes"]["gradients"] / (row["steps"] + row["warmup_steps"]), row["work_s"] / 2
+            exchanged = {"numbers": round(of_step / 4), "norms": norms(run), "pause_s": work_s, "turns": 15}
+            by_hand = pool.run("study.layouts.planted:exchange", **exchanged)
     print(json.dumps({**row, "by_hand_s": max(by_hand)}))
+
+
+def norms(run: Path) -> int:
+    """Layers whose statistics the ranks exchange."""
+    model = build.create_model(read_config(run), read_manifest(run), resumed=True).model
+    return sum(isinstance(module, torch.nn.BatchNorm2d) for module in model.modules())
 
 
 if __name__ == "__main__":

@@ -109,12 +109,20 @@ def copies(world: World, *, times: int, turns: int) -> dict[str, float]:
     return {name: float(np.median(values)) for name, values in found.items()}
 
 
-def exchange(world: World, *, numbers: int, turns: int) -> float:
-    """Median seconds in which the ranks sum so many fp32 numbers: a loop by hand, beside what a study says of them."""
-    tensor, found = torch.ones(numbers), []
+def exchange(world: World, *, numbers: int, norms: int, pause_s: float, turns: int) -> float:
+    """Median seconds in which the ranks sum so many fp32 numbers after what so many norms gather in the forward and sum in the
+    backward: a loop by hand, beside what a study says of a step's. It rests in between as long as a step computes: the bucket
+    fills again."""
+    tensor, small, found = torch.ones(numbers), torch.ones(64), []
+    every = [torch.empty_like(small) for _ in range(world.ranks)]
     for _ in range(turns):
+        time.sleep(pause_s)
         world.barrier()
         begin = time.perf_counter()
+        for _ in range(norms):
+            dist.all_gather(every, small)
+        for _ in range(norms):
+            dist.all_reduce(small)
         dist.all_reduce(tensor)
         found.append(time.perf_counter() - begin)
     return float(np.median(found))
