@@ -74,12 +74,21 @@ def test_drift_is_of_the_forward_alone():
 
 
 def test_what_waits_does_not_drift():
-    """A processor that gets slower makes no link slower."""
-    found = attribution.seconds(drawn.step(communication=0.05, input=0.02, contention=0.04), pipe=None)
-    at_pace = attribution.undrifted(found, 1.25)
-    assert (at_pace["communication"], at_pace["input"]) == (found["communication"], found["input"])
+    """A processor that gets slower makes no link slower, and no disk."""
+    rows = drawn.step(communication=0.05, input=0.02, contention=0.04)
+    found, waited_s = attribution.seconds(rows, pipe=None), attribution.waited(rows)
+    at_pace = attribution.undrifted(found, 1.25, waited_s=waited_s)
+    assert waited_s == pytest.approx(0.02)
+    assert at_pace["communication"] == found["communication"] and at_pace["input"] == pytest.approx(found["input"])
     assert at_pace["compute"] == pytest.approx(found["compute"] / 1.25)
     assert at_pace["contention"] == pytest.approx(found["contention"] / 1.25)
+
+
+@pytest.mark.parametrize(("waited_s", "expected_s"), [(0.0, 0.016), (0.01, 0.018), (0.5, 0.02), (-0.01, 0.016)])
+def test_input_that_takes_from_computing_drifts(waited_s, expected_s):
+    """Of .02 s, what is not waiting is the processor's: and no wait is longer than what steps take longer."""
+    found = attribution.seconds(drawn.step(input=0.02), pipe=None)
+    assert attribution.undrifted(found, 1.25, waited_s=waited_s)["input"] == pytest.approx(expected_s)
 
 
 def test_one_rank_has_nobody_to_share_with():

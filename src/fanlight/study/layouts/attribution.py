@@ -17,8 +17,8 @@ disagree: `unexplained`. A difference may come out below 0: that is noise, and i
 
 A machine that others use as well is now faster, now slower, by more than most causes take. Two things keep that out:
 what computing takes in the probe is divided by its `drift`, how much longer the same forward took in its full steps than in
-the run's; and of several repetitions and rounds a cause has its median, of which compute is what makes their sum the median
-of the sums.
+the run's (of input, that is what preparing images takes from computing: waiting for them is left as it is); and of several
+repetitions and rounds a cause has its median, of which compute is what makes their sum the median of the sums.
 """
 
 from __future__ import annotations
@@ -43,7 +43,6 @@ LOST = (
     "launch",
     "rest",
 )  # all but the work
-WAITING = ("input", "communication")  # which is not the processor's pace alone
 Row = Mapping[str, Any]
 
 
@@ -100,9 +99,20 @@ def drift(full: Sequence[Row], run_forward_s: float) -> float:
     return probe_s / run_forward_s if min(probe_s, run_forward_s) > 0 else 1.0
 
 
-def undrifted(parts: Mapping[str, float], drift: float) -> dict[str, float]:
-    """Seconds as they would have been at the run's pace. A link and a disk do not get slower where the processor does."""
-    return {cause: value if cause in WAITING else value / drift for cause, value in parts.items()}
+def waited(rows: Sequence[Row]) -> float:
+    """Seconds of a step in which ranks waited for a batch, by their own timers, of one repetition."""
+    kinds = _by_kind(rows)
+    full, memory = (statistics.fmean(row["input_s"] for row in kinds[kind].values()) for kind in ("full", "memory"))
+    return full - memory
+
+
+def undrifted(parts: Mapping[str, float], drift: float, *, waited_s: float) -> dict[str, float]:
+    """Seconds as they would have been at the run's pace. A link and a disk do not get slower where the processor does: of
+    input, what exceeds the wait is what preparing takes from computing."""
+    least, most = sorted((0.0, parts["input"]))
+    wait_s = min(max(waited_s, least), most)
+    paced = {cause: value / drift for cause, value in parts.items()}
+    return paced | {"communication": parts["communication"], "input": wait_s + (parts["input"] - wait_s) / drift}
 
 
 def middle(found: Sequence[Mapping[str, float]]) -> dict[str, float]:

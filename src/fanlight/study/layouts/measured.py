@@ -69,7 +69,8 @@ def read(run: Path, point: Point) -> Row:
     blocks, told = probe["blocks"], dict.fromkeys(PROBED)
     if blocks:
         drift, layout = _drift(blocks, tables, period=period), _layout(point, resolved)
-        parts = attribution.undrifted(_parts(blocks, layout, microbatches=resolved["train"]["microbatches"]), drift)
+        measured, waited_s = _parts(blocks, layout, microbatches=resolved["train"]["microbatches"])
+        parts = attribution.undrifted(measured, drift, waited_s=waited_s)
         shares, unexplained = attribution.shares(parts, wall_s=wall_s)
         told = {
             "shares": shares, "unexplained": unexplained, "seconds": parts, "drift": drift, "queued": _queued(blocks),
@@ -106,19 +107,16 @@ def _layout(point: Point, resolved: dict[str, Any]) -> layouts.Layout:
     )  # fmt: skip
 
 
-def _parts(blocks: list[Row], layout: layouts.Layout, *, microbatches: int) -> dict[str, float]:
-    """Seconds per step by cause, the median over repetitions."""
+def _parts(blocks: list[Row], layout: layouts.Layout, *, microbatches: int) -> tuple[dict[str, float], float]:
+    """Seconds per step by cause, and of waiting for a batch, the median over repetitions."""
     pipe = None
     if layout.pp > 1:
         place = tuple(layout.place(rank).pp for rank in range(layout.ranks))
         pipe = attribution.Pipe(layout.schedule, layout.pp, layout.stages_per_rank, microbatches, place)
-    repetitions = sorted({row["repetition"] for row in blocks})
-    return attribution.middle([
-        attribution.seconds(
-            [row for row in blocks if row["repetition"] == number], pipe=pipe, is_divided=layout.tp > 1
-        )
-        for number in repetitions
-    ])  # fmt: skip
+    numbers = sorted({row["repetition"] for row in blocks})
+    repetitions = [[row for row in blocks if row["repetition"] == number] for number in numbers]
+    found = [attribution.seconds(rows, pipe=pipe, is_divided=layout.tp > 1) for rows in repetitions]
+    return attribution.middle(found), statistics.median(map(attribution.waited, repetitions))
 
 
 def _together(blocks: list[Row], *, drift: float) -> list[float]:
