@@ -38,6 +38,7 @@ class Asked:
     weak: bool = False
     to_accuracy: float | None = None
     within: bool = False  # more ranks than cores are rows that say so
+    drops_slow_bf16: bool = False  # also where `precisions` name it: a row says so
 
 
 def study(
@@ -104,7 +105,7 @@ def _begun(config: Config, asked: Asked, *, out: Path | None, command: str) -> t
         cores=machine.cores_usable(), gpus=gpus, names=asked.layouts, ranks=asked.ranks, precisions=asked.precisions,
         device=device, threads=config.execution.threads, within=asked.within,
     )  # fmt: skip
-    if not asked.precisions and device != "cuda":
+    if (asked.drops_slow_bf16 or not asked.precisions) and device != "cuda":
         points = _without_slow_bf16(points)
     about = recipe.basis(config, command=command, weak=asked.weak, to_accuracy=target)
     points = room.checked(points, about)

@@ -180,6 +180,7 @@ def _one(part: Part, config: Config, given: Given, place: Path, *, left_s: float
         asked = replace(
             rounds, layouts=given.layouts or part.layouts, ranks=given.ranks or part.ranks,
             precisions=given.precisions or part.precisions, within=not given.ranks,
+            drops_slow_bf16=not given.precisions,
         )  # fmt: skip
         begin = partial(layouts.study, weights.stand_in(config, drawn), asked, out=own, resume=None)
     try:
