@@ -19,7 +19,8 @@ from pathlib import Path
 
 from hardware import heading
 
-RESULTS = Path(__file__).parent.parent / "results"
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "results"
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,11 @@ def run(name: str, job: Job, *, data: Path, work: Path, rounds: int, time_limit:
     return (place / "report.md").read_text(encoding="utf-8")
 
 
+def portable(text: str) -> str:
+    """Without the place where this machine keeps the project: paths start from its root."""
+    return text.replace(f"{ROOT}/", "").replace(f"{ROOT.parent}/", "../")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with the sets")
@@ -95,7 +101,7 @@ def main() -> None:
         head = heading(title.removeprefix("# "))
         note = f"n = {arguments.rounds} rounds at most, in turns; {JOBS[name].note}.\n"
         path = arguments.results / f"reference-{name}_{where}_{date.today().isoformat()}.md"
-        path.write_text(f"{head}\n{note}{body}", encoding="utf-8")
+        path.write_text(portable(f"{head}\n{note}{body}"), encoding="utf-8")
         print(f"  {path}", flush=True)
     if failed:
         sys.exit(f"failed: {', '.join(failed)}")
