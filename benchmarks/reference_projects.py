@@ -41,7 +41,9 @@ JOBS = {
     "lung-colon": Job(
         "lungcolon", ("--limit", "400", "--batch-size", "16"), "400 tiles instead of 25,000, in batches of 16"
     ),
-    "captioning": Job("flickr700", note="700 images instead of 75,000"),
+    "captioning": Job(
+        "flickr700", ("--limit", "200", "--batch-size", "8"), "200 images instead of 75,000, in batches of 8"
+    ),
 }  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fanlight.errors import Stopped, TrainingError
-from fanlight.study.layouts import grid, intervals, result, told
+from fanlight.study.layouts import folder, grid, intervals, result, told
 from fanlight.study.layouts.runner import Runner
 from study.layouts import folders
 
@@ -164,6 +164,33 @@ def test_a_round_that_was_cut_off_does_not_count_for_narrowness(tmp_path):
     again.rounds(None)
     assert max(number for _, number in again.seen) + 1 == intervals.ROUNDS_LEAST
     assert not intervals.enough([[[1.0, 1.0], []]]) and not intervals.enough([])
+
+
+def test_rounds_end_where_no_point_is_left(tmp_path):
+    """Also where nobody said how many rounds: no interval gets narrow any more."""
+
+    class Broken(Trial):
+        def _train_and_probe(self, point, number, run):
+            self.seen.append((point.name, number))
+            raise TrainingError("the loss is not finite")
+
+    study = folders.begin(tmp_path / "study", POINTS)
+    found = Broken(study, None, POINTS, block_s=1.0, repeats=1, begun=time.monotonic())  # type: ignore[arg-type]
+    found.seen = []
+    assert found.rounds(None) == "" and found.seen == [(name, 0) for name in NAMES]
+    document = result.write(study)
+    assert {each["status"] for each in document["points"]} == {"failed"}
+
+
+def test_a_baseline_that_fails_in_a_later_round_keeps_what_was_measured(tmp_path):
+    study = folders.begin(tmp_path / "study", POINTS)
+    for point in POINTS:
+        folders.run(study, point, 0, compute=0.1)
+    folder.fail(folder.run_of(study, POINTS[1], 1), "out of memory")
+    document = result.write(study)
+    told_of = next(each for each in document["points"] if each["name"] == POINTS[1].name)
+    assert (told_of["status"], told_of["reason"], told_of["n"]) == ("measured", "out of memory", 1)
+    assert "failed later" in told_of["flags"] and "Failed later: serial-2cores-fp32" in document["verdict"]
 
 
 @pytest.mark.parametrize(("noise", "adds_up"), [(0.01, True), (0.2, False)])

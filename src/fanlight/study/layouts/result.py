@@ -16,6 +16,7 @@ from fanlight.study.stats import Untold
 
 UNEXPLAINED_MOST = 0.05  # of the wall time; more is said
 FLAGS = {
+    "failed later": "a later round failed, and it was not tried again: its figures are of the rounds before",
     "oversubscribed": "more ranks than cores: they take turns",
     "accuracy differs": "its accuracy differs from the serial run's of the same seeds, with p ≤ .05 over all points together",
     "other algorithm": "not another way to compute the serial run, but another algorithm",
@@ -36,6 +37,9 @@ def document(study: Path, *, ended: str = "") -> Doc:
     gaps = accuracies.gaps(pairs, rows)
     settings = {point.name: config for point in points if (config := _config(study, point))}
     found = [_point(study, point, points, rows, gaps, plan, settings) for point in points]
+    for each in found:
+        if each["status"] == "not measured" and not each["reason"]:
+            each["reason"] = ended
     baselines = _baselines(points, rows)
     made = {
         "study": str(study), "version": folder.VERSION, "of": "layouts", "scaling": plan["scaling"],
@@ -113,7 +117,11 @@ def _point(
     }  # fmt: skip
     failures = [folder.failure(run) for run in sorted((study / "runs").glob(f"{point.name}-*"))]
     if reason := next((each for each in failures if each), None):
-        made |= {"status": "failed", "reason": reason}
+        made["reason"] = reason
+        if own:
+            made["flags"].append("failed later")
+        else:
+            made["status"] = "failed"
     if point.device == "cpu" and point.ranks > plan["machine"]["cores_usable"]:
         made["flags"].append("oversubscribed")
     if not own:

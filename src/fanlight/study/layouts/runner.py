@@ -48,7 +48,7 @@ class Runner:
     def rounds(self, asked: int | None) -> str:
         """Runs rounds until `asked` are done; None: until their intervals are narrow. Why it ended, in words, where not so."""
         number = 0
-        while asked is None or number < asked:
+        while self.alive() and (asked is None or number < asked):
             if asked is None and number and intervals.enough(self._families()):
                 return ""
             is_new = False

@@ -20,13 +20,15 @@ Doc = Mapping[str, Any]
 def words(study: Doc) -> list[str]:
     """The verdict, a line per thought: which pays, then every point with its causes, then what to be careful about."""
     measured = [point for point in study["points"] if point["status"] == "measured"]
+    why_not = [
+        f"{', '.join(names)}: {status}: {reason}." for names, status, reason in absent(study["points"]) if reason
+    ]
     if not measured:
-        return ["Nothing was measured; every point says why."]
+        return ["Nothing was measured.", *why_not]
     said = [_disturbed(measured)]
     said += [_best(study, precision) for precision in dict.fromkeys(point["precision"] for point in measured)]
     said += [explain(point) for point in measured if not _is_baseline(point)]
-    said += [f"{', '.join(names)}: {status}: {reason}." for names, status, reason in absent(study["points"]) if reason]
-    return [line for line in [*said, *_care(study, measured)] if line]
+    return [line for line in [*said, *why_not, *_care(study, measured)] if line]
 
 
 def absent(points: Sequence[Doc]) -> list[tuple[list[str], str, str]]:
@@ -128,7 +130,7 @@ def _best(study: Doc, precision: str) -> str:
         return ""
     head = f"{precision}: one process on {base['cores']} cores does {base['images_per_s']:,.1f} images/s"
     if one is not None and one["point"] != base["point"]:
-        own = next(point for point in mine if point["name"] == base["point"])
+        own = next(point for point in study["points"] if point["name"] == base["point"])
         head += f", {own['speedup']:.2f}× of one core" if own["speedup"] else ""
     parallel = [p for p in mine if not _is_baseline(p) and p["device"] == "cpu" and p["over"].get("all_cores")]
     if not parallel:
@@ -175,7 +177,7 @@ def _drifted(measured: list[Doc]) -> str:
 
 def _care(study: Doc, measured: list[Doc]) -> list[str]:
     said = []
-    for flag in ("accuracy differs", "unexplained", "wide", "oversubscribed"):
+    for flag in ("failed later", "accuracy differs", "unexplained", "wide", "oversubscribed"):
         if names := [p["name"] for p in measured if flag in p["flags"]]:
             said.append(f"{flag.capitalize()}: {', '.join(names)} ({study['flags'][flag]}).")
     other = sorted({key for p in measured for key in p["differs"] or {} if not key.startswith("execution.")})
