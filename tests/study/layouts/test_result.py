@@ -330,3 +330,17 @@ def test_a_single_round_proves_nothing(tmp_path):
     folders.run(study, DDP, 0, compute=0.01)
     said = result.write(study)["verdict"]
     assert "Best of a single round: ddp-2-fp32" in said and "Fastest" not in said
+
+
+@pytest.mark.parametrize(
+    ("threads", "batch", "expected"), [(1, folders.BATCH, 1.0), (1, 2 * folders.BATCH, 0.5), (2, folders.BATCH, 2.0)]
+)
+def test_work_is_of_cores_and_of_images(tmp_path, threads, batch, expected):
+    """Two ranks that compute half a batch each do what one core does; of twice the images that is half, by twice the cores
+    twice as much."""
+    points = [grid.Point("serial", 1, "fp32", "cpu", 1, 1), grid.Point("ddp", 2, "fp32", "cpu", threads, 2 * threads)]
+    study = folders.begin(tmp_path / "study", points)
+    for number in range(2):
+        folders.run(study, points[0], number, compute=0.16, launch=0.02)
+        folders.run(study, points[1], number, compute=0.08, launch=0.01, changed={"train.batch_size": batch})
+    assert result.document(study)["points"][1]["work"] == pytest.approx(expected)

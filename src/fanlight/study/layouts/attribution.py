@@ -33,16 +33,6 @@ from fanlight.parallel import schedule
 CAUSES = (
     "input", "compute", "contention", "communication", "straggler", "bubble", "optimizer", "launch", "rest",
 )  # fmt: skip
-LOST = (
-    "input",
-    "contention",
-    "communication",
-    "straggler",
-    "bubble",
-    "optimizer",
-    "launch",
-    "rest",
-)  # all but the work
 Row = Mapping[str, Any]
 
 

@@ -188,9 +188,9 @@ def _speedups(point: Point, points: Sequence[Point], rows: Mapping[str, list[Doc
         found["speedup"], found["speedup_interval"] = first["value"], first["interval"]
         found["efficiency"] = first["value"] / point.cores
         base = one_core(point, points)
-        work = [a / b for a, b in zip(*_paired(own, rows[base.name], "work_s"))] if base else []
-        found["work"] = statistics.median(work) if work and point.device == "cpu" else None
-    if point.device == "cuda":
+        if base and point.device == "cpu":
+            found["work"] = _work(own, rows[base.name], threads=point.threads)
+    if point.device == "cuda" and point.cores == 1:  # of several GPUs it would be parallel speedup as well
         cpu = [
             p for p in points if p.is_baseline and p.device == "cpu" and p.precision == point.precision and rows[p.name]
         ]  # fmt: skip
@@ -198,6 +198,12 @@ def _speedups(point: Point, points: Sequence[Point], rows: Mapping[str, list[Doc
         pairs = _paired(own, rows[best.name], "images_per_s") if best else ([], [])
         found["device_gain"] = stats.ratio(*pairs).value if pairs[0] else None
     return found | {"over": over}
+
+
+def _work(own: list[Doc], base: list[Doc], *, threads: int) -> float | None:
+    """What the cores of all ranks take for an image over what one core takes for it: above 1 the layout computes more."""
+    work = [a / b for a, b in zip(*_paired(own, base, "work_s"))]
+    return statistics.median(work) * threads * base[0]["batch_size"] / own[0]["batch_size"] if work else None
 
 
 def _differs(settings: Mapping[str, Doc], point: Point, base: Point | None) -> Doc:

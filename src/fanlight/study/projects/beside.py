@@ -32,7 +32,8 @@ def words(comparisons: Sequence[Doc]) -> list[str]:
         if each["unit"] in SCORES:
             continue
         theirs = [case for case in each["cases"][1:] if case["reported_ratio"] is not None]
-        ours = [case for case in each["cases"][1:] if case["ratio"] is not None]
+        base = None if each["unit"] == "ratio" else each["base_here"]
+        ours = [case for case in each["cases"] if case["ratio"] is not None and case["here"] != base]
         line = each["title"]
         if theirs:
             best = max(theirs, key=lambda case: case["reported_ratio"])
