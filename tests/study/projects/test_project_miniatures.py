@@ -115,6 +115,10 @@ def test_a_recipe_from_the_command_to_its_report(fanlight, photos, own_place, qu
         notes = [note for part in document["parts"] for note in part["notes"]]
         assert len(notes) == 5 and "accuracies say nothing" in notes[0]
     assert not list(place.glob("parts/*.safetensors")), "drawn weights are thrown away"
+    if name == DRAWN:
+        again = json.loads(fanlight("study", "--resume", "s", "--json").out)
+        took = [[part["seconds"] for part in each["parts"]] for each in (document, again)]
+        assert took[0] == took[1] and min(took[0]) > 0, "what was measured before took what it took then"
 
 
 def check_reports(place: Path, document: dict[str, Any], cases: list[dict[str, Any]]) -> None:

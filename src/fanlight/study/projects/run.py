@@ -134,7 +134,13 @@ def _parts(place: Path, plan: Doc, *, time_limit_s: float | None) -> Doc:
             console.warn(
                 f"part {part.name} failed", why=str(error), do=f"Mend that, then: fanlight study --resume {place}"
             )
-        became[part.name] |= {"seconds": time.monotonic() - begun, "notes": weights.notes(place / "parts" / part.name)}
+        done = (
+            became[part.name]["result"] or {}
+        )  # which tells how long measuring took, also where it was before this command
+        took_s = done.get("measured_s", done.get("wall_s", time.monotonic() - begun))
+        if done.get("of") == "layouts" and not any(point["n"] for point in done["points"]):
+            became[part.name] |= {"status": "not measured", "reason": done["ended"] or "every point says why"}
+        became[part.name] |= {"seconds": took_s, "notes": weights.notes(place / "parts" / part.name)}
     document = result(asked, became, plan, place)
     folder.write(place / RESULT, document)
     from fanlight.study.projects import page
