@@ -64,12 +64,14 @@ def test_who_is_late_now_and_then_is_no_straggler():
     assert attribution.lasting(parts, []) == parts
 
 
-def test_drift_is_of_the_forward_alone():
+def test_drift_is_of_what_computes_and_sends_nothing():
     full = [row for row in drawn.step(communication=0.05) if row["kind"] == "full"]
     usual_s = full[0]["forward_s"]
     assert attribution.drift(drawn.slower(full, 1.3), usual_s) == pytest.approx(1.3)
     slower = [{**row, "backward_s": 2 * row["backward_s"]} for row in full]
     assert attribution.drift(slower, usual_s) == pytest.approx(1.0)
+    both = ("forward_s", "backward_s")  # of a single rank, whose backward sends nothing
+    assert attribution.drift(slower, sum(full[0][part] for part in both), parts=both) > 1.0
     assert attribution.drift(full, 0.0) == 1.0  # a forward that was not measured corrects nothing
 
 

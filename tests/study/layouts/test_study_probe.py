@@ -35,6 +35,9 @@ def test_another_batch_is_far_enough_away_and_leaves_every_rank_rows(batch, micr
         ([1.0, 1.0, 1.0, 1.0, 9.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0], 1, 1.0),  # one slow step moves no median
         ([1.0, 1.0, 3.0] * 4, 3, 5 / 3),  # a slow step in each period is no exception
         ([2.0, 4.0], 1, 3.0),  # fewer than a group
+        ([1.0, 1.0, 1.0, 1.0, 1.0, 7.0], 1, 2.0),  # more than one and fewer than two: all of them
+        ([1.0] * 5 + [9.0, 9.0, 9.0], 1, (1.0 + 7.0) / 2),
+        ([1.0, 3.0] * 5 + [1.0], 2, 2.0),  # half a period is left out
     ],
 )
 def test_a_typical_step(times, period, expected):

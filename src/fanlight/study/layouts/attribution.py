@@ -17,8 +17,9 @@ disagree: `unexplained`. A difference may come out below 0: that is noise, and i
 
 A machine that others use as well is now faster, now slower, by more than most causes take. Two things keep that out:
 what computing takes in the probe is divided by its `drift`, how much longer the same forward took in its full steps than in
-the run's (of input, that is what preparing images takes from computing: waiting for them is left as it is); and of several
-repetitions and rounds a cause has its median, of which compute is what makes their sum the median of the sums.
+the run's (of a single rank forward and backward, which holds no exchange there). Of input, that is what preparing images takes
+from computing: waiting for them is left as it is. And of several repetitions and rounds a cause has its median, of which
+compute is what makes their sum the median of the sums.
 """
 
 from __future__ import annotations
@@ -82,11 +83,12 @@ def shares(parts: Mapping[str, float], *, wall_s: float) -> tuple[dict[str, floa
     return found, 1.0 - sum(found.values())
 
 
-def drift(full: Sequence[Row], run_forward_s: float) -> float:
-    """By how much the machine was slower (above 1) in the probe than in the run: what a forward took in the `full` blocks, over
-    `run_forward_s`, the mean over the ranks of what it usually took in the run. 1 where a forward's time was not measured."""
-    probe_s = statistics.fmean(row["forward_s"] for row in full)
-    return probe_s / run_forward_s if min(probe_s, run_forward_s) > 0 else 1.0
+def drift(full: Sequence[Row], run_s: float, *, parts: Sequence[str] = ("forward_s",)) -> float:
+    """By how much the machine was slower (above 1) in the probe than in the run: what `parts` of a step, which compute and
+    nothing else, took in the `full` blocks, over `run_s`, the mean over the ranks of what they usually took in the run. 1 where
+    their time was not measured."""
+    probe_s = statistics.fmean(sum(row[part] for part in parts) for row in full)
+    return probe_s / run_s if min(probe_s, run_s) > 0 else 1.0
 
 
 def waited(rows: Sequence[Row]) -> float:

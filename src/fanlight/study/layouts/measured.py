@@ -68,7 +68,7 @@ def read(run: Path, point: Point) -> Row:
     warmup = first.slice(0, len(first) - len(tables[0]))
     blocks, told = probe["blocks"], dict.fromkeys(PROBED)
     if blocks:
-        drift, layout = _drift(blocks, tables, period=period), _layout(point, resolved)
+        drift, layout = _drift(blocks, tables, period=period, ranks=point.ranks), _layout(point, resolved)
         measured, waited_s = _parts(blocks, layout, microbatches=resolved["train"]["microbatches"])
         parts = attribution.undrifted(measured, drift, waited_s=waited_s)
         shares, unexplained = attribution.shares(parts, wall_s=wall_s)
@@ -128,9 +128,12 @@ def _together(blocks: list[Row], *, drift: float) -> list[float]:
     return [statistics.median(by_rank[rank]) for rank in sorted(by_rank)]
 
 
-def _drift(blocks: list[Row], tables: list[Any], *, period: int) -> float:
-    forward_s = statistics.fmean(typical(table["forward_s"].to_pylist(), period=period) for table in tables)
-    return attribution.drift([row for row in blocks if row["kind"] == "full"], forward_s)
+def _drift(blocks: list[Row], tables: list[Any], *, period: int, ranks: int) -> float:
+    """By the forward; of a single rank also by the backward, which holds no exchange there."""
+    parts = ("forward_s", "backward_s") if ranks == 1 else ("forward_s",)
+    run_s = [sum(typical(table[part].to_pylist(), period=period) for part in parts) for table in tables]
+    full = [row for row in blocks if row["kind"] == "full"]
+    return attribution.drift(full, statistics.fmean(run_s), parts=parts)
 
 
 def _queued(blocks: list[Row]) -> float:

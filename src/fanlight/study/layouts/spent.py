@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import statistics
 import time
 from collections.abc import Sequence
@@ -34,10 +35,13 @@ class Spent:
 
 def typical(times: Sequence[float], *, period: int = 1) -> float:
     """Seconds of a step: the median over groups of neighbours of their mean. A group is a multiple of `period`, after which
-    steps repeat themselves; steps that fill no group are left out, unless they are all there is."""
-    size = -(-GROUP // period) * period
-    groups = [times[first : first + size] for first in range(0, len(times) - size + 1, size)]
-    return statistics.median(map(statistics.fmean, groups)) if groups else statistics.fmean(times)
+    steps repeat themselves; steps that fill no group of their own make their neighbours' larger."""
+    turns = len(times) // period
+    if turns == 0:
+        return statistics.fmean(times)
+    count = max(1, turns // -(-GROUP // period))
+    ends = [period * (number * turns // count) for number in range(count + 1)]
+    return statistics.median(statistics.fmean(times[first:end]) for first, end in itertools.pairwise(ends))
 
 
 def scatter(times: Sequence[float]) -> float:
