@@ -2,13 +2,15 @@
 
 import itertools
 import json
+import time
+from types import SimpleNamespace
 
 import pytest
 
 from fanlight import energy
 from fanlight.energy import Reading, Unreadable
 from fanlight.parallel import comm
-from fanlight.train import meter, phases
+from fanlight.train import meter
 from fanlight.train.clock import WARMUP_STEPS
 from fanlight.train.meter import Meter, Span
 from train import colours as tiny
@@ -35,8 +37,13 @@ class Counters:
 @pytest.fixture
 def counters(monkeypatch) -> Counters:
     made = Counters()
-    monkeypatch.setattr(meter.time, "perf_counter", lambda: made.steps * STEP_S)
+    clocked(monkeypatch, made)
     return made
+
+
+def clocked(monkeypatch: pytest.MonkeyPatch, made: Counters) -> None:
+    """The meter's time is that of the made machine."""
+    monkeypatch.setattr(meter, "time", SimpleNamespace(perf_counter=lambda: made.steps * STEP_S))
 
 
 def run(counters: Counters, *, epochs: int, steps: int, since: int = 0, first: int = 0, skipped: int = 0) -> Meter:
@@ -81,14 +88,14 @@ def test_energy_is_of_the_steady_steps(counters, about, steps):
 
 def test_a_counter_that_starts_anew_is_read_in_time(monkeypatch):
     made = Counters(range_j=25_000.0)  # for 25 s at the most that a package takes
-    monkeypatch.setattr(meter.time, "perf_counter", lambda: made.steps * STEP_S)
+    clocked(monkeypatch, made)
     found = told(run(made, epochs=2, steps=10_000))
     assert found["energy_j"] == pytest.approx({"package-0": 10_000 * STEP_J}) and made.readings < 600
 
 
 def test_a_counter_that_may_have_started_anew_twice_tells_nothing(monkeypatch):
     made = Counters(range_j=10_000.0)  # for 10 s, which is less than lies between two readings
-    monkeypatch.setattr(meter.time, "perf_counter", lambda: made.steps * STEP_S)
+    clocked(monkeypatch, made)
     started = run(made, epochs=3, steps=200)
     assert "which starts at 0 again every 10,000 J" in told(started)["reason"]
     assert started.epoch(2, comm.alone(), batch=BATCH) is None
@@ -156,25 +163,29 @@ def test_machines_are_added_up():
     assert meter.summed([own, {"reason": "hidden"}], batch=2) == {"reason": "hidden"}
 
 
-def test_a_run_says_what_it_took(colours, own_place, monkeypatch):
-    """The whole way, with a made machine in place of this one's counters."""
+class Ticking(Counters):
+    """From each reading to the next lie 10 made steps, in the time of this machine."""
 
-    class Made(Counters):
-        def __init__(self, **_: object):
-            super().__init__(lacking={"gpu": "no driver"})
+    def __init__(self, **_: object):
+        super().__init__(lacking={"gpu": "no driver"})
 
-        def read(self) -> Reading:
-            self.steps += 10  # time passes from reading to reading
-            return super().read()
+    def read(self) -> Reading:
+        self.steps += 10
+        found = super().read()
+        return Reading(time.perf_counter(), found.joules, found.ranges, found.lacking)
 
-    monkeypatch.setattr(meter, "Counters", Made)
-    run_folder = tiny.train(colours, epochs=3)
+
+@pytest.mark.parametrize(("frozen", "epochs"), [(0, 2), (1, 1)])
+def test_a_run_says_what_it_took(colours, own_place, monkeypatch, frozen, epochs):
+    """Of three epochs, two steady ones, or one where the first trained the last layer alone."""
+    monkeypatch.setattr(meter, "Counters", Ticking)
+    monkeypatch.setattr(meter, "SECONDS_LEAST", 0.0)
+    run_folder = tiny.train(colours, epochs=3, model__freeze_epochs=frozen)
     found = tiny.summary(run_folder)["energy"]
-    # Two steady epochs of 6 steps, each between its first reading and its last.
-    assert found["images"] == 2 * 6 * 8 and found["energy_j"] == {"package-0": pytest.approx(2 * 10 * STEP_J)}
-    assert found["lacking"] == {"gpu": "no driver"} and found["seconds"] == pytest.approx(2 * 10 * STEP_S)
-    epochs = [record["energy"]["images"] for record in tiny.metrics(run_folder, "train")]
-    assert epochs == [48, 48, 48]
+    assert found["images"] == epochs * 48 and found["lacking"] == {"gpu": "no driver"}
+    assert found["energy_j"] == {"package-0": pytest.approx(epochs * 10 * STEP_J)}  # an epoch has two readings
+    assert found["mean_w"] * found["seconds"] == pytest.approx(epochs * 10 * STEP_J)
+    assert [record["energy"]["images"] for record in tiny.metrics(run_folder, "train")] == [48, 48, 48]
 
 
 def test_a_run_without_counters_says_why(finished):
@@ -183,12 +194,3 @@ def test_a_run_without_counters_says_why(finished):
         pytest.skip("this machine has counters that can be read")
     assert found["reason"] and json.dumps(found)
     assert all("energy" not in record for record in tiny.metrics(finished, "train"))
-
-
-def test_the_last_kind_of_steps_is_what_counts(monkeypatch, colours, own_place):
-    """A run whose first epochs train the last layer alone."""
-    asked = []
-    inner = phases.last_kind
-    monkeypatch.setattr(meter.phases, "last_kind", lambda config: asked.append(inner(config)) or asked[-1])
-    tiny.train(colours, epochs=3, model__freeze_epochs=1)
-    assert 1 in asked
