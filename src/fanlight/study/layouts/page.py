@@ -52,7 +52,7 @@ def write(study: Path) -> Path:
     """Writes the report into a study's folder; returns the page's path. RunError where it has no result."""
     found = told.read(study)
     rows = [_row(found, point) for point in found.study["points"]]
-    _table(study / "points.csv", rows, [*costs.columns(costs.has(found.measured)), *_shares(found.study["causes"])])
+    _table(study / "points.csv", rows, found.study["causes"])
     drawn = _figures(found)
     groups: dict[str, list[Doc]] = {}
     for row in rows:
@@ -195,12 +195,8 @@ def _row(found: Told, point: Doc) -> Doc:
     return made
 
 
-def _shares(causes: list[str]) -> list[str]:
-    return [f"share_{cause}" for cause in causes]
-
-
-def _table(path: Path, rows: list[Doc], more: list[str]) -> None:
-    columns = (*COLUMNS, *more, "unexplained")
+def _table(path: Path, rows: list[Doc], causes: list[str]) -> None:
+    columns = (*COLUMNS, *costs.columns(costs.has(rows)), *(f"share_{cause}" for cause in causes), "unexplained")
     with open(path, "w", newline="", encoding="utf-8", errors="replace") as file:
         writer = csv.DictWriter(file, columns, extrasaction="ignore")
         writer.writeheader()
