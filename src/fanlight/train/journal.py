@@ -131,7 +131,13 @@ class Journal:
         Collective."""
         epoch, epochs = progress.position.epoch, t.config.train.epochs or 0
         rates = self._rates(t)
-        record = {"epoch": epoch, "step": progress.step, **sums, "lr": t.optimizer.lr(progress.step - 1), **rates}
+        record: dict[str, Any] = {
+            "epoch": epoch,
+            "step": progress.step,
+            **sums,
+            "lr": t.optimizer.lr(progress.step - 1),
+            **rates,
+        }
         energy = self._meter.epoch(epoch - 1, t.world, batch=t.cutting.batch)
         if energy is not None:
             record["energy"] = energy
