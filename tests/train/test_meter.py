@@ -176,11 +176,12 @@ class Ticking(Counters):
 
 
 @pytest.mark.parametrize(("frozen", "epochs"), [(0, 2), (1, 1)])
-def test_a_run_says_what_it_took(colours, own_place, monkeypatch, frozen, epochs):
+def test_a_run_says_what_it_took(colours, finished, own_place, monkeypatch, frozen, epochs):
     """Of three epochs, two steady ones, or one where the first trained the last layer alone."""
     monkeypatch.setattr(meter, "Counters", Ticking)
     monkeypatch.setattr(meter, "SECONDS_LEAST", 0.0)
-    run_folder = tiny.train(colours, epochs=3, model__freeze_epochs=frozen)
+    weights = str(finished / "weights/last.safetensors")
+    run_folder = tiny.train(colours, epochs=3, model__weights=weights, model__freeze_epochs=frozen)
     found = tiny.summary(run_folder)["energy"]
     assert found["images"] == epochs * 48 and found["lacking"] == {"gpu": "no driver"}
     assert found["energy_j"] == {"package-0": pytest.approx(epochs * 10 * STEP_J)}  # an epoch has two readings
