@@ -2,10 +2,12 @@
 
 import itertools
 import json
+import platform
 import time
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from fanlight import energy
 from fanlight.energy import Reading, Unreadable
@@ -161,6 +163,38 @@ def test_machines_are_added_up():
         "j_per_image": 2.0, "mean_w": 8.0, "lacking": {"gpu": "no driver"},
     }  # fmt: skip
     assert meter.summed([own, {"reason": "hidden"}], batch=2) == {"reason": "hidden"}
+
+
+def test_readers_of_several_machines_tell_each_other(counters):
+    """Ranks that read nothing tell nothing; of each machine one does."""
+    other = {"steps": 12, "seconds": 6.0, "joules": {"package-0": 1.0}, "lacking": {}}
+    world = SimpleNamespace(local_ranks=2, ranks=4, share=lambda own: [own, {}, other, {}])
+    found = run(counters, epochs=3, steps=6).document(world, batch=BATCH)
+    assert found["energy_j"] == {"machine-0/package-0": pytest.approx(12 * STEP_J), "machine-1/package-0": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("layout", "local_rank", "gpus"),
+    [
+        ("ddp", 0, ["GPU-mine", "GPU-beside"]),  # of the ranks here, each once; not of another machine's
+        ("dataparallel", 0, ["GPU-0", "GPU-1", "GPU-mine", "GPU-beside"]),  # every GPU that the process sees
+        ("ddp", 1, None),  # another rank reads them
+    ],
+)
+def test_gpus_are_those_that_this_machines_ranks_compute_on(monkeypatch, layout, local_rank, gpus):
+    asked = []
+    monkeypatch.setattr(meter, "Counters", lambda **about: asked.append(about["gpus"]))
+    monkeypatch.setattr(meter.phases, "last_kind", lambda config: 0)
+    seen = {2: "mine", 0: "0", 1: "1"}
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda number: SimpleNamespace(uuid=seen[number]))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    here = platform.node()
+    world = SimpleNamespace(
+        device=torch.device("cuda", 2), local_rank=local_rank,
+        share=lambda own: [own, [here, "GPU-mine"], [here, "GPU-beside"], [f"{here}-2", "GPU-far"]],
+    )  # fmt: skip
+    Meter.of(SimpleNamespace(world=world, layout=SimpleNamespace(name=layout), config=None))
+    assert asked == ([] if gpus is None else [gpus])
 
 
 class Ticking(Counters):
