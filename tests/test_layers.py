@@ -17,7 +17,7 @@ pytest_plugins = ["train.fixtures"]
 
 ROOT = Path(fanlight.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
-FREE = {"types", "errors", "config", "console", "machine"}  # anyone may import these
+FREE = {"types", "errors", "config", "console", "machine", "energy"}  # anyone may import these
 BELOW_STUDY = {"train", "tasks", "parallel", "data", "models", "kernels"}
 MAY = {  # package -> packages that it may import; recipes are a list of configs
     "study": BELOW_STUDY | {"plan"}, "plan": BELOW_STUDY, "serve": BELOW_STUDY,

@@ -18,10 +18,10 @@ ONLY = {  # options that one subject has and the other does not
     "loading": ("workers", "engines"),
     "layouts": (
         "model", "epochs", "batch_size", "layouts", "ranks", "precisions", "weak", "to_accuracy", "seeds", "device",
-        "threads", "time_limit", "resume", "values", "recipe",
+        "threads", "time_limit", "resume", "values", "recipe", "price",
     ),
 }  # fmt: skip
-OF_ONE = ("weak", "to_accuracy", "seeds")  # options of one study of layouts, not of a recipe's parts
+OF_ONE = ("weak", "to_accuracy", "seeds", "price")  # options of one study of layouts, not of a recipe's parts
 KEYS = {
     "model.name": "model", "train.epochs": "epochs", "train.batch_size": "batch_size", "data.image_px": "image_size",
     "execution.threads": "threads", "execution.device": "device", "data.limit": "limit",
@@ -47,6 +47,7 @@ def study(
     seeds: Annotated[int | None, typer.Option(help="Of --to-accuracy, at least 3: as --rounds.")] = None,
     rounds: Annotated[int | None, typer.Option(help="Turns of every point. Default: until intervals are narrow.")] = None,
     time_limit: Annotated[str | None, typer.Option(help="Begin no run that would end later: 90s, 10m, 1.5h.")] = None,
+    price: Annotated[float | None, typer.Option(help="Of this machine per hour, any currency: what an epoch costs.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda. Default: both, where there is a GPU.")] = None,
     workers: Annotated[str | None, typer.Option(help="Of loading, with commas: 1,2,4. Default: up to the cores.")] = None,
     engines: Annotated[str | None, typer.Option(help="Of loading. Default: serial,threads,processes,dask.")] = None,
@@ -106,6 +107,7 @@ def _layouts(given: dict[str, Any]) -> None:
         ranks=_numbers(_words(given["ranks"], "--ranks"), "--ranks"),
         precisions=_words(given["precisions"], "--precisions"),
         rounds=given["rounds"] or given["seeds"], weak=given["weak"], to_accuracy=given["to_accuracy"],
+        price=given["price"],
     )  # fmt: skip
     limit_s = _seconds(given["time_limit"])
     document = subject.study(
@@ -168,12 +170,12 @@ def _check_resumed(given: dict[str, Any]) -> None:
     if given["resume"] is None:
         return
     names = (*ONLY["layouts"], *ONLY["loading"], "image_size", "limit", "out")
-    begun = [name for name in names if name not in ("resume", "time_limit", "seeds")]
+    begun = [name for name in names if name not in ("resume", "time_limit", "seeds", "price")]
     if asked := [name for name in begun if given[name]]:
         option = "set" if asked[0] == "values" else asked[0].replace("_", "-")
         raise ConfigError(
-            f"--{option} beside --resume: a study goes on as it was begun; leave it out (--rounds and --time-limit may be "
-            "given anew), or begin another with --out"
+            f"--{option} beside --resume: a study goes on as it was begun; leave it out (--rounds, --time-limit and --price "
+            "may be given anew), or begin another with --out"
         )
 
 

@@ -10,9 +10,8 @@ from hypothesis.extra import numpy as arrays
 from scipy.optimize import least_squares
 
 import interval_coverage as simulated
-from fanlight.study import comparison, laws, scaling
+from fanlight.study import comparison, laws, scaling, stats
 from fanlight.study.laws import LawFit
-from fanlight.study.scaling import Point
 from fanlight.study.stats import Untold
 
 CELL = (0.92, 0.98)  # coverage of one cell of 300 draws: .95 ± 2.4 standard errors
@@ -23,10 +22,6 @@ RANK_SETS = st.sets(st.integers(2, 512), min_size=2, max_size=8).map(lambda more
 def exact(law, theta, ranks, *, rounds=3):
     """Rates without noise, with drift."""
     return 50 * simulated.speedups(law, theta, ranks)[:, None] * np.linspace(1.0, 0.7, rounds)
-
-
-def point(name, rates, *, units=1):
-    return Point(name, "cpu", units, "fp32", tuple(rates))
 
 
 def values(fit):
@@ -67,7 +62,7 @@ def test_best_values_are_those_of_a_general_solver(noise_PN):
 def test_amdahls_interval_of_two_points_is_karp_flatts():
     rates = np.array([[10.0, 11.0, 9.5], [18.0, 19.5, 17.5]])
     law = laws.fit("amdahl", [1, 2], rates, scaling="strong")
-    found = scaling.speedup(point("2", rates[1], units=2), point("1", rates[0])).serial_fraction
+    found = scaling.karp_flatt(stats.ratio(rates[1], rates[0]), ranks=2)
     assert law.parameters[0].interval == pytest.approx(found.interval, rel=1e-4)
     assert law.misfit_p is None
 

@@ -1,4 +1,4 @@
-"""Rates of rounds: intervals cover as they say, and a speedup is over resources."""
+"""Rates of rounds: intervals cover as they say; and what of the work is serial."""
 
 import math
 
@@ -9,16 +9,11 @@ from hypothesis import strategies as st
 
 import interval_coverage as simulated
 from fanlight.study import scaling, stats
-from fanlight.study.scaling import Point
-from fanlight.study.stats import Estimate, Untold
+from fanlight.study.stats import Estimate
 
 CELL = (0.92, 0.98)  # coverage of one cell of 300 draws: .95 ± 2.4 standard errors
 POOLED = (0.935, 0.965)  # of cells together, where a wrong method shows
 RATES = st.floats(1e-3, 1e6)
-
-
-def point(name, rates, *, units=1, device="cpu", precision="fp32"):
-    return Point(name, device, units, precision, tuple(rates))
 
 
 # central values, ratios
@@ -111,24 +106,14 @@ def test_stopping_early_costs_coverage_as_told_and_biases_nothing():
     assert abs(five["bias"]) < 0.004 and abs(three["bias"]) < 0.004
 
 
-# speedup over resources
-
-
-def test_efficiency_is_per_core():
-    one, both = point("one core", [10, 10, 10]), point("all cores", [18, 18, 18], units=2)
-    ranks = point("ddp", [19, 19, 19], units=2)
-    over_one, over_both = scaling.speedup(ranks, one), scaling.speedup(ranks, both)
-    assert over_one.speedup.value == pytest.approx(1.9) and over_one.efficiency.value == pytest.approx(0.95)
-    assert over_both.efficiency.value == over_both.speedup.value == pytest.approx(19 / 18)
-    assert over_one.serial_fraction.value == pytest.approx((1 / 1.9 - 0.5) / 0.5)
-    assert over_both.serial_fraction == Untold("a serial fraction needs more cores than the baseline's 2")
+# serial fractions
 
 
 def test_karp_flatt_of_published_figures():
     """NVIDIA DeepLearningExamples, ResNet-50 on DGX A100, 1 and 8 devices."""
     for one, eight, fraction in ((2470, 16621, 0.027), (938, 7248, 0.005)):
-        found = scaling.speedup(point("8", [eight] * 3, units=8, device="cuda"), point("1", [one] * 3, device="cuda"))
-        assert found.serial_fraction.value == pytest.approx(fraction, abs=5e-4)
+        found = scaling.karp_flatt(stats.ratio([eight] * 3, [one] * 3), ranks=8)
+        assert found.value == pytest.approx(fraction, abs=5e-4)
 
 
 @given(st.integers(2, 4096), st.floats(0, 1))
@@ -147,34 +132,17 @@ def test_the_interval_of_a_serial_fraction_turns_over():
 
 
 def test_weak_scaling_has_gustafsons_share():
-    found = scaling.speedup(point("4", [37, 37], units=4), point("1", [10, 10]), scaling="weak")
-    assert found.serial_fraction.value == pytest.approx(0.1)
+    assert scaling.scaled_serial_fraction(stats.ratio([37, 37], [10, 10]), ranks=4).value == pytest.approx(0.1)
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: point("p", [1.0], units=0), "p: units must be a whole number of cores or devices from 1, got 0"),
-        (lambda: point("p", [-1.0]), "p: rates must be finite and above 0, got -1"),
-        (
-            lambda: scaling.speedup(point("g", [9.0], device="cuda"), point("c", [1.0])),
-            "g runs on cuda, c on cpu: that is a gain of the device, not parallel speedup; use device_gain",
-        ),
-        (
-            lambda: scaling.speedup(point("b", [9.0], precision="bf16"), point("f", [1.0])),
-            "b computes in bf16, f in fp32: take a baseline of the same precision",
-        ),
-        (lambda: scaling.speedup(point("a", [9.0]), point("b", [1.0]), scaling="both"), "scaling is strong or weak"),
-        (lambda: scaling.device_gain(point("a", [9.0]), cpu=point("b", [1.0])), "got cpu over cpu; use speedup"),
+        (lambda: scaling.check_scaling("both"), "scaling is strong or weak, got 'both'"),
         (lambda: scaling.karp_flatt(Estimate(1.0, None, 1), ranks=1), "needs more than 1 rank, got 1"),
-        (lambda: scaling.karp_flatt(Estimate(1.0, None, 1), ranks=math.nan), "needs more than 1 rank, got nan"),
+        (lambda: scaling.scaled_serial_fraction(Estimate(1.0, None, 1), ranks=math.nan), "more than 1 rank, got nan"),
     ],
 )
-def test_gains_of_another_kind_are_refused(call, message):
+def test_serial_fractions_of_nothing_are_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
-
-
-def test_the_gain_of_a_device_is_its_own_figure():
-    gain = scaling.device_gain(point("g", [90.0, 45.0], device="cuda"), cpu=point("c", [10.0, 5.0]))
-    assert gain.value == pytest.approx(9)

@@ -30,7 +30,7 @@ FILES = {
 # The design's table for `train --json`.
 KEYS = {
     "run", "task", "model", "layout", "ranks", "precision", "epochs", "steps", "batch_size", "microbatches", "metrics",
-    "wall_s", "train_s", "images_per_s", "input_wait_share", "peak_rss_bytes", "sent_bytes",
+    "wall_s", "train_s", "images_per_s", "input_wait_share", "peak_rss_bytes", "sent_bytes", "energy",
 }  # fmt: skip
 # One rank's sums are added up in another order than two ranks'; measured 2e-9 over the 12 steps of such a run.
 LOSS_RTOL = 1e-5

@@ -18,7 +18,7 @@ SECTIONS = ("data", "model", "augment", "optim", "train", "execution")
 # Keys that a run which stopped early may lack; None is shown as a dash.
 RUN_KEYS = (
     "run", "status", "model", "layout", "ranks", "precision", "epochs", "steps", "batch_size", "wall_s", "train_s",
-    "images_per_s", "input_wait_share", "peak_rss_bytes", "command", "started", "notes", "phases",
+    "images_per_s", "input_wait_share", "peak_rss_bytes", "energy", "command", "started", "notes", "phases",
 )  # fmt: skip
 DATA_KEYS = (
     "path", "fingerprint", "classes", "images", "splits", "quarantined", "exact_copies", "label_conflicts", "leaks"

@@ -19,6 +19,7 @@ from fanlight.parallel.heartbeat import Heartbeat
 
 PARTS = ("input", "copy", "forward", "backward", "communication", "optimizer")
 COLUMNS = (*(f"{part}_s" for part in PARTS), "total_s")
+WARMUP_STEPS = 5  # of a run that has one epoch
 
 
 class StepClock:
@@ -118,7 +119,7 @@ class StepClock:
         part.replace(path)
 
 
-def steady(rows: list[dict[str, float]], *, warmup: int = 5) -> list[dict[str, float]]:
+def steady(rows: list[dict[str, float]], *, warmup: int = WARMUP_STEPS) -> list[dict[str, float]]:
     """Rows after the warm-up: the first epoch's when there are later ones, else the first `warmup` steps."""
     if not rows:
         return []

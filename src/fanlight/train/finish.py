@@ -17,7 +17,7 @@ from fanlight.train import ahead, folder, prepare
 
 KEYS = (
     "run", "task", "model", "layout", "ranks", "precision", "epochs", "steps", "batch_size", "microbatches", "metrics",
-    "wall_s", "train_s", "images_per_s", "input_wait_share", "peak_rss_bytes", "sent_bytes",
+    "wall_s", "train_s", "images_per_s", "input_wait_share", "peak_rss_bytes", "sent_bytes", "energy",
 )  # fmt: skip
 
 
@@ -93,6 +93,8 @@ def _say(summary: dict[str, Any], run: Path) -> None:
     rates = ""
     if summary["images_per_s"] is not None:  # none where a resumed run had no step left
         rates = f" {summary['images_per_s']:.0f} img/s steady, input wait {summary['input_wait_share']:.1%},"
+    if "reason" not in summary["energy"]:
+        rates += f" {summary['energy']['j_per_image']:.3g} J per image at {summary['energy']['mean_w']:.0f} W,"
     console.say(
         f"{console.seconds_text(summary['wall_s'])} from Enter to the last metric, "
         f"{console.seconds_text(summary['train_s'])} training,{rates} memory "

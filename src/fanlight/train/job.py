@@ -94,7 +94,7 @@ def rank_main(
         comm.sent.clear()
         with shard.counting(t.world):
             progress = loop_run(t, progress, journal, wish, deadline=deadline)
-        sent = dict(comm.sent)
+        sent, energy = dict(comm.sent), journal.energy(t)
         world.heartbeat.announce("finish")
         if deadline is not None and deadline.was_reached and progress.step < steps:
             share = t.optimizer.lr(progress.step) / (config.optim.lr or 1.0)
@@ -118,7 +118,7 @@ def rank_main(
         wall_s = wall_before_s + time.time() - entered
         scores = {split: t.task.score(table, split=split) for split, table in tables.items()}
     return _finish(
-        path, t, progress, scores, tables, wall_s=wall_s, peak=peak, phases_s=phases_s, verdict=verdict, sent=sent
+        path, t, progress, scores, tables, wall_s=wall_s, peak=peak, phases_s=phases_s, verdict=verdict, sent=sent, energy=energy
     )  # fmt: skip
 
 
@@ -173,6 +173,7 @@ def _hashes(config: Config) -> set[str]:
 def _finish(
     path: Path, t: Training, progress: Progress, scores: dict[str, dict[str, Any] | None], tables: dict[str, pa.Table], *,
     wall_s: float, peak: int, phases_s: dict[str, float], verdict: compiling.Verdict | None, sent: dict[str, int],
+    energy: dict[str, Any],
 ) -> dict[str, Any]:  # fmt: skip
     """On rank 0: predictions and the summary."""
     if tables:
@@ -190,7 +191,7 @@ def _finish(
     before = folder.read_summary(path)
     return folder.update_summary(
         path, **facts, status="finished", wall_s=wall_s, sent_bytes=sent, train_s=progress.train_s, peak_rss_bytes=peak,
-        metrics=metrics,
+        metrics=metrics, energy=energy,
         images_per_s=len(steady) * t.cutting.batch / steady_s if steady else None,
         input_wait_share=sum(row["input_s"] for row in steady) / steady_s if steady else None,
         best=progress.best, notes=[*before["notes"], *t.notes], steps=progress.step,

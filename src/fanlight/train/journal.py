@@ -17,6 +17,7 @@ from fanlight import console
 from fanlight.train import clock as clocks
 from fanlight.train import evaluate, export, phases, state, tracking
 from fanlight.train.ledger import Ledger
+from fanlight.train.meter import Meter
 from fanlight.train.timelimit import Deadline
 from fanlight.train.training import Training
 from fanlight.types import Batch
@@ -44,6 +45,7 @@ class Journal:
         self._told_at = 0.0  # when the bar moved, or its epoch began
         self._epoch_rows = 0  # of the clock, where the current epoch's begin
         self._clock: clocks.StepClock | None = None
+        self._meter = Meter(None)
         self._background = state.Background()
         self._tracker = tracking.Tracker(run, first_step=first_step) if rank == 0 else None
         if rank == 0:
@@ -62,9 +64,11 @@ class Journal:
         return f"fanlight train --resume {shlex.quote(str(self.run))}"
 
     @contextlib.contextmanager
-    def following(self, clock: clocks.StepClock, progress: Progress, *, epochs: int) -> Iterator[None]:
+    def following(
+        self, clock: clocks.StepClock, meter: Meter, progress: Progress, *, epochs: int
+    ) -> Iterator[None]:  # fmt: skip
         """Shows progress, and keeps this rank's step times however training ends."""
-        self._clock = clock
+        self._clock, self._meter = clock, meter
         try:
             yield
         finally:
@@ -127,7 +131,16 @@ class Journal:
         Collective."""
         epoch, epochs = progress.position.epoch, t.config.train.epochs or 0
         rates = self._rates(t)
-        record = {"epoch": epoch, "step": progress.step, **sums, "lr": t.optimizer.lr(progress.step - 1), **rates}
+        record: dict[str, Any] = {
+            "epoch": epoch,
+            "step": progress.step,
+            **sums,
+            "lr": t.optimizer.lr(progress.step - 1),
+            **rates,
+        }
+        energy = self._meter.epoch(epoch - 1, t.world, batch=t.cutting.batch)
+        if energy is not None:
+            record["energy"] = energy
         grows = t.cutting.start_px is not None
         if grows:
             record["image_px"] = t.cutting.side_px(epoch - 1)
@@ -229,6 +242,10 @@ class Journal:
         total_s = sum(row["total_s"] for row in rows) or 1e-9
         wait_s = sum(row["input_s"] for row in rows)
         return {"images_per_s": len(rows) * t.cutting.batch / total_s, "input_wait_share": wait_s / total_s}
+
+    def energy(self, t: Training) -> dict[str, Any]:
+        """As `Meter.document` tells it. Collective."""
+        return self._meter.document(t.world, batch=t.cutting.batch)
 
     def _elapsed_s(self) -> float:
         return time.monotonic() - self._started

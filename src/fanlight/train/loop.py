@@ -14,6 +14,7 @@ from fanlight.errors import Stopped
 from fanlight.train import clock as clocks
 from fanlight.train.journal import Journal
 from fanlight.train.ledger import APART_STEPS, Ledger
+from fanlight.train.meter import Meter
 from fanlight.train.stop import Wish
 from fanlight.train.timelimit import Deadline
 from fanlight.train.training import Training
@@ -60,15 +61,17 @@ def run(t: Training, progress: Progress, journal: Journal, wish: Wish, *, deadli
     when asked to; TrainingError when the loss or a gradient is not finite. `journal` receives everything that is worth
     keeping."""
     began = time.perf_counter() - progress.train_s
-    clock = clocks.StepClock(t.world.device, heartbeat=t.world.heartbeat)
+    clock, meter = clocks.StepClock(t.world.device, heartbeat=t.world.heartbeat), Meter.of(t)
     ledger = Ledger(t.world, every=APART_STEPS if t.layout.is_periodic else 1)
     ledger.epoch_sums[:] = progress.epoch_sums
-    with journal.following(clock, progress, epochs=t.config.train.epochs or 0):
+    with journal.following(clock, meter, progress, epochs=t.config.train.epochs or 0):
         _begin(t, progress)
         if deadline is not None and progress.step and deadline.reached(t.world.any(deadline.is_over())):
             return progress  # killed after its last step, or continued when no time is left
         while not progress.is_trained(t.config.train):
-            _train_phase(t, progress, journal, wish, clock=clock, ledger=ledger, began=began, deadline=deadline)
+            _train_phase(
+                t, progress, journal, wish, clock=clock, meter=meter, ledger=ledger, began=began, deadline=deadline
+            )  # fmt: skip
             if deadline is not None and deadline.was_reached:
                 return progress
             journal.write_best(t)  # while the weights beside it are those that it was scored with
@@ -83,8 +86,8 @@ def _begin(t: Training, progress: Progress) -> None:
 
 
 def _train_phase(
-    t: Training, progress: Progress, journal: Journal, wish: Wish, *, clock: clocks.StepClock, ledger: Ledger,
-    began: float, deadline: Deadline | None,
+    t: Training, progress: Progress, journal: Journal, wish: Wish, *, clock: clocks.StepClock, meter: Meter,
+    ledger: Ledger, began: float, deadline: Deadline | None,
 ) -> None:  # fmt: skip
     """Steps until the phase ends, in which the same weights train. `began`: perf_counter less earlier starts' seconds."""
     assert t.phase is not None
@@ -98,6 +101,7 @@ def _train_phase(
             heartbeat.beat("input", step=progress.step)
             if is_new:
                 heartbeat.announce("first step")
+                meter.begin(progress.position.epoch)
             clock.begin()
             batch = None if progress.is_impatient(t.config.train) else next(batches, None)
             if batch is None:
@@ -127,6 +131,7 @@ def _train_phase(
                 else Position(batch.position.epoch, batch.position.step + 1)
             )
             clock.end(step=progress.step, epoch=batch.position.epoch, images=batch.rows)
+            meter.stepped(is_last=last)
             heartbeat.announce("journal")  # evaluation, checkpoints, a terminal that does not read
             is_new = last
             journal.stepped(t, batch, ledger)

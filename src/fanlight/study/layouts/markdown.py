@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fanlight.console import seconds_text
+from fanlight.study.layouts.costs import amount
 
 Doc = Mapping[str, Any]
 MARKS = {each: f"\\{each}" for each in "\\`*_[]|#!"} | {"<": "&lt;", ">": "&gt;", "&": "&amp;", "\n": " ", "\r": " "}
@@ -14,7 +15,7 @@ MARKS = {each: f"\\{each}" for each in "\\`*_[]|#!"} | {"<": "&lt;", ">": "&gt;"
 def text(
     *, study: Doc, rows: Sequence[Doc], headline: Sequence[str], by_point: Sequence[str], flags: Doc, differs: Doc,
     absent: Sequence[tuple[Sequence[str], str, str]], captions: Doc, has: Doc, wide: str,
-    rounds: int, beyond: Doc | None, beyond_words: str, **_: Any,
+    rounds: int, beyond: Doc | None, beyond_words: str, costs: Sequence[str], **_: Any,
 ) -> str:  # fmt: skip
     """The whole document; names are escaped."""
     machine = study["machine"]
@@ -28,11 +29,14 @@ def text(
     lines += [f"- {plain(line)}" for line in headline] + [""]
     lines += [f"- {plain(line)}" for line in by_point] + [""]
     head = ["point", "images/s", "95 %", "speedup, one core", "over all cores", "efficiency"]
-    head += ["device gain"] * has["device_gain"] + ["epoch", "accuracy", "gap", "n", "flags"]
+    head += ["device gain"] * has["device_gain"] + ["epoch"]
+    head += ["J/image", "W"] * has["energy"] + ["cost of an epoch", "of 1000 images"] * has["cost"]
+    head += ["accuracy", "gap", "n", "flags"]
     lines += _row(head) + _row(["---", *["--:"] * (len(head) - 2), "---"])
     for row in rows:
         if row["images_per_s"] is not None:
             lines += _row([plain(cell) for cell in _cells(row, has)])
+    lines += ["", *(f"{plain(line)}\n" for line in costs)]
     if absent:
         lines += ["", *_row(["not measured", "status", "why"]), *_row(["---"] * 3)]
         for names, status, reason in absent:
@@ -102,6 +106,8 @@ def _cells(row: Doc, has: Doc) -> list[str]:
     cells += [_number(row.get(key), "{:.2f}") for key in ("speedup", "over_all_cores", "efficiency")]
     cells += [_number(row.get("device_gain"), "{:.1f}")] * has["device_gain"]
     cells += ["–" if row["epoch_s"] is None else seconds_text(row["epoch_s"])]
+    for key in ["j_per_image", "mean_w"] * has["energy"] + ["cost_epoch", "cost_1000"] * has["cost"]:
+        cells.append(amount(row.get(key)))
     cells += [_number(row.get("accuracy"), "{:.3f}"), _number(row.get("accuracy_gap"), "{:+.3f}"), str(row["n"])]
     return [
         *cells,

@@ -9,7 +9,7 @@ from typing import Any
 
 from fanlight.parallel import layout as layouts
 from fanlight.study import runs
-from fanlight.study.layouts import attribution, folder
+from fanlight.study.layouts import attribution, costs, folder
 from fanlight.study.layouts.grid import Point
 from fanlight.study.layouts.spent import scatter, typical
 
@@ -87,6 +87,8 @@ def read(run: Path, point: Point) -> Row:
         "timers": timers, "busy_before": probe["busy_before"], **told,
         "scatter": statistics.fmean(map(scatter, totals)), "link": probe.get("link"),
         "peak_rss_bytes": summary["peak_rss_bytes"], "sent_bytes": summary["sent_bytes"],
+        "energy": summary.get("energy") or {"reason": costs.NOT_KEPT},
+        "train_images": ((summary.get("data") or {}).get("splits") or {}).get("train"),
         "curve": [[r["seconds_in"], r["accuracy"]] for r in found.metrics if r["kind"] == "evaluate" and r["split"] == "val"],
     }  # fmt: skip
 

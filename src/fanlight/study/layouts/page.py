@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fanlight.study import pages
-from fanlight.study.layouts import intervals, markdown, simulated, told, verdict
+from fanlight.study.layouts import costs, intervals, markdown, simulated, told, verdict
 from fanlight.study.layouts.told import Told
 
 Doc = dict[str, Any]
@@ -87,6 +87,7 @@ def contents(found: Told) -> Doc:
         "meaning": MEANING, "has": _has(found), "rounds": len({row["round"] for row in found.rounds}),
         "wide": _widest(found), "colours": _colours(), "beyond": study.get("simulated"),
         "beyond_words": simulated.words(study["simulated"]) if study.get("simulated") else "",
+        "costs": costs.words(study), "amount": costs.amount,
     }  # fmt: skip
 
 
@@ -131,7 +132,7 @@ def _has(found: Told) -> dict[str, bool]:
     keys = ("device_gain", "to_accuracy", "accuracy", "serial_fraction")
     has = {key: any(point.get(key) is not None for point in found.measured) for key in keys}
     has["serial_fraction"] = any((p.get("serial_fraction") or {}).get("value") is not None for p in found.measured)
-    return has
+    return has | costs.has(found.measured)
 
 
 def _widest(found: Told) -> str:
@@ -170,6 +171,7 @@ def _row(found: Told, point: Doc) -> Doc:
         **dict.fromkeys(COLUMNS),
         "to_accuracy": None,
         **point,
+        **costs.cells(point),
         "epoch_s": found.epoch_s(point) if rated else None,
         "over_all_cores": over.get("value"),
     }
@@ -194,7 +196,7 @@ def _row(found: Told, point: Doc) -> Doc:
 
 
 def _table(path: Path, rows: list[Doc], causes: list[str]) -> None:
-    columns = (*COLUMNS, *(f"share_{cause}" for cause in causes), "unexplained")
+    columns = (*COLUMNS, *costs.columns(costs.has(rows)), *(f"share_{cause}" for cause in causes), "unexplained")
     with open(path, "w", newline="", encoding="utf-8", errors="replace") as file:
         writer = csv.DictWriter(file, columns, extrasaction="ignore")
         writer.writeheader()

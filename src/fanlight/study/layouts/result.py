@@ -9,7 +9,7 @@ from typing import Any
 
 from fanlight.study import runs, stats
 from fanlight.study.accuracy import Difference
-from fanlight.study.layouts import accuracies, attribution, fits, folder, intervals, measured, simulated, verdict
+from fanlight.study.layouts import accuracies, attribution, costs, fits, folder, intervals, measured, simulated, verdict
 from fanlight.study.layouts.grid import Point
 from fanlight.study.scaling import Scaling
 from fanlight.study.stats import Untold
@@ -47,6 +47,7 @@ def document(study: Path, *, ended: str = "") -> Doc:
         "fits": fits.documents(points, rows, kind=plan["scaling"], cores=plan["machine"]["cores_usable"]),
         "simulated": simulated.document(plan, found, settings, baselines), "unexplained_most": UNEXPLAINED_MOST,
         "rounds": max((point["n"] for point in found), default=0), "ended": ended,
+        "energy": costs.overall(found), "price": plan.get("price"),
         **{key: plan[key] for key in ("data", "images", "machine", "versions", "command", "started", "target", "fanlight")},
     }  # fmt: skip
     said = verdict.words(made)
@@ -113,6 +114,7 @@ def _point(
             "work", "to_accuracy", "differs", "batch_size", "microbatches", "warmup_s", "start_s", "peak_rss_bytes", "sent_bytes",
             "step_interval", "seconds", "sent_per_step", "busy_before", "serial_fraction", "accuracy_gap_interval",
             "accuracy_p", "accuracy_test", "loss", "loss_interval", "scatter", "link", "drift", "drift_interval",
+            "energy", "cost",
         )), "over": {},
     }  # fmt: skip
     failures = [folder.failure(run) for run in sorted((study / "runs").glob(f"{point.name}-*"))]
@@ -145,6 +147,7 @@ def _point(
         "sent_per_step": sum(own[0]["sent_bytes"].values()) / max(1, own[0]["steps"] + own[0]["warmup_steps"]),
         "differs": _differs(settings, point, one_core(point, points)),
         "link": next((row["link"] for row in own if row["link"]), None),
+        **costs.of(own, rate, price=plan.get("price")),
     }  # fmt: skip
     base, gap = _serial(point, points), gaps.get(point.name)
     made |= _speedups(point, points, rows, plan["scaling"]) | accuracies.of(own, rows[base.name] if base else [], gap)

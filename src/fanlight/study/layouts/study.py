@@ -16,7 +16,7 @@ from fanlight import config as configuration
 from fanlight.config import Config
 from fanlight.data import manifest as manifests
 from fanlight.errors import ConfigError
-from fanlight.study.layouts import estimate, folder, grid, network, recipe, result, room, simulated, table
+from fanlight.study.layouts import costs, estimate, folder, grid, network, recipe, result, room, simulated, table
 from fanlight.study.layouts.grid import Point
 from fanlight.study.layouts.recipe import Basis
 from fanlight.study.layouts.runner import Runner
@@ -38,6 +38,7 @@ class Asked:
     weak: bool = False
     to_accuracy: float | None = None
     within: bool = False  # more ranks than cores are rows that say so
+    price: float | None = None  # of this machine per hour; beside a study that goes on, in place of its own
     drops_slow_bf16: bool = False  # also where `precisions` name it: a row says so
 
 
@@ -47,6 +48,7 @@ def study(
     """The object of `--json`, after its folder is written. ConfigError and DataError for what cannot be studied; a point that
     fails is a row with its reason."""
     begun = time.monotonic()
+    costs.check_price(asked.price)
     if resume is not None:
         place, plan, about = _continued(config, resume)
         rounds = asked.rounds or plan["rounds"]
@@ -56,6 +58,8 @@ def study(
     points = folder.points(plan)
     probing = {"block_s": plan["block_s"], "repeats": plan["repeats"]}
     with run_folders.locked(place):
+        if asked.price is not None:
+            folder.write(place / folder.PLAN, plan | {"price": asked.price})
         guess = estimate.seconds(points, about, **probing)
         console.say(estimate.words(points, guess, rounds=rounds, limit_s=time_limit_s))
         runner = Runner(
@@ -66,7 +70,7 @@ def study(
         with runner.open():
             ended = runner.rounds(rounds)
         document = result.write(place, ended=ended)
-    for line in table.lines(document):
+    for line in [*table.lines(document), *costs.words(document)]:
         console.say(line)
     console.say()
     console.say(document["verdict"])
