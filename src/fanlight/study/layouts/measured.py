@@ -86,6 +86,7 @@ def read(run: Path, point: Point) -> Row:
         "split": split, "accuracy": scores.get("accuracy"), "loss": scores.get("loss"), "images_scored": scores.get("count"),
         "timers": timers, "busy_before": probe["busy_before"], **told,
         "scatter": statistics.fmean(map(scatter, totals)), "link": probe.get("link"),
+        "link_reason": probe.get("link_reason") or "",
         "peak_rss_bytes": summary["peak_rss_bytes"], "sent_bytes": summary["sent_bytes"],
         "curve": [[r["seconds_in"], r["accuracy"]] for r in found.metrics if r["kind"] == "evaluate" and r["split"] == "val"],
     }  # fmt: skip
