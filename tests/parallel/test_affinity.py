@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from fanlight.errors import ConfigError
 from fanlight.parallel import affinity
+from fanlight.parallel.launch import Pool
 
 
 @given(st.sets(st.integers(0, 300), min_size=1), st.integers(1, 40))
@@ -113,7 +114,5 @@ def test_one_process_is_held_to_one_core_with_its_threads():
 
 
 def test_ranks_on_gpus_stay_unbound():
-    from fanlight.parallel.launch import Pool
-
     with Pool(2, device="cuda", threads=1, preload=()) as pool:
         assert pool.cores is None

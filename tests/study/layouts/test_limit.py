@@ -35,7 +35,11 @@ def test_what_ends_in_time_is_left_alone():
 
 def test_a_request_to_stop_stays_one():
     fake = Fake()
-    with pytest.raises(Stopped), limit.until(time.monotonic(), fake):
+
+    def stop() -> None:
         while not fake.closed:
             time.sleep(0.01)
         raise Stopped("stopped after step 3")
+
+    with pytest.raises(Stopped), limit.until(time.monotonic(), fake):
+        stop()

@@ -148,7 +148,7 @@ def test_epochs_of_weak_scaling_follow_the_grid(fanlight, colours, own_place, qu
     ])  # fmt: skip
     monkeypatch.setattr(subject.Runner, "rounds", lambda self, asked: "nothing was run")
     for name, words in (("strong", ()), ("weak", ("--weak",))):
-        answer = fanlight("study", colours, *LITTLE[:4], *words, "--out", name, "--json")
+        answer = fanlight("study", colours, *LITTLE[:4], *LITTLE[6:], *words, "--out", name, "--json")
         assert answer.code == 0, answer.err
     strong, weak = (json.loads((own_place / name / "points.json").read_text())["equal"] for name in ("strong", "weak"))
     assert weak["train.batch_size"] == strong["train.batch_size"] == 8
