@@ -256,6 +256,9 @@ def test_the_default_grid_of_several_cores_has_laws(tmp_path):
     bases = document["baselines"]
     assert bases["all_cores"]["fp32"]["point"] == "serial-8cores-fp32" and bases["one_core"]["fp32"]["cores"] == 1
     assert by_name(document)["ddp-2x1-fp32"]["over"]["all_cores"]["point"] == "serial-8cores-fp32"
+    said = {line.split(":")[0]: line for line in document["verdict"].splitlines()}
+    assert said["ddp-2x1-fp32"].startswith("ddp-2x1-fp32: 1.67× of one core, on 2 of 8 cores.")
+    assert "a slow-down" in said["ddp-4-fp32"]
 
 
 def test_speedups_that_vary_are_wide(tmp_path):
