@@ -53,7 +53,7 @@ def study(
     workers: Annotated[str | None, typer.Option(help="Of loading, with commas: 1,2,4. Default: up to the cores.")] = None,
     engines: Annotated[str | None, typer.Option(help="Of loading. Default: serial,threads,processes,dask.")] = None,
     limit: Annotated[int | None, typer.Option(help="Use this many images.")] = None,
-    values: Annotated[list[str] | None, typer.Option("--set", help="Any config key: --set optim.name=sgd")] = None,
+    values: Annotated[list[str] | None, typer.Option("--set", help="Any key that is left open: --set optim.name=sgd")] = None,
     out: Annotated[Path | None, typer.Option(help="The study's folder. Default: runs/<data>-study-<n>.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Continue the study in this folder, as it was begun.")] = None,
     as_json: JsonOption = False,
