@@ -38,21 +38,23 @@ def study(
     epochs: Annotated[int | None, typer.Option(help="Of each run. Default: enough steps for steady times.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images per step, global; with --weak, per core.")] = None,
     image_size: Annotated[int | None, typer.Option(help="Side in pixels of what the model will see.")] = None,
-    layouts: Annotated[str | None, typer.Option(help="With commas: ddp,fsdp,pipeline,… Default: all.")] = None,
+    layouts: Annotated[str | None, typer.Option(help="With commas: ddp,fsdp,pipeline,… Default: all but diloco.")] = None,
     ranks: Annotated[str | None, typer.Option(help="With commas: 1,2,4. Default: powers of two up to the cores.")] = None,
     precisions: Annotated[str | None, typer.Option(help="With commas. Default: fp32,bf16.")] = None,
-    threads: Annotated[int | None, typer.Option(help="Compute threads per rank. Default: cores over ranks.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="Compute threads per rank. Default: cores over ranks; ddp with one, too.")
+    ] = None,
     weak: Annotated[bool, typer.Option("--weak", help="The batch grows with the cores.")] = False,
     to_accuracy: Annotated[float | None, typer.Option(help="Seconds until this share of right answers, over seeds.")] = None,
     seeds: Annotated[int | None, typer.Option(help="Of --to-accuracy, at least 3: as --rounds.")] = None,
     rounds: Annotated[int | None, typer.Option(help="Turns of every point. Default: until intervals are narrow.")] = None,
-    time_limit: Annotated[str | None, typer.Option(help="Begin no run that would end later: 90s, 10m, 1.5h.")] = None,
+    time_limit: Annotated[str | None, typer.Option(help="No run goes on for longer: 90s, 10m, 1.5h.")] = None,
     price: Annotated[float | None, typer.Option(help="Of this machine per hour, any currency: what an epoch costs.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda. Default: both, where there is a GPU.")] = None,
     workers: Annotated[str | None, typer.Option(help="Of loading, with commas: 1,2,4. Default: up to the cores.")] = None,
     engines: Annotated[str | None, typer.Option(help="Of loading. Default: serial,threads,processes,dask.")] = None,
     limit: Annotated[int | None, typer.Option(help="Use this many images.")] = None,
-    values: Annotated[list[str] | None, typer.Option("--set", help="Any config key: --set optim.name=sgd")] = None,
+    values: Annotated[list[str] | None, typer.Option("--set", help="Any key that is left open: --set optim.name=sgd")] = None,
     out: Annotated[Path | None, typer.Option(help="The study's folder. Default: runs/<data>-study-<n>.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Continue the study in this folder, as it was begun.")] = None,
     as_json: JsonOption = False,
@@ -98,8 +100,10 @@ def _layouts(given: dict[str, Any]) -> None:
         )
     _check_resumed(given)
     from fanlight.recipes import assemble
+    from fanlight.study.layouts import recipe
     from fanlight.study.layouts import study as subject
 
+    recipe.check_set(_keys(given["values"]))
     flags = {key: given[name] for key, name in KEYS.items()}
     config = assemble(given["data"], recipe=given["recipe"], config=None, flags=flags, values=given["values"] or [])
     asked_for = subject.Asked(
@@ -145,7 +149,9 @@ def _project(given: dict[str, Any]) -> None:
     if not given["data"]:
         raise ConfigError(f"say which images: fanlight study photos/ --recipe {given['recipe']}")
     from fanlight.recipes import assemble, find_study
+    from fanlight.study.layouts import recipe
 
+    recipe.check_set(_keys(given["values"]))
     over = run.Given(
         layouts=tuple(_products(_words(given["layouts"], "--layouts"))),
         ranks=tuple(_numbers(_words(given["ranks"], "--ranks"), "--ranks")),
@@ -177,6 +183,11 @@ def _check_resumed(given: dict[str, Any]) -> None:
             f"--{option} beside --resume: a study goes on as it was begun; leave it out (--rounds, --time-limit and --price "
             "may be given anew), or begin another with --out"
         )
+
+
+def _keys(values: list[str] | None) -> list[str]:
+    """Which config keys `--set` names."""
+    return [text.partition("=")[0].strip() for text in values or []]
 
 
 def _words(text: str | None, option: str) -> list[str]:

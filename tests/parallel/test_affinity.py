@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from fanlight.errors import ConfigError
 from fanlight.parallel import affinity
+from fanlight.parallel.launch import Pool
 
 
 @given(st.sets(st.integers(0, 300), min_size=1), st.integers(1, 40))
@@ -48,9 +49,25 @@ def test_the_kernels_sets_are_read_as_they_were_written(ranges):
     assert affinity.numbers(text) == [cpu for low, more in ranges for cpu in range(low, low + more + 1)]
 
 
-def of_ranks(monkeypatch, ranks, *, cores=8, threads=1, **environment):
+def test_some_cores_are_whole_ones_first(topology):
+    """Two hardware threads of one core are not what somebody means who asks for two cores."""
+    assert affinity.some(range(8), 2, cpus=topology) == [0, 2]
+    assert affinity.some(range(8), 4, cpus=topology) == [0, 2, 1, 3]
+    assert affinity.some(range(8), 5, cpus=topology) == [0, 2, 1, 3, 4]
+    assert sorted(affinity.some({4, 6, 1}, 9, cpus=topology)) == [1, 4, 6]
+
+
+def of_ranks(monkeypatch, ranks, *, cores=8, threads=1, held=None, **environment):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(1000, 1000 + cores)), raising=False)
-    return affinity.of_ranks(ranks, threads=threads, environment=environment)
+    return affinity.of_ranks(ranks, threads=threads, cores=held, environment=environment)
+
+
+def test_ranks_divide_the_cores_that_they_are_held_to(monkeypatch):
+    assert of_ranks(monkeypatch, 2, held=2) == [[1000], [1001]]
+    assert of_ranks(monkeypatch, 2, held=4, threads=2) == [[1000, 1001], [1002, 1003]]
+    assert of_ranks(monkeypatch, 1, held=3, threads=3) == [[1000, 1001, 1002]]
+    assert of_ranks(monkeypatch, 1, held=1, FANLIGHT_AFFINITY="off") is None
+    assert of_ranks(monkeypatch, 2, held=2, threads=2) is None  # fewer cores than threads
 
 
 def test_ranks_divide_the_usable_cores(monkeypatch):
@@ -87,8 +104,15 @@ def test_ranks_and_their_threads_keep_to_their_cores(pool):
     assert not set(kept.cores[0]) & set(kept.cores[1])
 
 
-def test_ranks_on_gpus_stay_unbound():
-    from fanlight.parallel.launch import Pool
+def test_one_process_is_held_to_one_core_with_its_threads():
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("there is one core")
+    with Pool(1, threads=1, cores=1, preload=()) as held:
+        if held.cores is None:
+            pytest.skip("ranks are not bound here")
+        assert held.run("parallel.stall_jobs:cores") == [[held.cores[0]] * 2] and len(held.cores[0]) == 1
 
+
+def test_ranks_on_gpus_stay_unbound():
     with Pool(2, device="cuda", threads=1, preload=()) as pool:
         assert pool.cores is None

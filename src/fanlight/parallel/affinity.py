@@ -18,10 +18,13 @@ BOUND_BY = ("OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY", "KMP_AFFINITY")
 CPUS = Path("/sys/devices/system/cpu")
 
 
-def of_ranks(ranks: int, *, threads: int, environment: Mapping[str, str] = os.environ) -> list[list[int]] | None:
-    """The cores of each rank: disjoint sets that together are all that this process may use. None where ranks stay
-    unbound: a single one, fewer cores than compute threads (a bound rank could not use what another leaves idle), another
-    system, or an environment that says so. ConfigError for a switch that is neither on nor off.
+def of_ranks(
+    ranks: int, *, threads: int, cores: int | None = None, environment: Mapping[str, str] = os.environ
+) -> list[list[int]] | None:
+    """The cores of each rank: disjoint sets that together are all that this process may use, or `cores` of them. None where
+    ranks stay unbound: a single one that may use all, fewer cores than compute threads (a bound rank could not use what
+    another leaves idle), another system, or an environment that says so. ConfigError for a switch that is neither on nor
+    off.
     """
     switch = environment.get(SWITCH, "on")
     if switch not in ("on", "off"):
@@ -29,9 +32,22 @@ def of_ranks(ranks: int, *, threads: int, environment: Mapping[str, str] = os.en
     if switch == "off" or any(name in environment for name in BOUND_BY) or not hasattr(os, "sched_getaffinity"):
         return None
     usable = os.sched_getaffinity(0)
-    if ranks == 1 or len(usable) < ranks * threads:
+    held = usable if cores is None else some(usable, cores)
+    if (ranks == 1 and cores is None) or len(held) < ranks * threads:
         return None
-    return shares(in_order(usable), ranks)
+    return shares(in_order(held), ranks)
+
+
+def some(usable: Collection[int], count: int, *, cpus: Path = CPUS) -> list[int]:
+    """`count` of the usable logical CPUs, or all there are: of each core its first hardware thread before any second one, and
+    one processor's cores before the next one's, as whoever starts a program on so many cores means them."""
+    turns: dict[tuple[int, int], int] = {}
+    ranked = []
+    for cpu in in_order(usable, cpus=cpus):
+        package, core, _ = _place(cpu, cpus)
+        turn = turns[package, core] = turns.get((package, core), -1) + 1
+        ranked.append((turn, package, core, cpu))
+    return [cpu for *_, cpu in sorted(ranked)[:count]]
 
 
 def shares(cores: Sequence[int], ranks: int) -> list[list[int]]:
@@ -43,16 +59,17 @@ def shares(cores: Sequence[int], ranks: int) -> list[list[int]]:
 def in_order(usable: Collection[int], *, cpus: Path = CPUS) -> list[int]:
     """Logical CPUs such that those of a processor, and in it the hardware threads of one core, are neighbours. Where the
     system does not tell, each is a core of its own."""
+    return sorted(usable, key=lambda cpu: _place(cpu, cpus))
 
-    def place(cpu: int) -> tuple[int, int, int]:
-        topology = cpus / f"cpu{cpu}" / "topology"
-        package, core = 0, cpu
-        with contextlib.suppress(OSError, ValueError):
-            core = min(numbers((topology / "thread_siblings_list").read_text()))
-            package = int((topology / "physical_package_id").read_text())
-        return package, core, cpu
 
-    return sorted(usable, key=place)
+def _place(cpu: int, cpus: Path) -> tuple[int, int, int]:
+    """Processor, core (its first hardware thread) and logical CPU."""
+    topology = cpus / f"cpu{cpu}" / "topology"
+    package, core = 0, cpu
+    with contextlib.suppress(OSError, ValueError):
+        core = min(numbers((topology / "thread_siblings_list").read_text()))
+        package = int((topology / "physical_package_id").read_text())
+    return package, core, cpu
 
 
 def numbers(text: str) -> list[int]:

@@ -43,7 +43,8 @@ BOOT = (
 class Pool:
     """Ranks of one machine. The constructor returns at once; the first `run` waits for what is not ready by then.
 
-    `threads`: compute threads per rank; None: usable cores over ranks. `grace_s`: how long ranks may take to save after
+    `threads`: compute threads per rank; None: usable cores over ranks. `cores`: that CPU ranks keep to, all together, input
+    threads and all; None: as many as can be used. `grace_s`: how long ranks may take to save after
     they were asked to stop. `preload`: modules that jobs need and that are slow to import. `stall_s`: how long ranks of a
     job that beats (heartbeat.py) may stand still; None: as stall.py says. Ranks on CPUs keep to cores of their own
     (affinity.py).
@@ -55,6 +56,7 @@ class Pool:
         *,
         device: str = "cpu",
         threads: int | None = None,
+        cores: int | None = None,
         preload: tuple[str, ...] = HEAVY,
         grace_s: float = 60.0,
         stall_s: float | None = None,
@@ -63,7 +65,7 @@ class Pool:
             raise errors.ConfigError(f"ranks: {ranks} processes cannot work; use 1 or more")
         self.ranks, self.grace_s = ranks, grace_s
         self.threads = threads or max(1, machine.cores_usable() // ranks)
-        self.cores = affinity.of_ranks(ranks, threads=self.threads) if device == "cpu" else None
+        self.cores = affinity.of_ranks(ranks, threads=self.threads, cores=cores) if device == "cpu" else None
         stall.chosen(stall_s)  # refused before anything is started
         self.pids: list[int] = []  # of the ranks, by rank; known after the first run
         self._busy = threading.Lock()

@@ -32,8 +32,8 @@ def main(data: str, place: Path) -> None:
     with console.quiet(also_warnings=True):
         prepare.prepare(Config().with_values(values), out=run, command="test")
         with Pool(2, threads=1, preload=(*HEAVY, *places)) as pool:
-            pool.run(job.TRAIN, run=str(run), entered=time.time(), cores=None)
-            blocks = pool.run(job.PROBE, run=str(run), block_s=0.5, repeats=2, cores=None)
+            pool.run(job.TRAIN, run=str(run), entered=time.time())
+            blocks = pool.run(job.PROBE, run=str(run), block_s=0.5, repeats=2)
             rows = [row for rank in blocks for row in rank]
             folder.finish(run, {"point": "ddp", "round": 0, "busy_before": 0.0, "seconds": 0.0, "blocks": rows})
             row = measured.read(run, Point("ddp", 2, "fp32", "cpu", 1, 2))

@@ -35,7 +35,7 @@ def probe(world: World, *, cause: str, delay_s: float, **arguments: Any) -> Any:
         return in_turns(world, **arguments) if cause == "tiny" else job.rank_probe(world, **arguments)
 
 
-def in_turns(world: World, *, run: str, block_s: float, repeats: int, cores: None) -> list[dict[str, Any]]:
+def in_turns(world: World, *, run: str, block_s: float, repeats: int) -> list[dict[str, Any]]:
     """The study's own probe of a run whose batches are tiny, in turns with a bare loop: `bare.json` in the run's folder has
     the loop's seconds of a forward and backward of as many rows as its own steps have, by turn: a machine's pace changes."""
     bench, loop = Bench(world, Path(run)), Bare(Path(run))

@@ -1,8 +1,11 @@
 """What all points of a study have in common."""
 
+from dataclasses import replace
+
 import pytest
 
 from fanlight.config import Config
+from fanlight.errors import ConfigError
 from fanlight.study.layouts import recipe
 
 pytest_plugins = ["train.fixtures"]
@@ -28,6 +31,32 @@ def test_epochs_that_were_asked_for_stay(colours):
         {"data.path": str(colours), "model.name": "scratch-cnn", "train.epochs": 7}
     )
     assert recipe.basis(asked, command="test", weak=False, to_accuracy=None).config.train.epochs == 7
+
+
+def test_epochs_of_weak_scaling_are_of_the_largest_batch(colours):
+    """Which has the fewest steps: four cores train on four times as many images at a time."""
+    config = Config().with_values({"data.path": str(colours), "model.name": "scratch-cnn", "train.batch_size": 4})
+    config = replace(config, asked=frozenset())
+    weak = recipe.basis(config, command="test", weak=True, to_accuracy=None, cores_most=4).config
+    strong = recipe.basis(config, command="test", weak=False, to_accuracy=None, cores_most=4).config
+    assert weak.train.batch_size == strong.train.batch_size == 4
+    assert (weak.train.epochs - 1) * of_epoch(colours, batch=16) >= recipe.STEPS_LEAST
+    assert strong.train.epochs == recipe.EPOCHS < weak.train.epochs
+
+
+def test_keys_that_the_study_decides_are_not_taken_from_the_user():
+    for key in (*recipe.PLAIN, "train.precision", "train.seed"):
+        with pytest.raises(ConfigError, match=f"--set {key} would do nothing, since a study decides it"):
+            recipe.check_set(["optim.name", key])
+    recipe.check_set(["optim.name", "execution.threads", "execution.workers", "execution.split_at", "train.epochs"])
+
+
+def test_keys_of_a_recipe_that_are_put_aside_are_named(colours, monkeypatch):
+    said = []
+    monkeypatch.setattr(recipe.console, "say", lambda text="", **_: said.append(text))
+    decided = of(colours, **{"train.precision": "bf16", "execution.layout": "serial", "optim.name": "sgd"})
+    assert decided.train.precision == "fp32" and decided.optim.name == "sgd"
+    assert said[0] == "A study decides itself, in place of the recipe: execution.layout, train.precision"
 
 
 def of_epoch(data, *, batch: int) -> int:

@@ -59,9 +59,9 @@ class Planted:
         with console.quiet(also_warnings=True):
             prepare.prepare(Config().with_values(values), out=run, command="test")
             pool, known = kept_pools(self.ranks), {"cause": self.cause, "delay_s": self.delay_s}
-            pool.run("study.layouts.planted:train", run=str(run), entered=0.0, cores=None, **known)
+            pool.run("study.layouts.planted:train", run=str(run), entered=0.0, **known)
             turns = {"block_s": 0.5, "repeats": 3} if self.cause != "tiny" else {"block_s": 0.15, "repeats": 24}
-            blocks = pool.run("study.layouts.planted:probe", run=str(run), cores=None, **turns, **known)
+            blocks = pool.run("study.layouts.planted:probe", run=str(run), **turns, **known)
         rows = [row for rank in blocks for row in rank]
         folder.finish(run, {"point": "point", "round": 0, "busy_before": 0.0, "seconds": 0.0, "blocks": rows})
         return measured.read(run, Point(self.layout, self.ranks, "fp32", "cpu", 1, self.ranks))

@@ -226,13 +226,39 @@ def test_serial_fractions_and_laws(tmp_path):
 
 def test_laws_need_cores_that_grow(tmp_path):
     points = grid.points(
-        cores=4, gpus=0, names=["ddp"], precisions=["fp32"], device="cpu"
+        cores=4, gpus=0, names=["fsdp"], precisions=["fp32"], device="cpu"
     )  # 4 cores for 2 ranks and for 4
     study = folders.begin(tmp_path / "study", points, cores=4)
     for point in points:
         folders.run(study, point, 0)
-    fit = next(fit for fit in result.write(study)["fits"] if fit["layout"] == "ddp")
+    fit = next(fit for fit in result.write(study)["fits"] if fit["layout"] == "fsdp")
     assert fit["laws"] == {} and "with --threads 1 cores grow with ranks" in fit["reason"]
+
+
+def test_the_default_grid_of_several_cores_has_laws(tmp_path):
+    """Serial on 1, 2, 4, 8 cores, ddp with one thread a rank: points on all cores with more threads are in no law, and the
+    serial ones on some cores are no baseline."""
+    points = grid.points(cores=8, gpus=0, precisions=["fp32"], device="cpu")
+    study = folders.begin(tmp_path / "study", points, cores=8)
+    for number in range(3):
+        for point in points:
+            if point.layout in ("serial", "ddp") and not point.reason:
+                more = 0.01 * (point.threads > 1) * (point.layout == "ddp")
+                folders.run(
+                    study, point, number, compute=0.2 * (0.2 + 0.8 / point.cores) + more, launch=0.0, optimizer=0.0
+                )
+    document = result.write(study)
+    fits = {fit["layout"]: fit for fit in document["fits"]}
+    assert fits["ddp"]["points"] == ["serial-1core-fp32", "ddp-8-fp32", "ddp-2x1-fp32", "ddp-4x1-fp32"]
+    for layout in ("serial", "ddp"):
+        assert sorted(fits[layout]["cores"]) == [1, 2, 4, 8] and fits[layout]["enough"] == "amdahl", fits[layout]
+        assert fits[layout]["laws"]["amdahl"]["parameters"]["sigma"]["value"] == pytest.approx(0.2, rel=1e-3)
+    bases = document["baselines"]
+    assert bases["all_cores"]["fp32"]["point"] == "serial-8cores-fp32" and bases["one_core"]["fp32"]["cores"] == 1
+    assert by_name(document)["ddp-2x1-fp32"]["over"]["all_cores"]["point"] == "serial-8cores-fp32"
+    said = {line.split(":")[0]: line for line in document["verdict"].splitlines()}
+    assert said["ddp-2x1-fp32"].startswith("ddp-2x1-fp32: 1.67× of one core, on 2 of 8 cores.")
+    assert "a slow-down" in said["ddp-4-fp32"]
 
 
 def test_speedups_that_vary_are_wide(tmp_path):
@@ -276,7 +302,36 @@ def test_oversubscribed_ranks_are_marked(tmp_path):
     folders.run(study, points[-1], 0)
     document = result.write(study)
     assert by_name(document)["ddp-4-fp32"]["flags"] == ["oversubscribed"]
-    assert "Oversubscribed: ddp-4-fp32 (more ranks than cores: they take turns)." in document["verdict"]
+    assert "Oversubscribed: ddp-4-fp32 (more compute threads than cores, over all ranks: they" in document["verdict"]
+
+
+def test_threads_count_as_ranks_do(tmp_path):
+    """Two ranks of four threads take turns on four cores: they are marked, and in no law of cores."""
+    points = grid.points(cores=4, gpus=0, names=["ddp"], precisions=["fp32"], device="cpu", threads=4, ranks=[2])
+    study = folders.begin(tmp_path / "study", points, cores=4)
+    for point in points:
+        folders.run(study, point, 0)
+    document = result.write(study)
+    assert by_name(document)["ddp-2-fp32"]["flags"] == ["oversubscribed"]
+    assert by_name(document)["serial-4cores-fp32"]["flags"] == []
+    assert [fit["layout"] for fit in document["fits"]] == ["serial"]
+
+
+def test_a_link_that_could_not_be_measured_says_why(tmp_path):
+    study = folders.begin(tmp_path / "study", POINTS)
+    for number in range(2):
+        folders.run(study, ONE, number)
+        folders.run(study, DDP, number)
+        probe = folder.run_of(study, DDP, number) / folder.PROBE
+        probe.write_text(
+            json.dumps(json.loads(probe.read_text()) | {"link_reason": f"rank 1 was lost in round {number}"})
+        )
+    points = by_name(result.document(study))
+    assert points[DDP.name]["link"] is None and points[DDP.name]["link_reason"] == "rank 1 was lost in round 1"
+    assert points[ONE.name]["link_reason"] is None
+    folders.run(study, DDP, 2, link=folders.link())
+    point = by_name(result.document(study))[DDP.name]
+    assert point["link"] == folders.link() and point["link_reason"] is None
 
 
 def test_time_to_accuracy_counts_the_seeds_that_got_there(tmp_path):

@@ -1,5 +1,6 @@
 """Rounds, failures, time limits, and a study that is killed: on runs that are made up in no time."""
 
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fanlight.errors import Stopped, TrainingError
-from fanlight.study.layouts import folder, grid, intervals, result, told
+from fanlight.study.layouts import folder, grid, intervals, recipe, result, runner, told
 from fanlight.study.layouts.runner import Runner
 from study.layouts import folders
 
@@ -66,6 +67,98 @@ def test_a_point_that_fails_is_a_row_with_its_reason(tmp_path):
     assert rows["ddp-2-fp32"]["status"] == "measured"
 
 
+def test_a_failed_run_keeps_where_it_happened_and_no_weights(tmp_path):
+    class Failing(Trial):
+        def _train_and_probe(self, point, number, run):
+            (run / "checkpoints/step-1").mkdir(parents=True)
+            (run / "weights").mkdir()
+            (run / "metrics.jsonl").write_text("")
+            error = TrainingError("rank 1 failed: KeyError: 'x'")
+            if point.ranks > 1:
+                error.rank_traceback = "Traceback of rank 1"
+            raise error
+
+    study = folders.begin(tmp_path / "study", POINTS)
+    found = Failing(study, None, POINTS, block_s=1.0, repeats=1, begun=time.monotonic())  # type: ignore[arg-type]
+    found.rounds(1)
+    of_ranks, own = (folder.run_of(study, POINTS[NAMES.index(name)], 0) for name in ("ddp-2-fp32", "serial-1core-fp32"))
+    assert folder.failure(of_ranks) == "rank 1 failed: KeyError: 'x'"
+    assert (of_ranks / folder.LOG).read_text() == "Traceback of rank 1"
+    assert "test_runner.py" in (own / folder.LOG).read_text()  # raised here
+    assert {path.name for path in own.iterdir()} == {folder.FAILURE, folder.LOG, "metrics.jsonl"}
+
+
+@pytest.mark.parametrize(
+    ("layout", "ranks", "threads", "cores", "held"),
+    [
+        ("serial", 1, 1, 1, 1), ("serial", 1, 2, 2, 2), ("serial", 1, 4, 4, None), ("ddp", 2, 1, 2, 2), ("ddp", 2, 2, 4, None),
+        ("ddp", 3, 1, 3, 3), ("ddp", 8, 1, 4, None),
+    ],
+)  # fmt: skip
+def test_ranks_are_held_to_the_cores_that_they_are_charged_for(
+    tmp_path, monkeypatch, layout, ranks, threads, cores, held
+):
+    """With --threads 1 two ranks of four cores would else have two for each, and their input threads use what nobody counts."""
+    asked = {}
+
+    class Asked:
+        is_open = True
+
+        def __init__(self, ranks, **about):
+            asked.update(about, ranks=ranks)
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr(runner, "Pool", Asked)
+    monkeypatch.setattr(runner.machine, "cores_usable", lambda: 4)
+    point = grid.Point(layout, ranks, "fp32", "cpu", threads, cores)
+    trial(folders.begin(tmp_path / "study", POINTS))._pool(point)
+    assert (asked["ranks"], asked["threads"], asked["cores"]) == (ranks, threads, held)
+    trial(tmp_path / "study")._pool(grid.Point("serial", 1, "fp32", "cuda", 4, 1))
+    assert asked["cores"] is None
+
+
+def test_points_with_other_cores_have_other_ranks(tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "Pool", lambda *_, **about: type("Fake", (), {"is_open": True, "about": about})())
+    monkeypatch.setattr(runner.machine, "cores_usable", lambda: 4)
+    found = trial(folders.begin(tmp_path / "study", POINTS))
+    part, whole = (grid.Point("ddp", 2, "fp32", "cpu", 1, cores) for cores in (2, 4))
+    assert found._pool(part) is found._pool(part) and found._pool(part) is not found._pool(whole)
+
+
+class Endless:
+    """A pool whose job ends only when somebody closes it."""
+
+    is_open = True
+
+    def __init__(self) -> None:
+        self.closed = threading.Event()
+
+    def run(self, job, **_):
+        assert self.closed.wait(60), "nobody ended it"
+        raise TrainingError("this pool of ranks was closed")
+
+    def close(self) -> None:
+        self.closed.set()
+
+
+def test_the_time_limit_ends_a_run_that_takes_longer_than_it_was_thought(tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "BUSY_S", 0.0)
+    monkeypatch.setattr(recipe, "config_of", lambda *_, **__: None)
+    study = folders.begin(tmp_path / "study", POINTS)
+    found = Runner(study, None, POINTS, block_s=1.0, repeats=1, begun=time.monotonic(), time_limit_s=0.2)  # type: ignore[arg-type]
+    pool = Endless()
+    monkeypatch.setattr(found, "_pool", lambda point: pool)
+    monkeypatch.setattr(found, "_cut", lambda point, pool: None)
+    monkeypatch.setattr(found, "_prepare", lambda config, run: run.mkdir())
+    ended = found.rounds(1)
+    assert ended == "the time limit ended it in round 1, in the middle of serial-1core-fp32"
+    assert runs(study) == set(), "it is as if it had not been begun, and --resume begins it again"
+    row = result.write(study, ended=ended)["points"][0]
+    assert (row["status"], row["reason"]) == ("not measured", ended)
+
+
 def test_killed_twice_it_ends_with_the_same_points(tmp_path):
     whole = folders.begin(tmp_path / "whole", POINTS)
     trial(whole).rounds(3)
@@ -100,16 +193,18 @@ class OfRanks:
 
 
 def test_a_link_that_cannot_be_measured_costs_no_point(tmp_path):
-    """It is tried again in the next round, and measured once."""
+    """Why it could not be is kept; it is tried again in the next round, and measured once."""
     study = folders.begin(tmp_path / "study", POINTS)
     found, ddp = trial(study), POINTS[NAMES.index("ddp-2-fp32")]
     pool = OfRanks(TrainingError("rank 1 was lost"), folders.link())
-    assert found._link(ddp, pool, tmp_path) is None  # type: ignore[arg-type]
+    assert found._link(ddp, pool, tmp_path) == {"link": None, "link_reason": "rank 1 was lost"}  # type: ignore[arg-type]
     folders.run(study, ddp, 0)
-    link = found._link(ddp, pool, tmp_path)  # type: ignore[arg-type]
-    assert link == folders.link() and found._link(POINTS[0], pool, tmp_path) is None  # type: ignore[arg-type]
-    folders.run(study, ddp, 1, link=link)
-    assert found._link(ddp, pool, tmp_path) is None and pool.answers == []  # type: ignore[arg-type]
+    told_of = found._link(ddp, pool, tmp_path)  # type: ignore[arg-type]
+    assert told_of == {"link": folders.link(), "link_reason": ""}
+    nothing = {"link": None, "link_reason": ""}
+    assert found._link(POINTS[0], pool, tmp_path) == nothing  # type: ignore[arg-type]
+    folders.run(study, ddp, 1, link=told_of["link"])
+    assert found._link(ddp, pool, tmp_path) == nothing and pool.answers == []  # type: ignore[arg-type]
     with pytest.raises(Stopped):
         found._link(POINTS[-1], OfRanks(Stopped("stopped")), tmp_path)  # type: ignore[arg-type]
 

@@ -88,6 +88,9 @@ def test_a_study_from_the_command_to_its_folder(fanlight, colours, own_place, qu
     again = fanlight("study", "--resume", "s", "--json")  # nothing is missing, and nothing is done again
     assert json.loads(again.out)["points"] == document["points"]
     assert {path: path.stat().st_mtime_ns for path in before} == before
+    starts = json.loads((study / "study.json").read_text())["sessions"]
+    assert ["--out s" in starts[0]["command"], "--resume s" in starts[1]["command"]] == [True, True]
+    assert json.loads(again.out)["sessions"] == starts and starts[1]["machine"] == document["machine"]
 
 
 def test_images_with_sentences_are_studied_too(fanlight, tmp_path, own_place, quick):
@@ -139,6 +142,31 @@ def test_weak_scaling_grows_the_batch(fanlight, colours, quick, monkeypatch):
     assert document["points"][1]["differs"]["train.batch_size"] == [16, 8]
 
 
+def test_epochs_of_weak_scaling_follow_the_grid(fanlight, colours, own_place, quick, monkeypatch):
+    monkeypatch.setattr(subject.grid, "points", lambda **_: [
+        grid.Point("serial", 1, "fp32", "cpu", 1, 1), grid.Point("ddp", 2, "fp32", "cpu", 1, 2)
+    ])  # fmt: skip
+    monkeypatch.setattr(subject.Runner, "rounds", lambda self, asked: "nothing was run")
+    for name, words in (("strong", ()), ("weak", ("--weak",))):
+        answer = fanlight("study", colours, *LITTLE[:4], *LITTLE[6:], *words, "--out", name, "--json")
+        assert answer.code == 0, answer.err
+    strong, weak = (json.loads((own_place / name / "points.json").read_text())["equal"] for name in ("strong", "weak"))
+    assert weak["train.batch_size"] == strong["train.batch_size"] == 8
+    assert weak["train.epochs"] > strong["train.epochs"]
+
+
+def test_a_study_goes_on_where_it_was_begun(fanlight, colours, own_place, quick, monkeypatch):
+    monkeypatch.setattr(subject.Runner, "rounds", lambda self, asked: "nothing was run")
+    assert fanlight("study", colours, *LITTLE, "--layouts", "serial", "--out", "s", "--json").code == 0
+    before = (own_place / "s/study.json").read_text()
+    here = subject.machine.describe()
+    monkeypatch.setattr(subject.machine, "describe", lambda: here | {"cpu": "another processor"})
+    answer = fanlight("study", "--resume", "s")
+    assert answer.code == 2 and answer.err.startswith("Error: --resume s was measured elsewhere")
+    assert f"the processor: {here['cpu']} then, another processor now" in answer.err
+    assert (own_place / "s/study.json").read_text() == before
+
+
 def test_a_limit_of_time_leaves_a_study_that_can_go_on(fanlight, colours, quick, monkeypatch):
     monkeypatch.setattr(
         estimate, "seconds", lambda points, *_, **__: {point.name: estimate.Guess(1e6, 0.0) for point in points}
@@ -171,6 +199,8 @@ def test_a_limit_of_time_leaves_a_study_that_can_go_on(fanlight, colours, quick,
         (("photos", "--device", "tpu"), "--device tpu: use cpu or cuda"),
         (("--resume", "s", "--layouts", "ddp"), "--layouts beside --resume: a study goes on as it was begun"),
         (("--resume", "s"), "s is not a study's folder"),
+        (("photos", "--set", "train.precision=bf16"), "--set train.precision would do nothing"),
+        (("photos", "--recipe", "weather", "--set", "train.seed=3"), "--set train.seed would do nothing"),
     ],
 )
 def test_what_cannot_be_studied(fanlight, words, message):

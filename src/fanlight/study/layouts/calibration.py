@@ -89,7 +89,8 @@ class Machine:
             return own
         machines = self._machines(point, learned, devices=devices)
         if machines is None:
-            return NO_LINK
+            why = point.get("link_reason")
+            return f"{NO_LINK}: {why}" if why else NO_LINK
         machines = machines.over(ranks)
         layout = self.layout(point, ranks=ranks, machines=machines.nodes)
         number_bytes = 4.0 if point["precision"] == "fp32" else 2.0

@@ -20,7 +20,12 @@ START_S, PER_RUN_S = 6.0, 2.0  # ranks that start, once; a run's model, evaluati
 KINDS = 4  # of blocks in a repetition, the full one twice; and two more for each rank that is measured alone
 BLOCK_STEPS = 4  # of a block, with what comes before it, where steps take longer than the block should
 EVALUATION = 0.35  # of a training step's time, for an image that is only scored
-SLOW = {"fsdp": 1.4, "tensor": 1.6, "model-parallel": 2.0}  # times a step on as many cores, from experience
+SLOW = {
+    "fsdp": 1.4,
+    "hsdp": 1.4,
+    "tensor": 1.6,
+    "model-parallel": 2.0,
+}  # times a step on as many cores, from experience
 
 
 class Guess(NamedTuple):

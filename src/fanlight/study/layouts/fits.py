@@ -32,11 +32,11 @@ def serial_fraction(speedup: Estimate, *, resources: float, kind: scaling.Scalin
 def documents(
     points: Sequence[Point], rows: Mapping[str, Sequence[Doc]], *, kind: scaling.Scaling, cores: int
 ) -> list[Doc]:  # fmt: skip
-    """One per layout, device and precision: its laws, or the reason why there are none. `cores`: of the machine; ranks that
-    take turns on them scale by no law of cores, and are left out."""
+    """One per layout, device and precision: its laws, or the reason why there are none. `cores`: of the machine; ranks whose
+    threads take turns on them scale by no law of cores, and are left out."""
     found: dict[tuple[str, str, str], list[Point]] = {}
     for point in points:
-        if rows[point.name] and not (point.device == "cpu" and point.ranks > cores):
+        if rows[point.name] and not point.is_oversubscribed(cores):
             found.setdefault((point.layout, point.device, point.precision), []).append(point)
     ones = {
         key[1:]: next((p for p in group if p.cores == 1), None) for key, group in found.items() if key[0] == "serial"
@@ -49,7 +49,8 @@ def _family(
     kind: scaling.Scaling,
 ) -> Doc:  # fmt: skip
     layout, device, precision = key
-    mine = [*([one] if one else []), *(point for point in group if point != one)]
+    others = [point for point in group if point != one]
+    mine = [*([one] if one else []), *(_curve(others) if layout != "serial" and device == "cpu" else others)]
     both = set.intersection(*({row["round"] for row in rows[point.name]} for point in mine))
     made: Doc = {
         "layout": layout, "device": device, "precision": precision, "scaling": kind, "rounds": len(both),
@@ -73,6 +74,16 @@ def _family(
         "laws": {name: _law(each) for name, each in fitted.items() if name != "linear"},
         "best": told.best, "enough": told.enough, "reason": told.reason,
     }  # fmt: skip
+
+
+def _curve(points: list[Point]) -> list[Point]:
+    """Those of one layout whose ranks have as many threads each, so that cores grow with ranks; of several such, those on most
+    numbers of cores. All, where no two of them do."""
+    by_threads: dict[int, list[Point]] = {}
+    for point in points:
+        by_threads.setdefault(point.threads, []).append(point)
+    best = max(by_threads.values(), key=lambda each: (len(each), -each[0].threads), default=points)
+    return best if len(best) > 1 else points
 
 
 def _law(fit: LawFit | Untold) -> Doc:

@@ -1,9 +1,10 @@
 """A study's folder. Nothing in it needs torch to be read:
 
     study.json      what was asked, the grid, what all points have in common, machine and versions
+                    and every start of the study (sessions.py)
     points.json     the result: baselines, points, verdict
     rounds.parquet  a row per point and round        blocks.parquet  a row per block of the probes and rank
-    runs/<point>-<round>/   a training run, with probe.json, or failure.json where it failed
+    runs/<point>-<round>/   a training run, with probe.json, or failure.json and failure.log where it failed
 
 A run counts when its probe.json is there (in later rounds one without blocks), which is written last: a study that was
 killed goes on with the others.
@@ -11,6 +12,7 @@ killed goes on with the others.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -22,8 +24,8 @@ from fanlight.errors import ConfigError, RunError
 from fanlight.study.layouts.grid import Point
 
 VERSION = 1  # of study.json and points.json
-PLAN, POINTS, PROBE, FAILURE = "study.json", "points.json", "probe.json", "failure.json"
-PRUNED = ("checkpoints", "weights")  # of a run whose probe is done: as large as the model, times all runs
+PLAN, POINTS, PROBE, FAILURE, LOG = "study.json", "points.json", "probe.json", "failure.json", "failure.log"
+PRUNED = ("checkpoints", "weights")  # of a run that is done or failed: as large as the model, times all runs
 
 
 def create(data: str, *, out: Path | None, kind: str = "study", inner: str = "runs") -> Path:
@@ -101,8 +103,12 @@ def failure(run: Path) -> str | None:
         return None
 
 
-def fail(run: Path, reason: str) -> None:
+def fail(run: Path, reason: str, *, log: str = "") -> None:
+    """The run cannot be measured. `log`: where it happened, line by line, for who looks for the cause."""
     run.mkdir(parents=True, exist_ok=True)
+    _prune(run)
+    with contextlib.suppress(OSError):  # without it the reason still counts
+        (run / LOG).write_text(log, encoding="utf-8")
     write(run / FAILURE, {"reason": reason})
 
 
@@ -113,6 +119,10 @@ def discard(run: Path) -> None:
 
 def finish(run: Path, probe: Mapping[str, Any]) -> None:
     """The run is measured."""
+    _prune(run)
+    write(run / PROBE, probe)
+
+
+def _prune(run: Path) -> None:
     for name in PRUNED:
         shutil.rmtree(run / name, ignore_errors=True)
-    write(run / PROBE, probe)

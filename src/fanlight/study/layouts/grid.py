@@ -1,18 +1,28 @@
 """What is compared: layouts × ranks × precisions, with the baselines that speedups are over. No torch.
 
 What this machine cannot run is a point, too, with the reason: nobody shall ask whether it was forgotten.
+
+Every layout is compared on all cores: its ranks share them out as threads. That is no curve, since all its points have as many
+cores; a curve is made of serial runs and of ddp with one thread a rank, on fewer cores than all (`_curve`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from fanlight.errors import ConfigError, near
 from fanlight.parallel import layout as layouts
 
-DEFAULT = ("serial", "ddp", "fsdp", "pipeline", "model-parallel", "tensor", "local-sgd", "dataparallel")
+DEFAULT = (
+    "serial", "ddp", "fsdp", "hsdp", "pipeline", "model-parallel", "tensor", "local-sgd", "diloco", "dataparallel"
+)  # fmt: skip
+LEFT_OUT = {  # of the default grid, and why; asked for by name they are measured
+    "diloco": "left out of the default grid: another algorithm beside local-sgd; --layouts diloco measures it",
+}
+CURVES = ("serial", "ddp")  # that are measured on fewer cores than all, too
+SHARE_LEAST = 8  # one in so many of all cores: a curve's points on fewer take long, and say little about the others
 PRECISIONS = ("fp32", "bf16")
 ALL_PRECISIONS = ("fp32", "bf16", "fp16")
 NO_GPU = "no GPU is visible"
@@ -29,6 +39,7 @@ class Point:
     threads: int  # of each rank
     cores: int  # CPU cores, or GPUs, that it has
     reason: str = ""  # why it cannot run here
+    names_threads: bool = False  # its name says its threads, since another point of the study has as many ranks
 
     @property
     def name(self) -> str:
@@ -38,6 +49,7 @@ class Point:
             who = f"{self.cores}{unit}{'s' * (self.cores != 1)}"
         else:
             who = f"{self.ranks}gpus" if self.device == "cuda" else str(self.ranks)
+            who += f"x{self.threads}" if self.names_threads else ""
         return f"{self.layout.replace('=', '').replace(',', '-')}-{who}-{self.precision}"
 
     @property
@@ -49,6 +61,10 @@ class Point:
     def is_baseline(self) -> bool:
         return self.layout == "serial"
 
+    def is_oversubscribed(self, cores: int) -> bool:
+        """Whether its threads, over all ranks, take turns on `cores` CPU cores."""
+        return self.device == "cpu" and self.ranks * self.threads > cores
+
     def document(self) -> dict[str, Any]:
         return asdict(self)
 
@@ -57,45 +73,55 @@ def points(
     *, cores: int, gpus: int, names: Sequence[str] = (), ranks: Sequence[int] = (), precisions: Sequence[str] = (),
     device: str | None = None, threads: int | None = None, within: bool = False,
 ) -> list[Point]:  # fmt: skip
-    """The grid. Empty: all that this machine can run, on 2, 4, 8 … ranks up to its cores or GPUs. The serial baselines of
-    every precision are always in it. `within`: more ranks than cores are points that cannot run, and are not measured taking
-    turns. ConfigError for a name, a number or a precision that cannot be."""
+    """The grid. Empty: all that this machine can run, on 2, 4, 8 … ranks up to its cores or GPUs; and of serial and ddp, where
+    they are asked for and nobody says on how many ranks or threads, a curve over fewer cores. The serial baselines of every
+    precision, one core and all, are always in it. `within`: more ranks than cores are points that cannot run, and are not
+    measured taking turns. ConfigError for a name, a number or a precision that cannot be."""
     _check(names, ranks, precisions)
     chosen = list(dict.fromkeys(["serial", *(names or DEFAULT)]))
+    curves = [name for name in CURVES if name in (names or DEFAULT) and not ranks and threads is None]
+    left_out = {} if names else LEFT_OUT
     formats = list(dict.fromkeys(precisions or PRECISIONS))
     found: list[Point] = []
     if device != "cuda":
         counts = sorted(set(ranks) or _powers(cores))
         counts = [count for count in counts if count > 1]
-        found += _on_cpu(chosen, counts, formats, cores=cores, threads=threads, within=within)
+        found += _on_cpu(
+            chosen, counts, formats, cores=cores, threads=threads, within=within, curves=curves, left_out=left_out
+        )
     if device != "cpu":
         counts = sorted(set(ranks) or _powers(gpus))
-        found += _on_gpus(chosen, [count for count in counts if count > 1], formats, gpus=gpus, cores=cores)
+        counts = [count for count in counts if count > 1]
+        found += _on_gpus(chosen, counts, formats, gpus=gpus, cores=cores, left_out=left_out)
     return found
 
 
 def _on_cpu(
-    names: Sequence[str], counts: Sequence[int], formats: Sequence[str], *, cores: int, threads: int | None, within: bool
+    names: Sequence[str], counts: Sequence[int], formats: Sequence[str], *, cores: int, threads: int | None, within: bool,
+    curves: Sequence[str], left_out: Mapping[str, str],
 ) -> list[Point]:  # fmt: skip
     found = []
     for precision in formats:
-        for used in sorted({1, cores}):
+        for used in sorted({1, cores, *(_curve(cores) if "serial" in curves else ())}):
             found.append(Point("serial", 1, precision, "cpu", used, used))
         for name in names:
             if name in ("serial", "dataparallel"):
                 continue
-            own = layouts.degrees_of(name)
-            for count in [own] if own else counts:
+            for count in _ranks_of(name, counts, left_out):
                 each = threads or max(1, cores // count)
                 reason = f"{count} ranks take a core each, and {cores} can be used" if within and count > cores else ""
-                reason = reason or _refusal(name, count)
+                reason = left_out.get(name) or reason or _refusal(name, count)
                 found.append(Point(name, count, precision, "cpu", each, min(cores, count * each), reason))
+            if name in curves:
+                found += [Point(name, count, precision, "cpu", 1, count, names_threads=True) for count in _curve(cores)
+                          if count > 1 and cores // count > 1]  # fmt: skip
     return found
 
 
 def _on_gpus(
-    names: Sequence[str], counts: Sequence[int], formats: Sequence[str], *, gpus: int, cores: int
-) -> list[Point]:
+    names: Sequence[str], counts: Sequence[int], formats: Sequence[str], *, gpus: int, cores: int,
+    left_out: Mapping[str, str],
+) -> list[Point]:  # fmt: skip
     found = []
     for precision in formats:
         found.append(Point("serial", 1, precision, "cuda", cores, 1, "" if gpus else NO_GPU))
@@ -104,12 +130,22 @@ def _on_gpus(
                 reason = "" if gpus > 1 else f"splits batches over the GPUs of one process, and {gpus} can be used"
                 found.append(Point(name, 1, precision, "cuda", cores, max(1, gpus), reason))
             elif name != "serial" and gpus:
-                own = layouts.degrees_of(name)
-                for count in [own] if own else counts:
+                for count in _ranks_of(name, counts, left_out):
                     reason = "" if count <= gpus else f"{count} ranks take a GPU each, and {gpus} can be used"
-                    reason = reason or _refusal(name, count)
+                    reason = left_out.get(name) or reason or _refusal(name, count)
                     found.append(Point(name, count, precision, "cuda", max(1, cores // count), count, reason))
     return found
+
+
+def _ranks_of(name: str, counts: Sequence[int], left_out: Mapping[str, str]) -> Sequence[int]:
+    """On how many ranks a layout is measured: a product says it itself, and one that is left out is one row, not several."""
+    own = layouts.degrees_of(name)
+    return [own] if own else counts[-1:] if name in left_out else counts
+
+
+def _curve(cores: int) -> list[int]:
+    """Fewer cores than all, on which a curve is measured: powers of two from an eighth of them on."""
+    return sorted(count for count in {1} | _powers(cores) if count < cores and count * SHARE_LEAST >= cores)
 
 
 def _powers(most: int) -> set[int]:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import gc
-import os
 from pathlib import Path
 from typing import Any
 
-from fanlight.parallel import affinity
 from fanlight.parallel.comm import World
 from fanlight.study.layouts import probe
 from fanlight.train import build, folder, precision
@@ -16,19 +14,15 @@ from fanlight.train import job as training
 TRAIN, PROBE, LINK, CUTS = (f"fanlight.study.layouts.job:rank_{name}" for name in ("train", "probe", "link", "cuts"))
 
 
-def rank_train(world: World, *, run: str, entered: float, cores: list[int] | None) -> dict[str, Any] | None:
-    """The run in folder `run`, to its end; its summary on rank 0. `cores`: what this process keeps to; None: as it is."""
-    _keep_to(cores)
+def rank_train(world: World, *, run: str, entered: float) -> dict[str, Any] | None:
+    """The run in folder `run`, to its end; its summary on rank 0."""
     summary = training.rank_main(world, run=run, entered=entered)
     gc.collect()  # the model and its optimizer: the next run's come in their place
     return summary
 
 
-def rank_probe(
-    world: World, *, run: str, block_s: float, repeats: int, cores: list[int] | None, turn: int = 0
-) -> list[dict[str, Any]]:
+def rank_probe(world: World, *, run: str, block_s: float, repeats: int, turn: int = 0) -> list[dict[str, Any]]:
     """Blocks of steps of the finished run's configuration, from its last state; one row per block of this rank."""
-    _keep_to(cores)
     world.heartbeat.announce("probe")
     path = Path(run)
     bench = probe.Bench(world, path)
@@ -56,9 +50,3 @@ def rank_cuts(world: World, *, run: str) -> list[str]:
     config = folder.read_config(Path(run))
     precision.set_up(config.train.precision or "fp32", world.device, deterministic=config.train.deterministic)
     return build.build(config, folder.read_manifest(Path(run)), world, resumed=True).placed.cuts
-
-
-def _keep_to(cores: list[int] | None) -> None:
-    """One core is one core for input threads, too."""
-    if cores and hasattr(os, "sched_setaffinity"):
-        affinity.bind(cores)

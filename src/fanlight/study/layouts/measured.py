@@ -86,6 +86,7 @@ def read(run: Path, point: Point) -> Row:
         "split": split, "accuracy": scores.get("accuracy"), "loss": scores.get("loss"), "images_scored": scores.get("count"),
         "timers": timers, "busy_before": probe["busy_before"], **told,
         "scatter": statistics.fmean(map(scatter, totals)), "link": probe.get("link"),
+        "link_reason": probe.get("link_reason") or "",
         "peak_rss_bytes": summary["peak_rss_bytes"], "sent_bytes": summary["sent_bytes"],
         "energy": summary.get("energy") or {"reason": costs.NOT_KEPT},
         "train_images": ((summary.get("data") or {}).get("splits") or {}).get("train"),

@@ -190,7 +190,9 @@ def _row(found: Told, point: Doc) -> Doc:
     )  # over itself: 1, of no interval
     made["all_base"] = point["name"] == names.get("all_cores")
     made["standing"] = (
-        intervals.standing(over["value"], over["interval"]) if over and point["layout"] != "serial" else ""
+        intervals.standing(over["value"], over["interval"])
+        if over and point["layout"] != "serial" and not verdict.is_part(point, over)
+        else ""
     )
     return made
 

@@ -9,7 +9,18 @@ from typing import Any
 
 from fanlight.study import runs, stats
 from fanlight.study.accuracy import Difference
-from fanlight.study.layouts import accuracies, attribution, costs, fits, folder, intervals, measured, simulated, verdict
+from fanlight.study.layouts import (
+    accuracies,
+    attribution,
+    costs,
+    fits,
+    folder,
+    intervals,
+    measured,
+    sessions,
+    simulated,
+    verdict,
+)  # fmt: skip
 from fanlight.study.layouts.grid import Point
 from fanlight.study.scaling import Scaling
 from fanlight.study.stats import Untold
@@ -17,7 +28,7 @@ from fanlight.study.stats import Untold
 UNEXPLAINED_MOST = 0.05  # of the wall time; more is said
 FLAGS = {
     "failed later": "a later round failed, and it was not tried again: its figures are of the rounds before",
-    "oversubscribed": "more ranks than cores: they take turns",
+    "oversubscribed": "more compute threads than cores, over all ranks: they take turns",
     "accuracy differs": "its accuracy differs from the serial run's of the same seeds, with p ≤ .05 over all points together",
     "other algorithm": "not another way to compute the serial run, but another algorithm",
     "unexplained": "the shares of its step leave more than 5 % of the wall time unexplained, or add up to more",
@@ -46,7 +57,7 @@ def document(study: Path, *, ended: str = "") -> Doc:
         "baselines": baselines, "points": found, "equal": plan["equal"], "flags": FLAGS, "causes": list(attribution.CAUSES),
         "fits": fits.documents(points, rows, kind=plan["scaling"], cores=plan["machine"]["cores_usable"]),
         "simulated": simulated.document(plan, found, settings, baselines), "unexplained_most": UNEXPLAINED_MOST,
-        "rounds": max((point["n"] for point in found), default=0), "ended": ended,
+        "rounds": max((point["n"] for point in found), default=0), "ended": ended, "sessions": sessions.of(plan),
         "energy": costs.overall(found), "price": plan.get("price"),
         **{key: plan[key] for key in ("data", "images", "machine", "versions", "command", "started", "target", "fanlight")},
     }  # fmt: skip
@@ -72,7 +83,8 @@ def one_core(point: Point, points: Sequence[Point]) -> Point | None:
 
 def all_cores(point: Point, points: Sequence[Point]) -> Point | None:
     """One process on all cores of its precision."""
-    return next((p for p in points if p.is_baseline and p.cores > 1 and _alike(p, point)), None)
+    several = [p for p in points if p.is_baseline and p.cores > 1 and _alike(p, point)]
+    return max(several, key=lambda p: p.cores, default=None)
 
 
 def _serial(point: Point, points: Sequence[Point]) -> Point | None:
@@ -88,6 +100,8 @@ def _baselines(points: Sequence[Point], rows: Mapping[str, list[Doc]]) -> Doc:
     found: Doc = {"one_core": {}, "all_cores": {}, "one_device": {}}
     for point in points:
         if point.is_baseline and rows[point.name]:
+            if point not in (one_core(point, points), all_cores(point, points)):
+                continue  # of a curve: on some of the cores
             kind = "one_device" if point.device == "cuda" else "one_core" if point.cores == 1 else "all_cores"
             rate = stats.center([row["images_per_s"] for row in rows[point.name]])
             about = {"point": point.name, "images_per_s": rate.value, "cores": point.cores}
@@ -114,7 +128,7 @@ def _point(
             "work", "to_accuracy", "differs", "batch_size", "microbatches", "warmup_s", "start_s", "peak_rss_bytes", "sent_bytes",
             "step_interval", "seconds", "sent_per_step", "busy_before", "serial_fraction", "accuracy_gap_interval",
             "accuracy_p", "accuracy_test", "loss", "loss_interval", "scatter", "link", "drift", "drift_interval",
-            "energy", "cost",
+            "link_reason", "energy", "cost",
         )), "over": {},
     }  # fmt: skip
     failures = [folder.failure(run) for run in sorted((study / "runs").glob(f"{point.name}-*"))]
@@ -124,7 +138,7 @@ def _point(
             made["flags"].append("failed later")
         else:
             made["status"] = "failed"
-    if point.device == "cpu" and point.ranks > plan["machine"]["cores_usable"]:
+    if point.is_oversubscribed(plan["machine"]["cores_usable"]):
         made["flags"].append("oversubscribed")
     if not own:
         return made
@@ -147,6 +161,7 @@ def _point(
         "sent_per_step": sum(own[0]["sent_bytes"].values()) / max(1, own[0]["steps"] + own[0]["warmup_steps"]),
         "differs": _differs(settings, point, one_core(point, points)),
         "link": next((row["link"] for row in own if row["link"]), None),
+        "link_reason": _no_link(own),
         **costs.of(own, rate, price=plan.get("price")),
     }  # fmt: skip
     base, gap = _serial(point, points), gaps.get(point.name)
@@ -160,6 +175,12 @@ def _point(
     if isinstance(gap, Difference) and gap.differs:
         made["flags"].append("accuracy differs")
     return made
+
+
+def _no_link(own: Sequence[Doc]) -> str | None:
+    """Why what sending costs could not be measured, by the last round that tried; None where it was, or nobody sends."""
+    reasons = [row["link_reason"] for row in own if row["link_reason"]]
+    return reasons[-1] if reasons and not any(row["link"] for row in own) else None
 
 
 def _paired(mine: Sequence[Doc], theirs: Sequence[Doc], key: str) -> tuple[list[float], list[float]]:

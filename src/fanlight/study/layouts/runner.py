@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,7 @@ from fanlight import console, machine
 from fanlight.errors import FanlightError, Stopped
 from fanlight.parallel.launch import Pool
 from fanlight.study import stats
-from fanlight.study.layouts import folder, intervals, job, measured, recipe
+from fanlight.study.layouts import folder, intervals, job, limit, measured, recipe
 from fanlight.study.layouts.grid import Point
 from fanlight.study.layouts.recipe import Basis
 from fanlight.train import folder as run_folders
@@ -43,7 +44,7 @@ class Runner:
     guess_s: Mapping[str, float] = field(default_factory=dict)  # of a point that has not run yet
     # Is told how many rounds are done, after each that was not before.
     finished: Callable[[int], object] = lambda rounds: None
-    _pools: dict[tuple[int, int, str], Pool] = field(default_factory=dict)
+    _pools: dict[tuple[int, int, str, int | None], Pool] = field(default_factory=dict)
 
     def rounds(self, asked: int | None) -> str:
         """Runs rounds until `asked` are done; None: until their intervals are narrow. Why it ended, in words, where not so."""
@@ -58,7 +59,10 @@ class Runner:
                     continue
                 if self._is_late(point):
                     return f"the time limit ended it in round {number + 1}"
-                self._one(point, number, run)
+                try:
+                    self._one(point, number, run)
+                except limit.TimeOver:
+                    return f"the time limit ended it in round {number + 1}, in the middle of {point.name}"
                 is_new = True
                 console.say(self._words(point, number, run))
             number += 1
@@ -104,7 +108,8 @@ class Runner:
         return time.monotonic() - self.begun + expected_s > self.time_limit_s
 
     def _one(self, point: Point, number: int, run: Path) -> None:
-        """One run and its probe. A point that cannot be measured leaves its reason; only a request to stop ends the study."""
+        """One run and its probe. A point that cannot be measured leaves its reason, and where it happened; only a request to
+        stop and the time limit (limit.TimeOver) end the study, and the run is as if it had not been begun."""
         folder.discard(run)
         begin = time.monotonic()
         try:
@@ -113,39 +118,46 @@ class Runner:
         except (Stopped, KeyboardInterrupt):
             folder.discard(run)
             raise Stopped(f"stopped; continue with: fanlight study {self.basis.data} --resume {self.study}") from None
+        except limit.TimeOver:
+            folder.discard(run)
+            raise
         except (FanlightError, OSError, RuntimeError, MemoryError) as error:
-            folder.fail(run, (str(error).splitlines() or [type(error).__name__])[0])
+            own = getattr(error, "rank_traceback", None)  # where it happened, if that was on a rank
+            folder.fail(run, _first_line(error), log=own or "".join(traceback.format_exception(error)))
         self.took_s[point.name] = time.monotonic() - begin
 
     def _train_and_probe(self, point: Point, number: int, run: Path) -> None:
         busy = psutil.cpu_percent(interval=BUSY_S) / 100
         pool = self._pool(point)
-        split_at = self._cut(point, pool)
-        config = recipe.config_of(point, self.basis, seed=number, split_at=split_at)
-        entered = time.time()
-        self._prepare(config, run)
-        cores = machine.cores()[:1] if point.is_baseline and point.cores == 1 and point.device == "cpu" else None
-        pool.run(job.TRAIN, run=str(run), entered=entered, cores=cores)
-        begin, blocks = time.perf_counter(), []
-        if number < PROBED_ROUNDS or not self._adds_up(point):
-            probing = {"block_s": self.block_s, "repeats": self.repeats, "turn": number}
-            blocks = pool.run(job.PROBE, run=str(run), cores=cores, **probing)
-        link = self._link(point, pool, run)
-        folder.finish(run, {
-            "point": point.name, "round": number, "busy_before": busy, "seconds": time.perf_counter() - begin, "link": link,
-            "blocks": [row for rank in blocks for row in rank],
-        })  # fmt: skip
+        end_s = None if self.time_limit_s is None else self.begun + self.time_limit_s
+        with limit.until(end_s, pool):
+            split_at = self._cut(point, pool)
+            config = recipe.config_of(point, self.basis, seed=number, split_at=split_at)
+            entered = time.time()
+            self._prepare(config, run)
+            pool.run(job.TRAIN, run=str(run), entered=entered)
+            begin, blocks = time.perf_counter(), []
+            if number < PROBED_ROUNDS or not self._adds_up(point):
+                probing = {"block_s": self.block_s, "repeats": self.repeats, "turn": number}
+                blocks = pool.run(job.PROBE, run=str(run), **probing)
+            link = self._link(point, pool, run)
+            folder.finish(run, {
+                "point": point.name, "round": number, "busy_before": busy, "seconds": time.perf_counter() - begin, **link,
+                "blocks": [row for rank in blocks for row in rank],
+            })  # fmt: skip
 
-    def _link(self, point: Point, pool: Pool, run: Path) -> dict[str, Any] | None:
-        """What sending costs, once for each point. Where that fails a later round tries again: the run and its probe are good."""
+    def _link(self, point: Point, pool: Pool, run: Path) -> dict[str, Any]:
+        """What sending costs (`link`), once for each point; or why that could not be measured (`link_reason`). A later round
+        tries again: the run and its probe are good."""
+        found: dict[str, Any] = {"link": None, "link_reason": ""}
         if point.ranks == 1 or any(row["link"] for row in measured.rounds(self.study, point)):
-            return None
+            return found
         try:
-            return pool.run(job.LINK, run=str(run))[0]
+            return found | {"link": pool.run(job.LINK, run=str(run))[0]}
         except Stopped:
             raise
-        except (FanlightError, OSError, RuntimeError, MemoryError):
-            return None
+        except (FanlightError, OSError, RuntimeError, MemoryError) as error:
+            return found | {"link_reason": _first_line(error)}
 
     def _adds_up(self, point: Point) -> bool:
         """Whether it is known, on a machine as noisy as this, how far its shares add up."""
@@ -172,12 +184,13 @@ class Runner:
             folder.discard(trial)
 
     def _pool(self, point: Point) -> Pool:
-        key = (point.ranks, point.threads, point.device)
+        cores = _held(point)
+        key = (point.ranks, point.threads, point.device, cores)
         pool = self._pools.pop(key, None)
         if pool is None or not pool.is_open:
             while len(self._pools) >= POOLS_MOST:
                 self._pools.pop(next(iter(self._pools))).close()
-            pool = Pool(point.ranks, device=point.device, threads=point.threads, preload=PRELOAD)
+            pool = Pool(point.ranks, device=point.device, threads=point.threads, cores=cores, preload=PRELOAD)
         self._pools[key] = pool  # the newest last
         return pool
 
@@ -189,3 +202,14 @@ class Runner:
         told = "" if accuracy is None else f"  accuracy {accuracy:.3f}"
         took = console.seconds_text(self.took_s[point.name])
         return f"round {number + 1}  {point.name}: {rate:,.1f} images/s{told}  ({took})"
+
+
+def _held(point: Point) -> int | None:
+    """On how many cores a point's ranks are kept, input threads and all: as many as it is charged for. None: on all, where it
+    has them all."""
+    is_part = point.device == "cpu" and (point.cores == 1 or point.cores < machine.cores_usable())
+    return point.cores if is_part else None
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

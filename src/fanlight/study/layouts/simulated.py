@@ -165,7 +165,10 @@ class _Further:
         rate = case.rate()
         low, high = band.around(case.rate, case.machines, noise=self.machine.spread)
         ends = [min(low, low * factor), max(high, high * factor)]
-        point = Point(anchor["layout"], ranks, anchor["precision"], anchor["device"], anchor["threads"], cores)
+        point = Point(
+            anchor["layout"], ranks, anchor["precision"], anchor["device"], anchor["threads"], cores,
+            names_threads=anchor["device"] == "cpu" and anchor["threads"] > 1,  # else it could have a measured point's name
+        )  # fmt: skip
         one = self.one_rate
         speedup = rate * factor / one if one else None
         speedup_band = [end / one for end in ends] if one else None

@@ -5,18 +5,27 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from fanlight import __version__, console, machine
 from fanlight import config as configuration
+from fanlight import console, machine
 from fanlight.config import Config
 from fanlight.data import manifest as manifests
 from fanlight.errors import ConfigError
-from fanlight.study.layouts import costs, estimate, folder, grid, network, recipe, result, room, simulated, table
+from fanlight.study.layouts import (
+    costs,
+    estimate,
+    folder,
+    grid,
+    network,
+    recipe,
+    result,
+    room,
+    sessions,
+    simulated,
+    table,
+)  # fmt: skip
 from fanlight.study.layouts.grid import Point
 from fanlight.study.layouts.recipe import Basis
 from fanlight.study.layouts.runner import Runner
@@ -50,7 +59,7 @@ def study(
     begun = time.monotonic()
     costs.check_price(asked.price)
     if resume is not None:
-        place, plan, about = _continued(config, resume)
+        place, plan, about = _continued(config, resume, command=command)
         rounds = asked.rounds or plan["rounds"]
     else:
         place, plan, about = _begun(config, asked, out=out, command=command)
@@ -59,9 +68,10 @@ def study(
     probing = {"block_s": plan["block_s"], "repeats": plan["repeats"]}
     with run_folders.locked(place):
         if asked.price is not None:
-            folder.write(place / folder.PLAN, plan | {"price": asked.price})
+            plan["price"] = asked.price
         guess = estimate.seconds(points, about, **probing)
         console.say(estimate.words(points, guess, rounds=rounds, limit_s=time_limit_s))
+        folder.write(place / folder.PLAN, plan)  # with this start and its price
         runner = Runner(
             place, about, points, **probing, begun=begun, time_limit_s=time_limit_s,
             guess_s={name: sum(each) for name, each in guess.items()},
@@ -111,18 +121,18 @@ def _begun(config: Config, asked: Asked, *, out: Path | None, command: str) -> t
     )  # fmt: skip
     if (asked.drops_slow_bf16 or not asked.precisions) and device != "cuda":
         points = _without_slow_bf16(points)
-    about = recipe.basis(config, command=command, weak=asked.weak, to_accuracy=target)
+    most = max((point.cores for point in points if not point.reason), default=1)
+    about = recipe.basis(config, command=command, weak=asked.weak, to_accuracy=target, cores_most=most)
     points = room.checked(points, about)
     place = folder.create(config.data.path, out=out)
     configuration.write(place / "basis.yaml", about.config)
     about.manifest.save(place / "manifest.parquet")
+    start = sessions.now(command=command, gpus=gpus)
     plan = {
         "version": folder.VERSION, "points": [point.document() for point in points], "data": config.data.path,
         "asked": sorted(about.asked), "rounds": rounds, "scaling": "weak" if asked.weak else "strong", "target": target,
-        "block_s": BLOCK_S, "repeats": REPEATS, "equal": _equal(about.config), "command": command,
-        "images": len(about.manifest.rows()), "machine": machine.describe(), "versions": _versions(gpus),
-        "fanlight": __version__, "started": datetime.now().astimezone().isoformat(timespec="seconds"),
-        "network": network.counted(about),
+        "block_s": BLOCK_S, "repeats": REPEATS, "equal": _equal(about.config), "images": len(about.manifest.rows()),
+        "network": network.counted(about), **start, "sessions": [start],
     }  # fmt: skip
     folder.write(place / folder.PLAN, plan)
     return place, plan, about
@@ -140,11 +150,14 @@ def _without_slow_bf16(points: Sequence[Point]) -> list[Point]:
     ]  # fmt: skip
 
 
-def _continued(config: Config, resume: Path) -> tuple[Path, dict[str, Any], Basis]:
-    """The study in folder `resume`, as it was begun."""
+def _continued(config: Config, resume: Path, *, command: str) -> tuple[Path, dict[str, Any], Basis]:
+    """The study in folder `resume`, as it was begun, with this start. ConfigError on another machine or with another torch."""
     plan = folder.read_plan(resume)
     if config.data.path and not run_folders.same_data(config.data.path, plan["data"]):
         raise ConfigError(f"--resume {resume} is a study of {plan['data']}, not of {config.data.path}")
+    start = sessions.now(command=command, gpus=devices.gpus_visible())
+    sessions.check(plan, start, study=resume)
+    plan["sessions"] = [*sessions.of(plan), start]
     shared = configuration.read(resume / "basis.yaml")
     manifest = manifests.load(resume / "manifest.parquet")
     weak = plan["scaling"] == "weak"
@@ -158,11 +171,3 @@ def _equal(config: Config) -> dict[str, Any]:
         "augment.crop_share", "augment.flip", "execution.channels_last",
     )  # fmt: skip
     return {name: getattr(getattr(config, name.split(".")[0]), name.split(".")[1]) for name in names}
-
-
-def _versions(gpus: int) -> dict[str, Any]:
-    import numpy
-    import timm
-
-    found = {"torch": torch.__version__, "timm": timm.__version__, "numpy": numpy.__version__}
-    return found | ({"gpu": torch.cuda.get_device_name(0)} if gpus else {})

@@ -50,7 +50,9 @@ def explain(point: Doc) -> str:
     value = over["value"]
     head = f"{point['name']}: {value:.2f}× of {who}"
     standing = intervals.standing(value, over["interval"])
-    if standing == "slow-down":
+    if is_part(point, over):  # a point of a curve: fewer cores are no slow-down
+        head = f"{point['name']}: {point['speedup']:.2f}× of one core, on {point['cores']} of {over['cores']} cores"
+    elif standing == "slow-down":
         head += f", a slow-down: {1 / value - 1:.0%} more time"
     elif standing == "no gain":
         head += ", no gain"
@@ -60,6 +62,11 @@ def explain(point: Doc) -> str:
     named = [f"{name} {share:.0%}" for name, share in _lost(point)]
     causes = f" Of a step: {', '.join(named)}." if named else f" Nothing takes {WORTH:.0%} of a step but computing."
     return f"{head}.{causes}{_first(point)}{_work(point)}"
+
+
+def is_part(point: Doc, over: Doc) -> bool:
+    """Whether a point has fewer cores than the baseline that it is `over`, and is told by its speedup over one core."""
+    return point["device"] == "cpu" and point["cores"] < over["cores"] and point["speedup"] is not None
 
 
 def ranked(point: Doc) -> list[tuple[str, float]]:
