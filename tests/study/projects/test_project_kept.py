@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from fanlight import config as configuration
+from fanlight.config import Config
 from fanlight.errors import ConfigError, RunError
 from fanlight.study.layouts import study as layouts
 from fanlight.study.loading import run as loading
@@ -43,12 +45,13 @@ class Measured:
         return kept(out, "study.json", "loading", rows=[], rounds=rounds or 5, wall_s=2.0, versions=about)
 
     def layouts(
-        self, _: Any, asked: Any, *, out: Path | None, resume: Path | None, command: str, **__: Any
+        self, config: Config, asked: Any, *, out: Path | None, resume: Path | None, command: str, **__: Any
     ) -> dict[str, Any]:
         place = out or resume
         assert place is not None
         self._begin("layouts", asked.rounds, command)
         kept(place, "study.json", "layouts")
+        configuration.write(place / "basis.yaml", config)
         return kept(place, "points.json", "layouts", points=[ONE, TWO], rounds=asked.rounds or 5, ended=self.ended,
                     baselines={}, measured_s=3.0, versions={"torch": "2", "gpu": "a GPU"})  # fmt: skip
 
