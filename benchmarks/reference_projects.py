@@ -65,11 +65,16 @@ def text(place: Path, job: Job) -> str:
     lines = [
         title, "",
         f"{machine['cpu']}, {machine['cores_usable']} usable cores, {versions.get('gpu', 'no GPU')}; "
-        f"torch {versions.get('torch', 'not told')}, Python {machine['python']}; {project['started'][:10]}", "",
+        f"torch {versions.get('torch', 'not told')}, Python {machine['python']}; {_date(project)}", "",
         _images(project, job), "",
         *(f"- {part['title']}: {measured(place / part['study'], part)}" for part in project["parts"]),
     ]  # fmt: skip
     return portable("\n".join([*lines, body]))
+
+
+def _date(project: dict[str, Any]) -> str:
+    """Of the last start in which something was measured."""
+    return str(project["sessions"][-1]["started"][:10])
 
 
 def _images(project: dict[str, Any], job: Job) -> str:
@@ -128,7 +133,7 @@ def main() -> None:
             continue
         project = _read(place / "project.json")
         where = "gpu" if "gpu" in project["versions"] else "cpu"
-        path = arguments.results / f"reference-{name}_{where}_{project['started'][:10]}.md"
+        path = arguments.results / f"reference-{name}_{where}_{_date(project)}.md"
         path.write_text(text(place, JOBS[name]), encoding="utf-8")
         print(f"  {path}", flush=True)
     if failed:

@@ -8,7 +8,8 @@ import reference_projects
 from reference_projects import Job
 
 PROJECT = {
-    "images": 957, "started": "2026-01-02T03:04:05+00:00", "versions": {"torch": "2.0"},
+    "images": 957, "versions": {"torch": "2.0"},
+    "sessions": [{"started": "2026-01-01T23:04:05+00:00"}, {"started": "2026-01-02T03:04:05+00:00"}],
     "machine": {"cpu": "a processor", "cores_usable": 2, "python": "3.11"},
     "parts": [
         {"name": "loading", "of": "loading", "title": "Reading", "study": "parts/loading", "status": "measured", "reason": ""},

@@ -34,7 +34,7 @@ def study(
     limit: int | None = None, rounds: int | None = None, block_s: float = BLOCK_S, out: Path | None = None, command: str = "",
 ) -> dict[str, Any]:  # fmt: skip
     """The JSON object of `study --of loading`, after its folder is written. Empty `workers`: 1, 2, 4 … usable cores; empty
-    `names`: all engines that are installed. ConfigError for what cannot be measured."""
+    `names`: all engines that are installed; `rounds` None: points.ROUNDS. ConfigError for what cannot be measured."""
     started, begin = datetime.now().astimezone().isoformat(timespec="seconds"), time.perf_counter()
     check(workers=workers, names=names)
     rounds = rounds or points.ROUNDS
