@@ -160,6 +160,13 @@ def test_more_rounds_measure_what_has_fewer_and_the_starts_are_kept(fanlight, me
     assert document["versions"] == {"numpy": "2", "torch": "2", "gpu": "a GPU"}, "of all parts"
 
 
+def test_loading_which_keeps_no_limit_leaves_time_for_what_does(fanlight, measured):
+    """A limit of six minutes once went into loading alone. The report keeps the recipe's order."""
+    document = json.loads(fanlight(*BEGIN, "--time-limit", "6m").out)
+    assert [of for of, *_ in measured.begun] == ["layouts", "loading"]
+    assert [part["of"] for part in document["parts"]] == ["loading", "layouts"]
+
+
 def test_a_study_from_before_sessions_were_kept_has_its_first():
     plan = {"started": "then", "command": "fanlight study photos", "version": 1}
     assert run.sessions(plan) == [{"started": "then", "command": "fanlight study photos"}]

@@ -130,14 +130,17 @@ def _parts(place: Path, plan: Doc, *, time_limit_s: float | None, command: str) 
         plan["sessions"].append({"started": _now(), "command": command})
         folder.write(place / PLAN, plan)
     end = None if time_limit_s is None else time.monotonic() + time_limit_s
+    order = asked.parts  # loading has no limit of its own, and would leave nothing to those that keep one
+    if end is not None:
+        order = tuple(sorted(order, key=lambda part: part.of == "loading"))
     became: dict[str, Doc] = {}
-    for number, part in enumerate(asked.parts):
+    for number, part in enumerate(order):
         console.say(f"Part {number + 1} of {len(asked.parts)}: {part.title}")
         left_s = None if end is None else (end - time.monotonic()) / (len(asked.parts) - number)
         config = _config(plan["configs"][part.name])
         commands = Commands(plan["command"], command)
         became[part.name] = _became(part, config, given, place, left_s=left_s, commands=commands)
-    document = result(asked, became, plan, place)
+    document = result(asked, {part.name: became[part.name] for part in asked.parts}, plan, place)
     for line in document["verdict"].splitlines():
         console.say(line)
     _keep(place, document)
