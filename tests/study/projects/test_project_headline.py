@@ -9,7 +9,7 @@ CORE, CORES = "serial-1core-fp32", "serial-2cores-fp32"
 
 
 def said(*points: dict[str, Any]) -> str:
-    """Of GOOD's comparison; theirs is 1.25 of one with two."""
+    """Of GOOD's comparison; theirs with two is 1.25 of one."""
     (sentence,) = headline.words([compared(*points)])
     return sentence
 
@@ -17,7 +17,7 @@ def said(*points: dict[str, Any]) -> str:
 def test_the_best_layout_is_over_one_core_and_over_one_process_on_all_cores():
     two = TWO | {"over": {"one_core": over(CORE, 1, 1.8, [1.7, 1.9]), "all_cores": over(CORES, 2, 1.1, [1.06, 1.15])}}
     assert said(ONE, two) == (
-        "Epochs: theirs is 1.25× of one with two; here ddp-2-fp32 is 1.80× of one core (1.70 … 1.90), and 1.10× of one "
+        "Epochs: theirs with two is 1.25× of one; here ddp-2-fp32 is 1.80× of one core (1.70 … 1.90), and 1.10× of one "
         "process on both cores (1.06 … 1.15)."
     )
 
@@ -69,7 +69,7 @@ def test_a_slow_down_is_called_one_on_both_sides():
     document = changed("comparisons/0/cases/1/reported", 200)
     found = beside.compare(recipe.parse(document, name="photos"), {"training": became(ONE, slow), "loading": became()})
     assert headline.words(found) == [
-        "Epochs: theirs is 0.50× of one with two, a slow-down; here ddp-2-fp32 is 0.50× of serial-1core-fp32 (0.36 … 0.67), "
+        "Epochs: theirs with two is 0.50× of one, a slow-down; here ddp-2-fp32 is 0.50× of serial-1core-fp32 (0.36 … 0.67), "
         "a slow-down."
     ]
 
@@ -108,7 +108,7 @@ def test_two_rounds_of_loading_have_no_interval():
         one = row("decode", 100.0, engine="dask", n=n) | {"interval": [84, 108]}
         two = row("decode", 110.0, engine="dask", workers=2, n=n) | {"interval": [86.4, 120]}
         assert loading(cases, one, two, unit="s") == [
-            f"Images: theirs is 2.00× of 1 with 2; here decode, dask, 2 workers is 1.10× of decode, dask, 1 worker{ends}."
+            f"Images: theirs with 2 is 2.00× of 1; here decode, dask, 2 workers is 1.10× of decode, dask, 1 worker{ends}."
         ]
 
 

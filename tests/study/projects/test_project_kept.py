@@ -135,7 +135,7 @@ def test_a_result_that_cannot_be_written_is_said_and_told_again_later(fanlight, 
     assert answer.code == 1 and answer.err.splitlines()[-1].startswith(
         "Error: s/project.json cannot be written (No space"
     )
-    assert "20 epochs of training: theirs is" in answer.out, "the verdict is said all the same"
+    assert "20 epochs of training: theirs with" in answer.out, "the verdict is said all the same"
     monkeypatch.setattr(run.folder, "write", write)
     begun = len(measured.begun)
     assert fanlight("study", "--resume", "s").code == 0

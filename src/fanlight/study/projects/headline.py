@@ -41,7 +41,7 @@ def _theirs(each: Doc) -> str:
     least, best = ranked[0], ranked[-1]
     if each["unit"] == "s":
         stands = STANDINGS[intervals.standing(best["reported_ratio"], None)]
-        return f"theirs is {times(best['reported_ratio'])} of {each['base']} with {best['case']}{stands}"
+        return f"theirs with {best['case']} is {times(best['reported_ratio'])} of {each['base']}{stands}"
     begin = "" if least is best else f"from {times(least['reported_ratio'])} ({least['case']}) to "
     return f"theirs is {begin}{times(best['reported_ratio'])} ({best['case']})"
 
