@@ -127,5 +127,7 @@ def test_the_table_has_one_process_on_all_cores_where_there_is_one():
     found = page._tabled(compared(ONE, TWO | {"over": {"all_cores": over(CORES, 2, 1.1, [0.9, 1.25])}}))
     assert found["head"][6] == "× one process on all cores"
     assert found["rows"][1][5:7] == ["1.80× (1.55 … 2.11)", "1.10× (0.90 … 1.25)"] and found["rows"][0][6] == "–"
+    itself = page._tabled(compared(point(CORE, "serial", 10.0, over={"all_cores": over(CORE, 1, 1.0, [1.0, 1.0])})))
+    assert itself["rows"][0][6] == "1.00×"
     assert all(len(cells) == len(found["head"]) for cells in found["rows"])
     assert "× one process on all cores" not in page._tabled(compared(ONE, TWO))["head"]

@@ -88,8 +88,8 @@ def _cells(case: Doc, unit: str, *, whole: bool = False) -> list[str]:
     if unit == "ratio":
         return [case["case"], _times(case["reported"]), *ours, note]
     if whole:
-        base = case["over"].get("all_cores") or {"value": None, "interval": None}
-        ours.append(_times(base["value"], base["interval"]))
+        base = case["over"].get("all_cores") or {"point": "", "value": None, "interval": None}
+        ours.append(_times(base["value"], None if base["point"] == case["here"] else base["interval"]))
     reported = "–" if case["reported"] is None else seconds_text(case["reported"])
     return [case["case"], reported, _times(case["reported_ratio"]), *ours, note]
 
