@@ -42,7 +42,8 @@ def point(
     return {
         "name": name, "layout": layout, "ranks": ranks, "cores": cores, "device": device, "precision": "fp32",
         "images_per_s": rate, "interval": [rate - 1, rate + 1], "speedup": rate / 10, "accuracy": 0.5, "accuracy_interval": None,
-        "status": "measured", "reason": "", "over": {}, "n": 3, "speedup_interval": None, "shares": {"compute": 1.0}, "unexplained": 0.0, "work": None, **more,
+        "status": "measured", "reason": "", "over": {}, "n": 3, "speedup_interval": None,
+        "shares": {"compute": 1.0}, "unexplained": 0.0, "work": None, **more,
     }  # fmt: skip
 
 
