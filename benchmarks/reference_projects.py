@@ -92,9 +92,10 @@ def measured(study: Path, part: dict[str, Any]) -> str:
     counts = sorted({point["n"] for point in points.get("points", []) if point["n"]})
     if not counts:
         return f"{part['status']}: {part['reason']}"
-    commands = [each["command"] for each in plan.get("sessions", [])] or [plan["command"]]
+    starts = [f"`{each['command']}`" for each in plan.get("sessions", [])]
+    commands = ", then ".join(starts) or f"begun by `{plan['command']}`"
     batch = f", batches of {points['equal']['train.batch_size']}"
-    return f"{_rounds(counts)} in turns{batch}; {', then '.join(f'`{command}`' for command in commands)}"
+    return f"{_rounds(counts)} in turns{batch}; {commands}"
 
 
 def _rounds(counts: list[int]) -> str:

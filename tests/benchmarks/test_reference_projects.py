@@ -51,7 +51,7 @@ def test_each_part_tells_its_own_rounds_and_commands(tmp_path):
 
 def test_a_plan_that_kept_no_starts_tells_its_first_command(tmp_path):
     told = reference_projects.text(made(tmp_path, plan={}), Job("weather4", "6,862"))
-    assert "batches of 16; `fanlight study photos --rounds 2`\n" in told and "then" not in told
+    assert "batches of 16; begun by `fanlight study photos --rounds 2`\n" in told and "then" not in told
 
 
 def test_a_part_without_a_figure_says_why(tmp_path):
