@@ -3,7 +3,7 @@
 Nothing is measured here; what is told is the study's own, with its hardware, rounds and command.
 
     fanlight study ../shared/data/weather4 --out scratch/grid-weather4
-    python benchmarks/study_result.py scratch/grid-weather4 --kills 2
+    python benchmarks/study_result.py scratch/grid-weather4
 """
 
 from __future__ import annotations
@@ -32,7 +32,30 @@ def shortened(command: str) -> str:
     return shlex.join(words)
 
 
-def text(report: str, study: dict, *, name: str, kills: int) -> str:
+def note(study: dict, *, begun: int | None) -> str:
+    """What is to be said of all points together. `begun`: how often the study was, where its folder tells it."""
+    measured = [point for point in study["points"] if point["n"]]
+    if not measured:
+        return f"Nothing was measured{': ' * bool(study['ended'])}{study['ended']}."
+    counts = sorted(point["n"] for point in measured)
+    span = f"{counts[0]}" if counts[0] == counts[-1] else f"{counts[0]} … {counts[-1]}"
+    said = [f"n = {span} round{'s' * (counts[-1] != 1)}, in turns."]
+    told = [abs(point["unexplained"]) for point in measured if point["unexplained"] is not None]
+    if told:
+        said.append(f"Shares of {len(told)} points add up within {max(told):.1%}.")
+    if begun is not None and begun > 1:
+        is_whole = counts[0] == counts[-1] and not study["ended"]
+        kept = f": all {len(measured)} points that were measured have every round" if is_whole else ""
+        said.append(f"Continued {begun - 1} time{'s' * (begun > 2)} with --resume{kept}.")
+    return " ".join(said)
+
+
+def starts(plan: dict) -> int | None:
+    """How often the study was started, where its study.json keeps that."""
+    return len(plan["sessions"]) if "sessions" in plan else None
+
+
+def text(report: str, study: dict, *, name: str, begun: int | None) -> str:
     """The report with figures that lie beside it, and what it says of all points together."""
     for figure in ("speedups", "curves", "shares", "timeline", "epochs", "accuracy", "memory"):
         link = f"![{figure}](figures/{figure}.svg)\n\n"
@@ -40,24 +63,21 @@ def text(report: str, study: dict, *, name: str, kills: int) -> str:
             link, link.replace(f"figures/{figure}", f"{name}-{figure}") if figure in FIGURES else ""
         )
     report = report.replace(study["command"], shortened(study["command"]))
-    told = [abs(point["unexplained"]) for point in study["points"] if point["unexplained"] is not None]
-    note = f"n = {study['rounds']} rounds, in turns. Shares of {len(told)} points add up within {max(told):.1%}."
-    if kills:
-        note += f" Killed {kills} times (SIGKILL) and continued with --resume: every point is there."
     title, _, body = report.partition("\n")
-    return f"{title}\n\n{note}\n{body}"
+    return f"{title}\n\n{note(study, begun=begun)}\n{body}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", type=Path, help="its folder, with the report that it wrote")
-    parser.add_argument("--kills", type=int, default=0, help="how often it was killed, for the note")
     parser.add_argument("--results", type=Path, default=RESULTS)
     arguments = parser.parse_args()
-    study = json.loads((arguments.study / "points.json").read_text(encoding="utf-8"))
+    study, plan = (
+        json.loads((arguments.study / name).read_text(encoding="utf-8")) for name in ("points.json", "study.json")
+    )
     name, report = stem(study), (arguments.study / "report.md").read_text(encoding="utf-8")
     path = arguments.results / f"{name}.md"
-    path.write_text(text(report, study, name=name, kills=arguments.kills), encoding="utf-8")
+    path.write_text(text(report, study, name=name, begun=starts(plan)), encoding="utf-8")
     for figure in FIGURES:
         made = arguments.study / "figures" / f"{figure}.svg"
         if made.exists():

@@ -13,7 +13,6 @@ from fanlight.cli_typed import command
 from fanlight.errors import ConfigError
 
 SUBJECTS = ("layouts", "loading")
-LOADING_ROUNDS = 5
 ONLY = {  # options that one subject has and the other does not
     "loading": ("workers", "engines"),
     "layouts": (
@@ -88,7 +87,7 @@ def _loading(given: dict[str, Any]) -> None:
 
     document = run.study(
         given["data"], workers=_numbers(counts, "--workers"), names=names, image_px=given["image_size"],
-        limit=given["limit"], rounds=given["rounds"] or LOADING_ROUNDS, out=given["out"], command=command(),
+        limit=given["limit"], rounds=given["rounds"], out=given["out"], command=command(),
     )  # fmt: skip
     console.result(document)
 
@@ -144,7 +143,10 @@ def _project(given: dict[str, Any]) -> None:
     from fanlight.study.projects import run
 
     if given["resume"] is not None:
-        console.result(run.resume(given["resume"], given["data"], rounds=given["rounds"], time_limit_s=limit_s))
+        again = run.resume(
+            given["resume"], given["data"], rounds=given["rounds"], time_limit_s=limit_s, command=command()
+        )
+        console.result(again)
         return
     if not given["data"]:
         raise ConfigError(f"say which images: fanlight study photos/ --recipe {given['recipe']}")

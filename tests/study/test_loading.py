@@ -98,7 +98,12 @@ def test_the_command(fanlight, own_place: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(loading, "study", lambda data, **options: seen.update(options, data=data) or {"rows": []})
     answer = fanlight("study", "photos", "--of", "loading", "--workers", "1, 2", "--engines", "serial,dask", "--json")
     assert answer.code == 0 and json.loads(answer.out) == {"rows": []}
-    assert (seen["data"], seen["workers"], seen["names"], seen["rounds"]) == ("photos", [1, 2], ["serial", "dask"], 5)
+    assert (seen["data"], seen["workers"], seen["names"], seen["rounds"]) == (
+        "photos",
+        [1, 2],
+        ["serial", "dask"],
+        None,
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,47 +1,19 @@
 """What a recipe of a study may say, what is beside what, and memory that certainly is not enough."""
 
-import copy
 from pathlib import Path
-from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from fanlight import recipes
 from fanlight.errors import ConfigError
 from fanlight.study.layouts import grid, room
-from fanlight.study.projects import beside, page, recipe
+from fanlight.study.projects import beside, headline, page, recipe, run
 from fanlight.train import checks
+from study.projects.made import GOOD, ONE, TWO, became, changed, compared, point, row
 
 ROOT = Path(__file__).parents[3]
-GOOD: dict[str, Any] = {
-    "title": "Photos", "config": {"data": {"image_px": 64}},
-    "parts": {
-        "training": {"of": "layouts", "layouts": ["ddp"], "ranks": [2], "config": {"model": {"name": "resnet18"}}},
-        "loading": {"of": "loading", "workers": [1, 2]},
-    },
-    "comparisons": [
-        {"title": "Epochs", "unit": "s", "part": "training", "layout": "ddp", "why": "another  machine",
-         "cases": [
-             {"case": "one", "reported": 100, "layout": "serial", "cores": 1}, {"case": "two", "reported": 80, "ranks": 2},
-         ]},
-    ],
-    "lacking": [{"what": "more", "why": "time", "from": "later"}],
-}  # fmt: skip
-
-
-def changed(path: str, value: Any) -> dict[str, Any]:
-    """GOOD with one place of it changed; `...` takes it away."""
-    made = copy.deepcopy(GOOD)
-    *above, last = [int(part) if part.isdecimal() else part for part in path.split("/")]
-    place: Any = made
-    for part in above:
-        place = place[part]
-    if value is ...:
-        del place[last]
-    else:
-        place[last] = value
-    return made
 
 
 def test_a_recipe_is_read():
@@ -102,12 +74,15 @@ def test_shipped_recipes_can_be_asked_for(name):
     for part in found.parts:
         checks.check(found.config_of(part))
         if part.of == "layouts":
-            grid.points(cores=2, gpus=0, names=part.layouts, ranks=part.ranks, precisions=part.precisions, within=True)
+            formats = run._formats(part.precisions)
+            grid.points(cores=2, gpus=0, names=part.layouts, ranks=part.ranks, precisions=formats, within=True)
     lines = path.read_text().splitlines()
     assert lines[0].startswith("# fanlight study ") and f"--recipe {name}" in lines[0]
     comments = " ".join(line for line in lines if line.startswith("#"))
-    assert "Not measured here yet" in comments or "results/" in comments
-    assert f"`{name}`" in (ROOT / "docs" / "recipes.md").read_text()
+    assert "Not measured" not in comments, "what was measured stands in results/, where it cannot go stale"
+    docs = (ROOT / "docs" / "recipes.md").read_text()
+    assert f"`{name}`" in docs and "results/reference-<recipe>_" in docs
+    assert list((ROOT / "results").glob(f"reference-{name}_*.md"))
     assert all(each.why for each in found.comparisons)
 
 
@@ -119,47 +94,27 @@ def test_figures_of_the_recipes_are_numbers_of_their_texts(name):
     assert figures and all(isinstance(figure, int | float) and 0 < figure < 10_000 for figure in figures)
 
 
-def point(
-    name: str, layout: str, rate: float, *, ranks: int = 1, cores: int = 1, device: str = "cpu", **more: Any
-) -> dict[str, Any]:
-    """Of points.json, as far as a comparison looks."""
-    return {
-        "name": name, "layout": layout, "ranks": ranks, "cores": cores, "device": device, "precision": "fp32",
-        "images_per_s": rate, "interval": [rate - 1, rate + 1], "speedup": rate / 10, "accuracy": 0.5, "accuracy_interval": None,
-        "status": "measured", "reason": "", "over": {}, **more,
-    }  # fmt: skip
-
-
-def became(*points: dict[str, Any], cores: int = 2) -> dict[str, Any]:
-    return {"of": "layouts", "status": "measured", "reason": "",
-            "result": {"points": list(points), "machine": {"cores_usable": cores}}}  # fmt: skip
-
-
-def compared(*points: dict[str, Any]) -> dict[str, Any]:
-    parts = {"training": became(*points), "loading": became()}
-    return beside.compare(recipe.parse(GOOD, name="photos"), parts)[0]
-
-
-ONE, TWO = point("serial-1core-fp32", "serial", 10.0), point("ddp-2-fp32", "ddp", 18.0, ranks=2, cores=2)
-
-
 def test_theirs_over_theirs_and_ours_over_ours():
     found = compared(ONE, TWO)
     one, two = found["cases"]
     assert (one["reported_ratio"], two["reported_ratio"]) == (1.0, 1.25)
     assert (one["ratio"], two["ratio"]) == (1.0, 1.8)
+    assert two["ratio_interval"] == [17 / 11, 19 / 9], "the widest that both rates allow"
     assert found["causes"] == ["ddp-2-fp32: 18.0 images/s; its baseline was not measured."]
-    said = beside.words([found])
-    assert said == ["Epochs: theirs is 1.25× with two; here ddp-2-fp32 is 1.80× of serial-1core-fp32."]
 
 
-def test_a_slow_down_is_called_one_on_both_sides():
-    slow = point("ddp-2-fp32", "ddp", 9.0, ranks=2, cores=2)
-    document = changed("comparisons/0/cases/1/reported", 200)
-    found = beside.compare(recipe.parse(document, name="photos"), {"training": became(ONE, slow), "loading": became()})
-    assert beside.words(found) == [
-        "Epochs: theirs is 0.50× with two, a slow-down; here ddp-2-fp32 is 0.90× of serial-1core-fp32, a slow-down."
-    ]
+def test_a_ratio_is_of_paired_rounds_where_the_study_has_it():
+    paired = {"point": "serial-1core-fp32", "cores": 1, "value": 1.7, "interval": [1.6, 1.9], "n": 3}
+    two = compared(ONE, TWO | {"over": {"one_core": paired}})["cases"][1]
+    assert (two["ratio"], two["ratio_interval"]) == (1.7, [1.6, 1.9])
+
+
+def test_a_case_that_leaves_something_open_is_beside_the_fastest():
+    four = point("ddp-4-fp32", "ddp", 30.0, ranks=4, cores=4)
+    document = changed("comparisons/0/cases/1/ranks", ...)
+    parts = {"training": became(ONE, TWO, four, cores=4), "loading": became()}
+    found = beside.compare(recipe.parse(document, name="photos"), parts)[0]["cases"][1]
+    assert found["here"] == "ddp-4-fp32"
 
 
 def test_a_device_is_not_compared_with_another():
@@ -202,23 +157,13 @@ def test_losses_stand_beside_each_other_without_a_rate():
     found = beside.compare(recipe.parse(document, name="photos"), parts)[0]
     one, two = found["cases"]
     assert (two["loss"], two["loss_interval"], two["rate"], two["ratio"]) == (2.5, [2.25, 2.75], None, None)
-    assert found["causes"] == [] and beside.words([found]) == []
+    assert found["causes"] == [] and headline.words([found]) == []
     assert page._head("loss")[3] == "loss here"
     assert page._cells(two, "loss")[3] == "2.500 (2.250 … 2.750)" and page._cells(one, "loss")[3] == "2.000"
 
 
 def test_rows_of_loading():
-    rows = [
-        {
-            "what": "flip",
-            "engine": "Pool.imap",
-            "workers": n,
-            "images_per_s": 100.0 / n,
-            "interval": [1, 2],
-            "speedup": 0.5 / n,
-        }
-        for n in (1, 2)
-    ]
+    rows = [row("flip", 100.0 / n, workers=n, speedup=0.5 / n) for n in (1, 2)]
     result = {"rows": rows, "machine": {"cores_usable": 2}}
     document = changed("comparisons/0", {
         "title": "Flips", "unit": "ratio", "part": "loading", "what": "flip", "engine": "Pool.imap",
@@ -226,14 +171,34 @@ def test_rows_of_loading():
                   {"case": "none", "engine": "dask"}],
     })  # fmt: skip
     parts = {"training": became(), "loading": {"of": "loading", "status": "measured", "reason": "", "result": result}}
-    two, most, ten, none = (found := beside.compare(recipe.parse(document, name="photos"), parts)[0])["cases"]
+    two, most, ten, none = beside.compare(recipe.parse(document, name="photos"), parts)[0]["cases"]
     assert two["here"] == most["here"] == "flip, Pool.imap, 2 workers" and (two["reported_ratio"], two["ratio"]) == (
         0.002,
         0.25,
     )
     assert ten["reason"] == "10 workers take a core each, and 2 can be used"
     assert none["reason"] == "dask for flip was not measured"
-    assert "here flip, Pool.imap, 2 workers is 0.25× of one core, a slow-down" in beside.words([found])[0]
+    assert two["ratio_interval"] == [0.2, 0.3]
+
+
+def test_networks_without_times_of_theirs_have_rows_all_the_same():
+    """Five networks on 1 to 4 ranks were asked for; what is not in a table is not seen."""
+    found = recipe.read(recipes.find_study("sign-language")[0])
+    timed = {case.selects["part"]: set() for each in found.comparisons for case in each.cases if each.unit == "s"}
+    for each in found.comparisons:
+        for case in each.cases:
+            if each.unit == "s" and case.selects["layout"] == "ddp":
+                timed[case.selects["part"]].add(case.selects["ranks"])
+    assert timed == {part.name: {2, 3, 4} for part in found.parts} and len(timed) == 5
+
+
+def test_mixed_is_the_short_format_of_the_gpu(monkeypatch):
+    """bf16 from Ampere on and on CPUs, fp16 on GPUs before it; given precisions are never changed."""
+    assert run._formats(("fp32", "mixed")) == ("fp32", "bf16")
+    monkeypatch.setattr(run.devices, "gpus_visible", lambda: 1)
+    for capability, word in ((7, "fp16"), (8, "bf16"), (9, "bf16")):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _, major=capability: (major, 0))
+        assert run._formats(("fp32", "mixed", word)) == ("fp32", word)
 
 
 def test_memory_that_cannot_be_enough_is_a_reason(monkeypatch):

@@ -20,7 +20,7 @@ from fanlight.study.layouts import (
     sessions,
     simulated,
     verdict,
-)  # fmt: skip
+)
 from fanlight.study.layouts.grid import Point
 from fanlight.study.scaling import Scaling
 from fanlight.study.stats import Untold

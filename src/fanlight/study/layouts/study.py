@@ -25,7 +25,7 @@ from fanlight.study.layouts import (
     sessions,
     simulated,
     table,
-)  # fmt: skip
+)
 from fanlight.study.layouts.grid import Point
 from fanlight.study.layouts.recipe import Basis
 from fanlight.study.layouts.runner import Runner

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 SERIAL = "serial"
+ROUNDS = 5  # where their number was left open
+ROUNDS_LEAST = 3  # of one or two, the least and the greatest say nothing about the next
 
 
 def _nothing() -> None:

@@ -23,7 +23,6 @@ from fanlight.errors import ConfigError, near, unwritable
 from fanlight.study.loading import loaders, naive, points, preparing, verdict
 from fanlight.study.loading import sample as samples
 
-ROUNDS = 5
 BLOCK_S = 0.4  # of work at least per point and round, so that five rounds are two seconds
 VERSION = 1  # of study.json
 BUSY = 0.15  # of all cores, used by others: more, and the figures are theirs as well
@@ -32,12 +31,13 @@ LINE = "{:<23} {:<24} {:>7}  {:>9} {:>19}  {:>7} {:>6}  {:>7}  {}"
 
 def study(
     data: str, *, workers: Sequence[int] = (), names: Sequence[str] = (), image_px: int | None = None,
-    limit: int | None = None, rounds: int = ROUNDS, block_s: float = BLOCK_S, out: Path | None = None, command: str = "",
+    limit: int | None = None, rounds: int | None = None, block_s: float = BLOCK_S, out: Path | None = None, command: str = "",
 ) -> dict[str, Any]:  # fmt: skip
     """The JSON object of `study --of loading`, after its folder is written. Empty `workers`: 1, 2, 4 … usable cores; empty
-    `names`: all engines that are installed. ConfigError for what cannot be measured."""
+    `names`: all engines that are installed; `rounds` None: points.ROUNDS. ConfigError for what cannot be measured."""
     started, begin = datetime.now().astimezone().isoformat(timespec="seconds"), time.perf_counter()
     check(workers=workers, names=names)
+    rounds = rounds or points.ROUNDS
     cores = machine.cores_usable()
     counts, chosen = _counts(workers, cores), _engines(names)
     config, manifest = _decided(data, image_px)

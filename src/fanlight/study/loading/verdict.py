@@ -11,9 +11,8 @@ from typing import Any
 from fanlight.console import bytes_text, seconds_text
 from fanlight.data import engines
 from fanlight.study.loading import loaders, naive, preparing
-from fanlight.study.loading.points import SERIAL, Point
+from fanlight.study.loading.points import ROUNDS_LEAST, SERIAL, Point
 
-ROUNDS_LEAST = 3  # of one or two, the least and the greatest say nothing about the next
 GOOD = 0.7  # of a core's rate per worker; less needs a reason
 Row = dict[str, Any]
 

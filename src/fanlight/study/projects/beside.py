@@ -1,8 +1,9 @@
 """What a reference project reported, beside what was measured here. Arithmetic and words only; no torch.
 
 A case of a study of layouts selects a point by `layout`, `ranks`, `cores` (a number, or `all` of one process), `precision`
-(`mixed`: bf16 or fp16) and `device`; where the device is open, several GPUs come before cores, and cores before one GPU. One
-of loading selects a row by `what`, `engine` and `workers` (`most`: the most that were measured).
+(`mixed`: bf16 or fp16) and `device`, and is beside the fastest of those that fit; where the device is open, several GPUs come
+before cores, and cores before one GPU. One of loading selects a row by `what`, `engine` and `workers` (`most`: the most that
+were measured).
 
 Ratios are how many times as fast as the first case that has a figure, theirs and ours each over its own; ours only of the same
 device and number format.
@@ -13,9 +14,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fanlight.study.layouts import intervals, verdict
+from fanlight.study.layouts import verdict
+from fanlight.study.loading.points import ROUNDS_LEAST
 from fanlight.study.projects.recipe import SCORES, Case, Comparison, Recipe
 
+VERSION = 2  # of project.json
 MIXED = ("bf16", "fp16")
 Doc = dict[str, Any]
 
@@ -25,54 +28,19 @@ def compare(recipe: Recipe, parts: Mapping[str, Doc]) -> list[Doc]:
     return [_comparison(each, parts) for each in recipe.comparisons]
 
 
-def words(comparisons: Sequence[Doc]) -> list[str]:
-    """A sentence per comparison that was reported as times or rates: theirs at its best beside ours at its best."""
-    said = []
-    for each in comparisons:
-        if each["unit"] in SCORES:
-            continue
-        theirs = [case for case in each["cases"][1:] if case["reported_ratio"] is not None]
-        base = None if each["unit"] == "ratio" else each["base_here"]
-        ours = [case for case in each["cases"] if case["ratio"] is not None and case["here"] != base]
-        line = each["title"]
-        if theirs:
-            best = max(theirs, key=lambda case: case["reported_ratio"])
-            slower = ", a slow-down" if best["reported_ratio"] < intervals.SLOWER else ""
-            line += f": theirs is {times(best['reported_ratio'])} with {best['case']}{slower}"
-        else:
-            line += ": they report no ratio"
-        if ours:
-            best = max(ours, key=lambda case: case["ratio"])
-            slow, fast = best["ratio"] < intervals.SLOWER, best["ratio"] > intervals.FASTER
-            slower = ", a slow-down" if slow else "" if fast else ", no gain"
-            over = "one core" if each["unit"] == "ratio" else each["base_here"]
-            line += f"; here {best['here']} is {times(best['ratio'])} of {over}{slower}"
-        else:
-            reason = next(
-                (case["reason"] for case in each["cases"] if case["reason"]), "nothing to compare was measured"
-            )
-            line += f"; here nothing: {reason}"
-        said.append(f"{line}.")
-    return said
-
-
-def times(ratio: float) -> str:
-    """A speedup; of .002 all its digits."""
-    return f"{ratio:.3f}×" if ratio < 0.1 else f"{ratio:.2f}×"
-
-
 def _comparison(asked: Comparison, parts: Mapping[str, Doc]) -> Doc:
     cases = [_case(case, asked.unit, parts) for case in asked.cases]
-    first = next((case for case in cases if case["reported"] is not None), None)
+    first = next((case for case in cases if asked.unit == "s" and case["reported"] is not None), None)
     base = next((case for case in cases if case["rate"] is not None), None)
     for case in cases:
         if asked.unit == "ratio":
-            case["reported_ratio"], case["ratio"] = case["reported"], case["speedup"]
+            case["reported_ratio"] = case["reported"]
+            case["ratio"], case["ratio_interval"] = case["speedup"], case["speedup_interval"]
         elif asked.unit == "s":
             if first is not None and case["reported"]:
                 case["reported_ratio"] = first["reported"] / case["reported"]
             if base is not None and case["rate"] is not None and case["kind"] == base["kind"]:
-                case["ratio"] = case["rate"] / base["rate"]
+                case["ratio"], case["ratio_interval"] = _over(case, base)
     found = {"title": asked.title, "unit": asked.unit, "why": asked.why, "cases": cases}
     return found | {
         "base": first and first["case"],
@@ -81,12 +49,27 @@ def _comparison(asked: Comparison, parts: Mapping[str, Doc]) -> Doc:
     }
 
 
+def _over(case: Doc, base: Doc) -> tuple[float, list[float] | None]:
+    """How many times as fast as `base`, and between what. Of paired rounds, where the study has that ratio; else of both
+    rates, with the widest interval that theirs allow."""
+    if case is base:
+        return 1.0, None
+    if (paired := next((each for each in case["over"].values() if each["point"] == base["here"]), None)) is not None:
+        return paired["value"], paired["interval"]
+    value = case["rate"] / base["rate"]
+    if case["interval"] is None or base["interval"] is None or _is_few(case) or _is_few(base):
+        return value, None
+    (low, high), (base_low, base_high) = case["interval"], base["interval"]
+    return value, [low / base_high, high / base_low]
+
+
 def _case(case: Case, unit: str, parts: Mapping[str, Doc]) -> Doc:
     made: Doc = {
-        "case": case.case, "part": case.selects["part"], "reported": case.reported, "reported_ratio": None, "here": None,
-        "rate": None, "interval": None, "ratio": None, "speedup": None,
-        **{f"{score}{end}": None for score in SCORES for end in ("", "_interval")}, "status": "lacking", "reason": case.lacks,
-        "kind": "",
+        "case": case.case, "part": case.selects["part"], "reported": case.reported, "status": "lacking", "reason": case.lacks,
+        **dict.fromkeys((
+            "reported_ratio", "here", "layout", "rate", "interval", "n", "ratio", "ratio_interval", "speedup",
+            "speedup_interval", *(f"{score}{end}" for score in SCORES for end in ("", "_interval")),
+        )), "over": {}, "kind": "", "note": "",
     }  # fmt: skip
     if case.lacks:
         return made
@@ -97,14 +80,21 @@ def _case(case: Case, unit: str, parts: Mapping[str, Doc]) -> Doc:
     found, reason = _point(case.selects, part["result"]) if is_point else _row(case.selects, part)
     if found is None:
         return made | {"status": "not measured", "reason": reason}
+    made |= {key: found[key] for key in ("interval", "n", "speedup", "speedup_interval")}
     made |= {"here": found["name"] if is_point else _name(found), "status": "measured", "rate": found["images_per_s"]}
-    made |= {"interval": found["interval"], "speedup": found["speedup"]}
-    if is_point:
-        made |= {f"{score}{end}": found.get(f"{score}{end}") for score in SCORES for end in ("", "_interval")}
-        made["kind"] = f"{found['device']} {found['precision']}"
-        if unit in SCORES:
-            made["rate"] = None
+    if not is_point:
+        return made | {"speedup_interval": None if _is_few(made) else found["speedup_interval"]}
+    made |= {f"{score}{end}": found.get(f"{score}{end}") for score in SCORES for end in ("", "_interval")}
+    made |= {key: found[key] for key in ("layout", "over")}
+    made["kind"] = f"{found['device']} {found['precision']}"
+    if unit in SCORES:
+        made |= {"rate": None, "note": " ".join(part.get("notes", ()))}  # such as: weights were drawn
     return made
+
+
+def _is_few(case: Doc) -> bool:
+    """Whether it is of so few rounds of loading that the least and the greatest of them say nothing about the next."""
+    return case["layout"] is None and case["n"] < ROUNDS_LEAST
 
 
 def _point(selects: Mapping[str, Any], study: Doc) -> tuple[Doc | None, str]:
@@ -120,7 +110,7 @@ def _point(selects: Mapping[str, Any], study: Doc) -> tuple[Doc | None, str]:
     ]  # fmt: skip
     measured = [point for point in found if point["status"] == "measured"]
     if measured:
-        return measured[0], ""
+        return max(measured, key=lambda point: point["images_per_s"]), ""
     if found:
         return None, f"{found[0]['name']}: {found[0]['reason'] or found[0]['status']}"
     if device == "cuda" and not any(point["device"] == "cuda" and not point["reason"] for point in study["points"]):

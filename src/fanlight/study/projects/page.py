@@ -4,6 +4,7 @@ reports stand beside it) and `report.md`. No torch; every name in it may be host
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,8 @@ from fanlight.console import seconds_text
 from fanlight.errors import RunError
 from fanlight.study import pages
 from fanlight.study.layouts.markdown import plain
-from fanlight.study.projects import beside, recipe
+from fanlight.study.projects import beside, headline, recipe
 
-UNITS = {"s": "seconds", "ratio": "times one process", **{score: score for score in recipe.SCORES}}
 Doc = dict[str, Any]
 
 
@@ -26,13 +26,16 @@ def write(place: Path) -> Path:
             f"{place} has no readable project.json, which a study writes at its end; go on with: fanlight study "
             f"--resume {place}"
         ) from None
-    comparisons = [
-        {**each, "rows": [_cells(case, each["unit"]) for case in each["cases"]]} for each in document["comparisons"]
-    ]
+    if document.get("version") != beside.VERSION:
+        raise RunError(
+            f"{place / 'project.json'} has version {document.get('version')!r}, this Fanlight reads {beside.VERSION}; made anew, "
+            f"without measuring, by: fanlight study --resume {place}"
+        )
+    comparisons = [_tabled(each) for each in document["comparisons"]]
     figures = {part["name"]: drawn for part in document["parts"] if (drawn := _figures(place / part["study"]))}
     (place / "report.md").write_text(_markdown(document, comparisons), encoding="utf-8", errors="replace")
     html = pages.render(
-        "projects.html", project=document, comparisons=comparisons, units=UNITS, figures=figures, head=_head,
+        "projects.html", project=document, comparisons=comparisons, figures=figures,
         said=document["verdict"].splitlines(),
     )  # fmt: skip
     return pages.write(place / "report.html", html)
@@ -48,20 +51,28 @@ def _figures(study: Path) -> list[tuple[str, str]]:
     return found
 
 
-def _head(unit: str) -> list[str]:
+def _tabled(each: Doc) -> Doc:
+    """A comparison with its table. Over all cores in one process is a column where there is any."""
+    whole = each["unit"] == "s" and any(case["over"].get("all_cores") for case in each["cases"])
+    rows = [_cells(case, each["unit"], whole=whole) for case in each["cases"]]
+    return each | {"head": _head(each["unit"], whole=whole), "rows": rows}
+
+
+def _head(unit: str, *, whole: bool = False) -> list[str]:
     """Of a comparison's table."""
     if unit in recipe.SCORES:
-        return ["case", "reported", "here", f"{unit} here", "why not"]
+        return ["case", "reported", "here", f"{unit} here", "note"]
     if unit == "ratio":
-        return ["case", "reported", "here", "images/s here", "over one core here", "why not"]
-    return ["case", "reported", "theirs, × its first", "here", "images/s here", "ours, × its first", "why not"]
+        return ["case", "reported", "here", "images/s here", "over one core here", "note"]
+    ours = ["here", "images/s here", "ours, × its first", *["× one process on all cores"] * whole]
+    return ["case", "reported", "theirs, × its first", *ours, "note"]
 
 
-def _cells(case: Doc, unit: str) -> list[str]:
+def _cells(case: Doc, unit: str, *, whole: bool = False) -> list[str]:
     low_high = case[f"{unit}_interval"] if unit in recipe.SCORES else case["interval"]
-    here, reason = case["here"] or "–", case["reason"]
+    here, note = case["here"] or "–", case["reason"] or case["note"]
     if case["status"] in ("failed", "lacking"):
-        reason = f"{case['status']}: {reason}"
+        note = f"{case['status']}: {note}"
     if unit in recipe.SCORES:
         ends = "" if not low_high else f" ({low_high[0]:.3f} … {low_high[1]:.3f})"
         return [
@@ -69,18 +80,22 @@ def _cells(case: Doc, unit: str) -> list[str]:
             _number(case["reported"], "{:.3f}"),
             here,
             _number(case[unit], "{:.3f}") + ends,
-            reason,
+            note,
         ]
     ends = "" if not low_high else f" ({low_high[0]:,.1f} … {low_high[1]:,.1f})"
     rate = _number(case["rate"], "{:,.1f}") + (ends if case["rate"] is not None else "")
+    ours = [here, rate, _times(case["ratio"], case["ratio_interval"])]
     if unit == "ratio":
-        return [case["case"], _times(case["reported"]), here, rate, _times(case["ratio"]), reason]
+        return [case["case"], _times(case["reported"]), *ours, note]
+    if whole:
+        base = case["over"].get("all_cores") or {"point": "", "value": None, "interval": None}
+        ours.append(_times(base["value"], None if base["point"] == case["here"] else base["interval"]))
     reported = "–" if case["reported"] is None else seconds_text(case["reported"])
-    return [case["case"], reported, _times(case["reported_ratio"]), here, rate, _times(case["ratio"]), reason]
+    return [case["case"], reported, _times(case["reported_ratio"]), *ours, note]
 
 
-def _times(value: float | None) -> str:
-    return "–" if value is None else beside.times(value)
+def _times(value: float | None, interval: Sequence[float] | None = None) -> str:
+    return "–" if value is None else headline.times(value) + headline.range_of(interval)
 
 
 def _number(value: float | None, form: str) -> str:
@@ -94,7 +109,7 @@ def _markdown(project: Doc, comparisons: list[Doc]) -> str:
                     f"{project['images']} images of {project['data']}; {project['started']}."), ""]  # fmt: skip
     lines += [f"- {plain(line)}" for line in project["verdict"].splitlines()]
     for each in comparisons:
-        head = _head(each["unit"])
+        head = each["head"]
         lines += ["", f"## {plain(each['title'])}", "", f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
         lines += [f"| {' | '.join(plain(cell) for cell in row)} |" for row in each["rows"]]
         lines += ["", f"Why they differ: {plain(each['why'])}"] if each["why"] else []
@@ -112,4 +127,6 @@ def _markdown(project: Doc, comparisons: list[Doc]) -> str:
         lines += [f"    - {plain(note)}" for note in (*part["notes"], *part["verdict"].splitlines())]
     versions = ", ".join(f"{name} {version}" for name, version in project["versions"].items())
     lines += ["", "## Repeat", "", *(f"    {line}" for line in project["command"].splitlines()), ""]
+    if len(project["sessions"]) > 1:
+        lines += ["Continued by:", "", *(f"    {each['command']}" for each in project["sessions"][1:]), ""]
     return "\n".join([*lines, plain(f"Fanlight {project['fanlight']}, {versions}."), ""])

@@ -2,7 +2,8 @@
 
 title, theirs   what was studied, and on which machines
 config          of all parts, as recipes of training have it
-parts           name -> {of: layouts | loading, title, config, layouts, ranks, precisions, workers, engines}
+parts           name -> {of: layouts | loading, title, config, layouts, ranks, precisions, workers, engines};
+                a precision may be `mixed`: the short format that this machine trains in (run.py)
 comparisons     [{title, part, unit, why, cases: [{case, reported, lacks, …}], …}]; every other key says which point
                 or row a case is beside (beside.py), for one case or, written above `cases`, for all of them
 lacking         [{what, why, from}]: what the project did and cannot be measured
