@@ -167,7 +167,7 @@ def test_a_price_is_kept_and_may_be_given_anew(fanlight, tmp_path, monkeypatch):
     """By the command, on a study with nothing left to do; what is wrong is refused before anything is written."""
     from fanlight.study.layouts import study as subject
 
-    def continued(config: Any, resume: Path) -> tuple[Path, dict[str, Any], Any]:
+    def continued(config: Any, resume: Path, *, command: str) -> tuple[Path, dict[str, Any], Any]:
         return resume, folder.read_plan(resume), None
 
     made = study(tmp_path, price=9.0)
