@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from fanlight.console import seconds_text
 from fanlight.errors import RunError
 from fanlight.study.layouts import drawings, folder, grid, markdown, page, result, timeline, told
 from study import reading
@@ -194,66 +193,3 @@ def test_simulated_points_are_marked_in_the_page(study, tmp_path, monkeypatch):
     monkeypatch.setattr(page, "_figures", lambda found: {})
     found = reading.read(page.write(copied).read_text())
     assert "ddp-64-fp32 simulated" in found.words and "1,234.5" in found.words and "9.25" in found.words
-
-
-def test_what_rates_leave_out_and_timers_are_told(study):
-    """Start, warm-up, both looks at a step, laws: in the page, in Markdown and in the table."""
-    words, text = reading.read((study / "report.html").read_text()).words, (study / "report.md").read_text()
-    row = next(p for p in json.loads((study / "points.json").read_text())["points"] if p["name"] == DDP.name)
-    assert (row["start_s"], row["warmup_s"]) == (2.0, pytest.approx(12 * 3 * row["step_s"]))
-    for title in ("What the rates leave out", "Laws of scaling"):
-        assert title in words and f"## {title}" in text
-    assert f"| {DDP.name} | 2.0 s | {seconds_text(row['warmup_s'])} | " in text
-    assert "forward, backward,at least" in words and "forward, backward, at least" in text
-    with open(study / "points.csv", newline="", encoding="utf-8") as file:
-        cells = next(each for each in csv.DictReader(file) if each["name"] == DDP.name)
-    assert float(cells["start_s"]) == 2.0 and float(cells["timer_forward"]) == pytest.approx(row["timers"]["forward"])
-
-
-def test_markdown_has_intervals_of_speedups_and_serial_fractions(study):
-    text = (study / "report.md").read_text()
-    row = next(p for p in json.loads((study / "points.json").read_text())["points"] if p["name"] == DDP.name)
-    low, high = row["speedup_interval"]
-    assert f"| {row['speedup']:.2f} | {low:.2f} – {high:.2f} |" in text
-    assert f"| {row['serial_fraction']['value']:.3f} |" in text
-
-
-def test_a_study_of_gpus_has_its_headline(tmp_path):
-    """One GPU, the best of several over it, and the gain of the device, which is not called speedup."""
-    points = grid.points(cores=2, gpus=2, names=["ddp"], precisions=["fp32"])
-    named = {point.name: point for point in points if not point.reason}
-    gpu = next(p for p in named.values() if p.layout == "serial" and p.device == "cuda")
-    pair = next(p for p in named.values() if p.layout == "ddp" and p.device == "cuda")
-    both = next(p for p in named.values() if p.layout == "serial" and p.cores == 2 and p.device == "cpu")
-    made = begin(tmp_path / "study", points)
-    for number in range(3):
-        run(made, both, number, compute=0.2)
-        run(made, gpu, number, compute=0.020 + 1e-4 * number)
-        run(made, pair, number, compute=0.0125 + 1e-4 * number)
-    document = result.write(made)
-    said = next(line for line in document["verdict"].splitlines() if "one GPU does" in line)
-    by = {point["name"]: point for point in document["points"]}
-    assert f"a device gain of {by[gpu.name]['device_gain']:.1f}× over all cores, which is no parallel speedup" in said
-    assert f"Fastest: {pair.name}, {by[pair.name]['over']['one_device']['value']:.2f}× of that." in said
-    words = reading.read(page.write(made).read_text()).words
-    assert f"of one GPU, at best: {pair.name}" in words and "device gain: one GPU over all cores, fp32" in words
-    assert "speedup,one core or GPU" in words
-
-
-def test_seconds_to_an_accuracy_have_their_seeds(tmp_path):
-    """The spread over seeds, or why there is no median, in both reports."""
-    points = [point for point in POINTS if point in (ONE, BOTH)]
-    made = begin(tmp_path / "study", points, target=0.8)
-    for number in range(3):
-        run(made, ONE, number, compute=0.18)
-        run(made, BOTH, number, compute=0.09)
-    later = folder.run_of(made, BOTH, 2) / "metrics.jsonl"
-    later.write_text(later.read_text().replace("0.9", "0.7"))
-    earlier = folder.run_of(made, BOTH, 1) / "metrics.jsonl"
-    earlier.write_text(earlier.read_text().replace("0.9", "0.7"))
-    result.write(made)
-    words, text = reading.read(page.write(made).read_text()).words, (made / "report.md").read_text()
-    found = {p["name"]: p["to_accuracy"] for p in json.loads((made / "points.json").read_text())["points"]}
-    assert found[ONE.name]["median_s"] == 4.0 and found[BOTH.name]["median_s"] is None
-    assert "3 of 3 seeds" in words and "4.0 s (seeds: 4.0 s – 4.0 s) 3 of 3 seeds" in text
-    assert f"1 of 3 seeds: {found[BOTH.name]['reason']}" in words and found[BOTH.name]["reason"] in text

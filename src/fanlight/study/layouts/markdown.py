@@ -15,7 +15,7 @@ MARKS = {each: f"\\{each}" for each in "\\`*_[]|#!"} | {"<": "&lt;", ">": "&gt;"
 def text(
     *, study: Doc, rows: Sequence[Doc], headline: Sequence[str], by_point: Sequence[str], flags: Doc, differs: Doc,
     absent: Sequence[tuple[Sequence[str], str, str]], captions: Doc, has: Doc, wide: str,
-    rounds: int, beyond: Doc | None, beyond_words: str, costs: Sequence[str], base: str, looked: Sequence[Doc], **_: Any,
+    rounds: int, beyond: Doc | None, beyond_words: str, costs: Sequence[str], **_: Any,
 ) -> str:  # fmt: skip
     """The whole document; names are escaped."""
     machine = study["machine"]
@@ -28,10 +28,10 @@ def text(
     ]
     lines += [f"- {plain(line)}" for line in headline] + [""]
     lines += [f"- {plain(line)}" for line in by_point] + [""]
-    head = ["point", "images/s", "95 %", f"speedup, {base}", "95 %", "over all cores", "95 %", "efficiency"]
-    head += ["serial fraction"] * has["serial_fraction"] + ["device gain"] * has["device_gain"] + ["epoch"]
+    head = ["point", "images/s", "95 %", "speedup, one core", "over all cores", "efficiency"]
+    head += ["device gain"] * has["device_gain"] + ["epoch"]
     head += ["J/image", "W"] * has["energy"] + ["cost of an epoch", "of 1000 images"] * has["cost"]
-    head += ["accuracy", "gap", *[f"seconds to {study['target']}"] * has["to_accuracy"], "n", "flags"]
+    head += ["accuracy", "gap", "n", "flags"]
     lines += _row(head) + _row(["---", *["--:"] * (len(head) - 2), "---"])
     for row in rows:
         if row["images_per_s"] is not None:
@@ -42,10 +42,10 @@ def text(
         for names, status, reason in absent:
             lines += _row([plain(", ".join(names)), plain(status), plain(reason)])
     lines += ["", *(f"- **{flag}**: {plain(words)}" for flag, words in flags.items()), ""]
-    lines += _shares(study) + _timers(looked) + _left_out(rows)
+    lines += _shares(study)
     for name, words in captions.items():
         lines += [f"![{plain(name)}](figures/{name}.svg)", "", plain(words), ""]
-    lines += _laws(study.get("fits") or []) + (_beyond(beyond, beyond_words) if beyond else [])
+    lines += _beyond(beyond, beyond_words) if beyond else []
     lines += ["## What is equal, and what differs", ""]
     lines += [f"- {plain(key)}: {plain(value)}" for key, value in study["equal"].items()]
     lines += [f"- different: {plain(what)}: {plain(', '.join(names))}" for what, names in differs.items()]
@@ -67,70 +67,6 @@ def _shares(study: Doc) -> list[str]:
         parts = [*(point["shares"][cause] for cause in study["causes"]), point["unexplained"]]
         cells = [f"{100 * part:.1f}".replace("-0.0", "0.0") for part in parts]
         lines += _row([plain(point["name"]), f"{1e3 * point['step_s']:,.1f} ms", *cells])
-    return [*lines, ""]
-
-
-def _timers(looked: Sequence[Doc]) -> list[str]:
-    """The run's own timers beside the shares that bound them."""
-    if not looked:
-        return []
-    names = [f"{each.name}, {'at most' if each.is_within else 'at least'}" for each in looked[0]["looks"]]
-    lines = ["## The same by timers, and by differences", ""]
-    lines += _row(["point", *map(plain, names)]) + _row(["---", *["--:"] * len(names)])
-    for row in looked:
-        cells = [
-            f"{100 * each.timer:.1f}, {100 * each.share:.1f}{'' if each.agrees else ' (!)'}" for each in row["looks"]
-        ]
-        lines += _row([plain(row["name"]), *map(plain, cells)])
-    return [*lines, ""]
-
-
-def _left_out(rows: Sequence[Doc]) -> list[str]:
-    """Start and warm-up, which no rate has in it."""
-    told = [row for row in rows if row["images_per_s"] is not None]
-    if not told:
-        return []
-    lines = [
-        "## What the rates leave out",
-        "",
-        *_row(["point", "start", "warm-up", "steady epoch"]),
-        *_row(["---", *["--:"] * 3]),
-    ]
-    for row in told:
-        lines += _row([plain(row["name"]), *(_seconds(row[key]) for key in ("start_s", "warmup_s", "epoch_s"))])
-    return [*lines, ""]
-
-
-def _laws(fits: Sequence[Doc]) -> list[str]:
-    """Laws of scaling with their parameters, or why there are none."""
-    told = [fit for fit in fits if fit["layout"] != "serial" or fit["laws"]]
-    if not told:
-        return []
-    lines = [
-        "## Laws of scaling",
-        "",
-        *_row(["layout", "on", "precision", "cores", "law", "parameters, 95 %", "off by", "which"]),
-    ]
-    lines += _row(["---"] * 8)
-    for fit in told:
-        head = [
-            fit["layout"],
-            "CPU" if fit["device"] == "cpu" else "GPU",
-            fit["precision"],
-            ", ".join(map(str, fit["cores"])),
-        ]
-        fitted = {name: law for name, law in fit["laws"].items() if not law["reason"]}
-        for name, law in fitted.items():
-            named = ", ".join(
-                f"{key} {each['value']:.3g} ({' – '.join(_number(end, '{:.3g}') for end in each['interval'])})"
-                for key, each in law["parameters"].items()
-            )
-            which = f"{name}: " if fit["best"] == name else f"{name} is enough: " if fit["enough"] == name else ""
-            lines += _row(
-                [plain(cell) for cell in (*head, name, named, f"{100 * law['off']:.1f} %", f"{which}{fit['reason']}")]
-            )
-        if not fitted:
-            lines += _row([plain(cell) for cell in (*head, "–", "–", "–", fit["reason"])])
     return [*lines, ""]
 
 
@@ -163,39 +99,20 @@ def _row(cells: Sequence[str]) -> list[str]:
 
 
 def _cells(row: Doc, has: Doc) -> list[str]:
-    cells = [row["name"], f"{row['images_per_s']:,.1f}", _ends(row, "images_per_s", "{:,.1f}")]
-    for key, is_base in (("speedup", row["serial_base"]), ("over_all_cores", row["all_base"])):
-        cells += [_number(row.get(key), "{:.2f}"), "baseline" if is_base else _ends(row, key, "{:.2f}")]
-    cells += [_number(row.get("efficiency"), "{:.2f}"), *[_number(row["serial"], "{:.3f}")] * has["serial_fraction"]]
+    ends = (
+        "" if row["images_per_s_low"] is None else f"{row['images_per_s_low']:,.1f} – {row['images_per_s_high']:,.1f}"
+    )
+    cells = [row["name"], f"{row['images_per_s']:,.1f}", ends]
+    cells += [_number(row.get(key), "{:.2f}") for key in ("speedup", "over_all_cores", "efficiency")]
     cells += [_number(row.get("device_gain"), "{:.1f}")] * has["device_gain"]
-    cells += [_seconds(row["epoch_s"])]
+    cells += ["–" if row["epoch_s"] is None else seconds_text(row["epoch_s"])]
     for key in ["j_per_image", "mean_w"] * has["energy"] + ["cost_epoch", "cost_1000"] * has["cost"]:
         cells.append(amount(row.get(key)))
-    cells += [_number(row.get("accuracy"), "{:.3f}"), _number(row.get("accuracy_gap"), "{:+.3f}")]
-    cells += [_reached(row)] * has["to_accuracy"] + [str(row["n"])]
-    standing = [row["standing"]] if row["standing"] in ("slow-down", "not told apart") else []
-    return [*cells, ", ".join([*row["flags"], *standing])]
-
-
-def _ends(row: Doc, key: str, form: str) -> str:
-    low, high = row[f"{key}_low"], row[f"{key}_high"]
-    return "" if low is None or high is None else f"{form.format(low)} – {form.format(high)}"
-
-
-def _reached(row: Doc) -> str:
-    """Seconds to the accuracy asked for, the least and the greatest of the seeds, and how many got there."""
-    found = row.get("to_accuracy")
-    if not found:
-        return "–"
-    said = [_seconds(row["to_accuracy_s"])]
-    if row["to_accuracy_low"] is not None:
-        said.append(f"(seeds: {_seconds(row['to_accuracy_low'])} – {_seconds(row['to_accuracy_high'])})")
-    said.append(f"{found['reached']} of {found['of']} seeds")
-    return " ".join([*said, *([found["reason"]] if found["reason"] else [])])
-
-
-def _seconds(value: float | None) -> str:
-    return "–" if value is None else seconds_text(value)
+    cells += [_number(row.get("accuracy"), "{:.3f}"), _number(row.get("accuracy_gap"), "{:+.3f}"), str(row["n"])]
+    return [
+        *cells,
+        ", ".join([*row["flags"], *([row["standing"]] if row["standing"] in ("slow-down", "not told apart") else [])]),
+    ]
 
 
 def _number(value: float | None, form: str) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fanlight.study import pages
-from fanlight.study.layouts import best, costs, crosscheck, intervals, markdown, simulated, told, verdict
+from fanlight.study.layouts import costs, intervals, markdown, simulated, told, verdict
 from fanlight.study.layouts.told import Told
 
 Doc = dict[str, Any]
@@ -33,8 +33,8 @@ CAPTIONS = {
     "Left of 0 stands a difference that came out negative, which is noise; what it is too little, others are too much.",
     "epochs": "Training alone, without evaluation and start.",
     "accuracy": "Median seconds and mean accuracy of the evaluations over the rounds, which are seeds; the bar at the end is the "
-    "least and the greatest of them. Seconds since training began, evaluations among them.",
-    "memory": "Of the host: pages of a rank's own, and its share of those that all ranks have together, at the peak.",
+    "least and the greatest of them.",
+    "memory": "Pages of a rank's own, and its share of those that all ranks have together, at the peak.",
     "timeline": "The run's own timers in the last round, in the step whose slowest rank took its usual time. Parts are drawn in "
     "the order of a step; waiting for other ranks is part of backward and communication here, and of the optimizer where it "
     "clips gradients.",
@@ -44,8 +44,7 @@ COLUMNS = (
     "name", "layout", "ranks", "precision", "device", "threads", "cores", "status", "reason", "source", "n", "images_per_s",
     "images_per_s_low", "images_per_s_high", "step_s", "epoch_s", "speedup", "speedup_low", "speedup_high", "over_all_cores",
     "over_all_cores_low", "over_all_cores_high", "efficiency", "serial_fraction", "device_gain", "accuracy", "accuracy_gap",
-    "accuracy_gap_low", "accuracy_gap_high", "accuracy_p", "to_accuracy_s", "to_accuracy_low", "to_accuracy_high", "start_s",
-    "warmup_s", "peak_rss_bytes", "flags",
+    "accuracy_gap_low", "accuracy_gap_high", "accuracy_p", "to_accuracy_s", "peak_rss_bytes", "flags",
 )  # fmt: skip
 
 
@@ -62,8 +61,7 @@ def write(study: Path) -> Path:
     captions = {name: CAPTIONS[name] + _not_drawn(found, name) for name in drawn}
     if "curves" in drawn and (beyond := found.study.get("simulated")):
         captions["curves"] += "".join(f" {line}" for line in _about_simulated(beyond))
-    looked = [row for row in rows if row["looks"]]
-    page = {**contents(found), "rows": rows, "groups": groups, "captions": captions, "looked": looked}
+    page = {**contents(found), "rows": rows, "groups": groups, "captions": captions}
     (study / "report.md").write_text(markdown.text(**page), encoding="utf-8", errors="replace")
     html = pages.render("layouts.html", **page, figures={name: pages.uri(svg) for name, svg in drawn.items()})
     return pages.write(study / "report.html", html)
@@ -89,7 +87,7 @@ def contents(found: Told) -> Doc:
         "meaning": MEANING, "has": _has(found), "rounds": len({row["round"] for row in found.rounds}),
         "wide": _widest(found), "colours": _colours(), "beyond": study.get("simulated"),
         "beyond_words": simulated.words(study["simulated"]) if study.get("simulated") else "",
-        "costs": costs.words(study), "amount": costs.amount, "base": _base(found), "apart_most": crosscheck.APART_MOST,
+        "costs": costs.words(study), "amount": costs.amount,
     }  # fmt: skip
 
 
@@ -137,12 +135,6 @@ def _has(found: Told) -> dict[str, bool]:
     return has | costs.has(found.measured)
 
 
-def _base(found: Told) -> str:
-    """What speedup is over, in the head of a column."""
-    devices = {point["device"] for point in found.measured}
-    return "one core or GPU" if devices == {"cpu", "cuda"} else "one GPU" if devices == {"cuda"} else "one core"
-
-
 def _widest(found: Told) -> str:
     """The spread of speedups, in words."""
     ends = [(point["speedup_interval"], point["speedup"]) for point in found.measured if point.get("speedup_interval")]
@@ -159,24 +151,22 @@ def _tiles(found: Told) -> list[tuple[str, str]]:
     for kind, what in (("one_core", "one core"), ("all_cores", "one process, all cores"), ("one_device", "one GPU")):
         bases = study["baselines"][kind]
         if bases:
-            quickest = max(bases, key=lambda precision: bases[precision]["images_per_s"])
-            if kind != "all_cores" or bases[quickest]["cores"] > 1:
-                made.append((f"{bases[quickest]['images_per_s']:,.0f}", f"images/s, {what}, {quickest}"))
-    for kind, what in (("all_cores", "one process on all cores"), ("one_device", "one GPU")):
-        if point := best.fastest(measured, kind):
-            made.append((f"{point['over'][kind]['value']:.2f}×", f"of {what}, at best: {point['name']}"))
-    gains = {point["precision"]: point["device_gain"] for point in measured if point.get("device_gain") is not None}
-    if gains:
-        most = max(gains, key=lambda precision: gains[precision])
-        made.append((f"{gains[most]:.1f}×", f"device gain: one GPU over all cores, {most}"))
-    return [*made, (f"{len(measured)} of {len(study['points'])}", "points could be measured here")]
+            best = max(bases, key=lambda precision: bases[precision]["images_per_s"])
+            if kind != "all_cores" or bases[best]["cores"] > 1:
+                made.append((f"{bases[best]['images_per_s']:,.0f}", f"images/s, {what}, {best}"))
+    over = [(point["over"]["all_cores"]["value"], point) for point in measured
+            if point["layout"] != "serial" and (point.get("over") or {}).get("all_cores")]  # fmt: skip
+    if over:
+        value, best_point = max(over, key=lambda pair: pair[0])
+        made.append((f"{value:.2f}×", f"of one process on all cores, at best: {best_point['name']}"))
+    there = len(study["points"])
+    return [*made, (f"{len(measured)} of {there}", "points could be measured here")]
 
 
 def _row(found: Told, point: Doc) -> Doc:
     """A point as the tables have it."""
     rated = point["images_per_s"] is not None
-    every = point.get("over") or {}
-    over, held = every.get("all_cores") or {}, every.get("all_cores") or every.get("one_device")
+    over = (point.get("over") or {}).get("all_cores") or {}
     made: Doc = {
         **dict.fromkeys(COLUMNS),
         "to_accuracy": None,
@@ -192,10 +182,7 @@ def _row(found: Told, point: Doc) -> Doc:
     for key, interval in ends.items():
         made[f"{key}_low"], made[f"{key}_high"] = interval or (None, None)
     made["serial"] = (point.get("serial_fraction") or {}).get("value")
-    reached = point.get("to_accuracy") or {}
-    made["to_accuracy_s"] = reached.get("median_s")
-    made["to_accuracy_low"], made["to_accuracy_high"] = reached.get("interval") or (None, None)
-    made["looks"] = crosscheck.looks(point)
+    made["to_accuracy_s"] = (point.get("to_accuracy") or {}).get("median_s")
     names = {kind: each["point"] for kind, each in (point.get("over") or {}).items()}
     made["serial_base"] = point["name"] in (
         names.get("one_core"),
@@ -203,25 +190,20 @@ def _row(found: Told, point: Doc) -> Doc:
     )  # over itself: 1, of no interval
     made["all_base"] = point["name"] == names.get("all_cores")
     made["standing"] = (
-        intervals.standing(held["value"], held["interval"])
-        if held and point["layout"] != "serial" and not verdict.is_part(point, held)
+        intervals.standing(over["value"], over["interval"])
+        if over and point["layout"] != "serial" and not verdict.is_part(point, over)
         else ""
     )
     return made
 
 
 def _table(path: Path, rows: list[Doc], causes: list[str]) -> None:
-    timers = list(dict.fromkeys(name for row in rows for name in row.get("timers") or {}))
-    columns = (
-        *COLUMNS, *costs.columns(costs.has(rows)), *(f"share_{cause}" for cause in causes), "unexplained",
-        *(f"timer_{name}" for name in timers),
-    )  # fmt: skip
+    columns = (*COLUMNS, *costs.columns(costs.has(rows)), *(f"share_{cause}" for cause in causes), "unexplained")
     with open(path, "w", newline="", encoding="utf-8", errors="replace") as file:
         writer = csv.DictWriter(file, columns, extrasaction="ignore")
         writer.writeheader()
         for row in rows:
             parts = {f"share_{cause}": share for cause, share in (row.get("shares") or {}).items()}
-            parts |= {f"timer_{name}": share for name, share in (row.get("timers") or {}).items()}
             writer.writerow({**row, **parts, "serial_fraction": row["serial"], "flags": "; ".join(row["flags"])})
 
 
@@ -265,7 +247,7 @@ def _epochs(found: Told) -> list[Doc]:
         first = [row["warmup_s"] for row in own if row["warmup_steps"] >= max(1, images // row["batch_size"])]
         low, high = point["interval"] or (None, None)
         rows.append({
-            "name": point["name"], "epoch_s": found.epoch_s(point),
+            "name": point["name"], "source": point["source"], "epoch_s": found.epoch_s(point),
             "interval": low and high and [images / high, images / low],
             "first_s": statistics.median(first) if first else None,
         })  # fmt: skip

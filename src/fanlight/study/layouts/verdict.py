@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fanlight.console import bytes_text, seconds_text
-from fanlight.study.layouts import best, crosscheck, intervals
+from fanlight.study.layouts import intervals
 
 WORTH = 0.03  # of a step's time: smaller causes are not named
 MORE_WORK = 1.1  # of one core's
@@ -26,8 +26,7 @@ def words(study: Doc) -> list[str]:
     if not measured:
         return ["Nothing was measured.", *why_not]
     said = [_disturbed(measured)]
-    for precision in dict.fromkeys(point["precision"] for point in measured):
-        said += best.words(study, precision)
+    said += [_best(study, precision) for precision in dict.fromkeys(point["precision"] for point in measured)]
     said += [explain(point) for point in measured if not _is_baseline(point)]
     return [line for line in [*said, *why_not, *_care(study, measured)] if line]
 
@@ -72,7 +71,7 @@ def is_part(point: Doc, over: Doc) -> bool:
 
 def ranked(point: Doc) -> list[tuple[str, float]]:
     """Causes of lost time and their shares, the largest first; the work itself is none."""
-    found = [(cause, share) for cause, share in point["shares"].items() if cause != "compute"]
+    found = [(cause, share) for cause, share in point["shares"].items() if cause not in ("compute", "rest")]
     if point["unexplained"] is not None:
         found.append(("unexplained", point["unexplained"]))
     return sorted(found, key=lambda each: -each[1])
@@ -85,7 +84,7 @@ def _lost(point: Doc) -> list[tuple[str, float]]:
 NAMES = {
     "input": "waiting for images and preparing them", "contention": "sharing the machine with other ranks",
     "communication": "exchanging between ranks", "straggler": "waiting for the slowest rank",
-    "bubble": "idle places of the pipeline", "rest": "the loop around it", "launch": "what a step costs whatever its rows",
+    "bubble": "idle places of the pipeline", "launch": "what a step costs whatever its rows",
 }  # fmt: skip
 
 
@@ -129,6 +128,32 @@ def _work(point: Doc) -> str:
     return ""
 
 
+def _best(study: Doc, precision: str) -> str:
+    """Which configuration of a precision pays, over one process on all cores."""
+    mine = [p for p in study["points"] if p["status"] == "measured" and p["precision"] == precision]
+    base = study["baselines"]["all_cores"].get(precision)
+    one = study["baselines"]["one_core"].get(precision)
+    if base is None:
+        return ""
+    head = f"{precision}: one process on {base['cores']} cores does {base['images_per_s']:,.1f} images/s"
+    if one is not None and one["point"] != base["point"]:
+        own = next(point for point in study["points"] if point["name"] == base["point"])
+        head += f", {own['speedup']:.2f}× of one core" if own["speedup"] else ""
+    parallel = [p for p in mine if not _is_baseline(p) and p["device"] == "cpu" and p["over"].get("all_cores")]
+    if not parallel:
+        return f"{head}."
+    best = max(parallel, key=lambda p: p["over"]["all_cores"]["value"])
+    value, ends = best["over"]["all_cores"]["value"], best["over"]["all_cores"]["interval"]
+    if ends is None:
+        return f"{head}. Best of a single round: {best['name']}, {value:.2f}× of that."
+    if ends[0] > 1 and value > intervals.FASTER:
+        other = " (another algorithm)" if "other algorithm" in best["flags"] else ""
+        return f"{head}. Fastest: {best['name']}{other}, {value:.2f}× of that."
+    return (
+        f"{head}. No parallel layout is faster beyond its interval; the best, {best['name']}, is {value:.2f}× of that."
+    )
+
+
 def _disturbed(measured: list[Doc]) -> str:
     """Whether other programs computed as well, which makes the figures theirs, too."""
     beside = [p for p in measured if "oversubscribed" not in p["flags"]]
@@ -162,8 +187,6 @@ def _care(study: Doc, measured: list[Doc]) -> list[str]:
     for flag in ("failed later", "accuracy differs", "unexplained", "wide", "oversubscribed"):
         if names := [p["name"] for p in measured if flag in p["flags"]]:
             said.append(f"{flag.capitalize()}: {', '.join(names)} ({study['flags'][flag]}).")
-    if apart := [f"{p['name']} ({words})" for p in measured if (words := crosscheck.words(p))]:
-        said.append(f"Timers and differences disagree about {'; '.join(apart)}: take its shares with care.")
     other = sorted({key for p in measured for key in p["differs"] or {} if not key.startswith("execution.")})
     said.append(
         "Equal for all points: data, model, seeds, epochs, optimizer and augmentation. What differs: layout, ranks, threads"
