@@ -180,16 +180,10 @@ def test_one_usual_step_is_of_the_timers(study):
     assert sum(ranks[0].values()) == pytest.approx(0.08 + 0.002 + 0.02 + 0.03)  # of the last round, after the warm-up
 
 
-def test_simulated_points_are_marked_in_the_page(study, tmp_path, monkeypatch):
-    copied = shutil.copytree(study, tmp_path / "copied")
-    document = json.loads((copied / "points.json").read_text())
-    empty = dict.fromkeys(document["points"][0])
-    document["points"].append({
-        **empty, "name": "ddp-64-fp32", "layout": "ddp", "ranks": 64, "precision": "fp32", "device": "cpu", "cores": 64,
-        "source": "simulated", "status": "simulated", "images_per_s": 1234.5, "speedup": 9.25, "efficiency": 0.14, "n": 0,
-        "flags": [],
-    })  # fmt: skip
-    (copied / "points.json").write_text(json.dumps(document))
-    monkeypatch.setattr(page, "_figures", lambda found: {})
-    found = reading.read(page.write(copied).read_text())
-    assert "ddp-64-fp32 simulated" in found.words and "1,234.5" in found.words and "9.25" in found.words
+def test_start_and_first_epoch_are_told_apart(study):
+    with open(study / "points.csv", newline="", encoding="utf-8") as file:
+        ddp = {row["name"]: row for row in csv.DictReader(file)}[DDP.name]
+    assert float(ddp["start_s"]) == 2.0 and float(ddp["warmup_s"]) == pytest.approx(12 * 3 * 0.131)
+    words = reading.read((study / "report.html").read_text()).words
+    assert "Before the steady steps" in words and page.BEFORE in words
+    assert f"| {DDP.name} | 2.0 s | 4.7 s | 1.6 s |" in (study / "report.md").read_text()

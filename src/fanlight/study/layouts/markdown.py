@@ -15,7 +15,7 @@ MARKS = {each: f"\\{each}" for each in "\\`*_[]|#!"} | {"<": "&lt;", ">": "&gt;"
 def text(
     *, study: Doc, rows: Sequence[Doc], headline: Sequence[str], by_point: Sequence[str], flags: Doc, differs: Doc,
     absent: Sequence[tuple[Sequence[str], str, str]], captions: Doc, has: Doc, wide: str,
-    rounds: int, beyond: Doc | None, beyond_words: str, costs: Sequence[str], **_: Any,
+    rounds: int, beyond: Doc | None, beyond_words: str, costs: Sequence[str], before_words: str, **_: Any,
 ) -> str:  # fmt: skip
     """The whole document; names are escaped."""
     machine = study["machine"]
@@ -42,7 +42,7 @@ def text(
         for names, status, reason in absent:
             lines += _row([plain(", ".join(names)), plain(status), plain(reason)])
     lines += ["", *(f"- **{flag}**: {plain(words)}" for flag, words in flags.items()), ""]
-    lines += _shares(study)
+    lines += _shares(study) + _before(rows, before_words)
     for name, words in captions.items():
         lines += [f"![{plain(name)}](figures/{name}.svg)", "", plain(words), ""]
     lines += _beyond(beyond, beyond_words) if beyond else []
@@ -68,6 +68,19 @@ def _shares(study: Doc) -> list[str]:
         cells = [f"{100 * part:.1f}".replace("-0.0", "0.0") for part in parts]
         lines += _row([plain(point["name"]), f"{1e3 * point['step_s']:,.1f} ms", *cells])
     return [*lines, ""]
+
+
+def _before(rows: Sequence[Doc], words: str) -> list[str]:
+    """What comes before the steady steps, told apart."""
+    rated = [row for row in rows if row["images_per_s"] is not None]
+    if not rated:
+        return []
+    lines = ["## Before the steady steps", "", *_row(["point", "start", "first epoch", "steady epoch"])]
+    lines += _row(["---", *["--:"] * 3])
+    for row in rated:
+        times = [row[key] for key in ("start_s", "warmup_s", "epoch_s")]
+        lines += _row([plain(row["name"]), *("–" if each is None else seconds_text(each) for each in times)])
+    return [*lines, "", plain(words), ""]
 
 
 def _beyond(beyond: Doc, words: str) -> list[str]:

@@ -15,6 +15,10 @@ from fanlight.study.layouts import costs, intervals, markdown, simulated, told, 
 from fanlight.study.layouts.told import Told
 
 Doc = dict[str, Any]
+BEFORE = (
+    "Medians of the rounds, in no rate and no speedup. Start is from a run's start to its first step; the first epoch has "
+    "compiling and what is done once in it (of a run of one epoch: its first steps). Evaluations are in none of them."
+)
 MEANING = {
     "compute": "the forward and backward work itself", "launch": "what a step costs whatever its rows: calls, weights, gradients",
     "optimizer": "clipping and moving the weights", "input": "waiting for images, and the cores that prepare them",
@@ -44,7 +48,7 @@ COLUMNS = (
     "name", "layout", "ranks", "precision", "device", "threads", "cores", "status", "reason", "source", "n", "images_per_s",
     "images_per_s_low", "images_per_s_high", "step_s", "epoch_s", "speedup", "speedup_low", "speedup_high", "over_all_cores",
     "over_all_cores_low", "over_all_cores_high", "efficiency", "serial_fraction", "device_gain", "accuracy", "accuracy_gap",
-    "accuracy_gap_low", "accuracy_gap_high", "accuracy_p", "to_accuracy_s", "peak_rss_bytes", "flags",
+    "accuracy_gap_low", "accuracy_gap_high", "accuracy_p", "to_accuracy_s", "start_s", "warmup_s", "peak_rss_bytes", "flags",
 )  # fmt: skip
 
 
@@ -87,7 +91,7 @@ def contents(found: Told) -> Doc:
         "meaning": MEANING, "has": _has(found), "rounds": len({row["round"] for row in found.rounds}),
         "wide": _widest(found), "colours": _colours(), "beyond": study.get("simulated"),
         "beyond_words": simulated.words(study["simulated"]) if study.get("simulated") else "",
-        "costs": costs.words(study), "amount": costs.amount,
+        "costs": costs.words(study), "amount": costs.amount, "before_words": BEFORE,
     }  # fmt: skip
 
 
@@ -247,7 +251,7 @@ def _epochs(found: Told) -> list[Doc]:
         first = [row["warmup_s"] for row in own if row["warmup_steps"] >= max(1, images // row["batch_size"])]
         low, high = point["interval"] or (None, None)
         rows.append({
-            "name": point["name"], "source": point["source"], "epoch_s": found.epoch_s(point),
+            "name": point["name"], "epoch_s": found.epoch_s(point),
             "interval": low and high and [images / high, images / low],
             "first_s": statistics.median(first) if first else None,
         })  # fmt: skip
