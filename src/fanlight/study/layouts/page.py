@@ -37,8 +37,8 @@ CAPTIONS = {
     "Left of 0 stands a difference that came out negative, which is noise; what it is too little, others are too much.",
     "epochs": "Training alone, without evaluation and start.",
     "accuracy": "Median seconds and mean accuracy of the evaluations over the rounds, which are seeds; the bar at the end is the "
-    "least and the greatest of them.",
-    "memory": "Pages of a rank's own, and its share of those that all ranks have together, at the peak.",
+    "least and the greatest of them. Seconds are from the first step on and have all evaluations in them up to the mark.",
+    "memory": "Of the machine: pages of a rank's own, and its share of those that all ranks have together, at the peak.",
     "timeline": "The run's own timers in the last round, in the step whose slowest rank took its usual time. Parts are drawn in "
     "the order of a step; waiting for other ranks is part of backward and communication here, and of the optimizer where it "
     "clips gradients.",
@@ -158,11 +158,13 @@ def _tiles(found: Told) -> list[tuple[str, str]]:
             best = max(bases, key=lambda precision: bases[precision]["images_per_s"])
             if kind != "all_cores" or bases[best]["cores"] > 1:
                 made.append((f"{bases[best]['images_per_s']:,.0f}", f"images/s, {what}, {best}"))
-    over = [(point["over"]["all_cores"]["value"], point) for point in measured
-            if point["layout"] != "serial" and (point.get("over") or {}).get("all_cores")]  # fmt: skip
-    if over:
-        value, best_point = max(over, key=lambda pair: pair[0])
-        made.append((f"{value:.2f}×", f"of one process on all cores, at best: {best_point['name']}"))
+    for over, what in (("all_cores", "one process on all cores"), ("one_device", "one GPU")):
+        if (best := verdict.best(measured, over=over)) is not None:
+            made.append((f"{best['over'][over]['value']:.2f}×", f"of {what}, at best: {best['name']}"))
+    gains = [point for point in measured if point.get("device_gain") is not None]
+    if gains:
+        most = max(gains, key=lambda point: point["device_gain"])
+        made.append((f"{most['device_gain']:.1f}×", f"gain of one GPU over all cores of the same machine, {most['precision']}"))
     there = len(study["points"])
     return [*made, (f"{len(measured)} of {there}", "points could be measured here")]
 
