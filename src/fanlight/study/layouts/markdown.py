@@ -15,7 +15,7 @@ MARKS = {each: f"\\{each}" for each in "\\`*_[]|#!"} | {"<": "&lt;", ">": "&gt;"
 def text(
     *, study: Doc, rows: Sequence[Doc], headline: Sequence[str], by_point: Sequence[str], flags: Doc, differs: Doc,
     absent: Sequence[tuple[Sequence[str], str, str]], captions: Doc, has: Doc, wide: str,
-    rounds: int, beyond: Doc | None, beyond_words: str, costs: Sequence[str], before_words: str, **_: Any,
+    rounds: int, beyond: Doc | None, beyond_words: str, costs: Sequence[str], before_words: str, one_unit: str, **_: Any,
 ) -> str:  # fmt: skip
     """The whole document; names are escaped."""
     machine = study["machine"]
@@ -28,7 +28,7 @@ def text(
     ]
     lines += [f"- {plain(line)}" for line in headline] + [""]
     lines += [f"- {plain(line)}" for line in by_point] + [""]
-    head = ["point", "images/s", "95 %", "speedup, one core", "over all cores", "efficiency"]
+    head = ["point", "images/s", "95 %", f"speedup, {one_unit}", "over all cores", "efficiency"]
     head += ["device gain"] * has["device_gain"] + ["epoch"]
     head += ["J/image", "W"] * has["energy"] + ["cost of an epoch", "of 1000 images"] * has["cost"]
     head += ["accuracy", "gap", "n", "flags"]

@@ -43,6 +43,7 @@ CAPTIONS = {
     "the order of a step; waiting for other ranks is part of backward and communication here, and of the optimizer where it "
     "clips gradients.",
 }  # fmt: skip
+GPU_MEMORY = " Of points on GPUs, too, this is the processes' memory in the machine, not the GPU's own, which is not kept."
 NAMED_MOST = 40  # points that a figure left out
 COLUMNS = (
     "name", "layout", "ranks", "precision", "device", "threads", "cores", "status", "reason", "source", "n", "images_per_s",
@@ -63,6 +64,8 @@ def write(study: Path) -> Path:
         if row["images_per_s"] is not None:
             groups.setdefault(row["precision"], []).append(row)
     captions = {name: CAPTIONS[name] + _not_drawn(found, name) for name in drawn}
+    if "memory" in drawn and _has(found)["gpus"]:
+        captions["memory"] += GPU_MEMORY
     if "curves" in drawn and (beyond := found.study.get("simulated")):
         captions["curves"] += "".join(f" {line}" for line in _about_simulated(beyond))
     page = {**contents(found), "rows": rows, "groups": groups, "captions": captions}
@@ -92,6 +95,7 @@ def contents(found: Told) -> Doc:
         "wide": _widest(found), "colours": _colours(), "beyond": study.get("simulated"),
         "beyond_words": simulated.words(study["simulated"]) if study.get("simulated") else "",
         "costs": costs.words(study), "amount": costs.amount, "before_words": BEFORE,
+        "one_unit": "one core or GPU" if _has(found)["gpus"] else "one core",
     }  # fmt: skip
 
 
@@ -136,6 +140,7 @@ def _has(found: Told) -> dict[str, bool]:
     keys = ("device_gain", "to_accuracy", "accuracy", "serial_fraction")
     has = {key: any(point.get(key) is not None for point in found.measured) for key in keys}
     has["serial_fraction"] = any((p.get("serial_fraction") or {}).get("value") is not None for p in found.measured)
+    has["gpus"] = any(point["device"] == "cuda" for point in found.measured)
     return has | costs.has(found.measured)
 
 
