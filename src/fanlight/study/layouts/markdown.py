@@ -42,7 +42,7 @@ def text(
         for names, status, reason in absent:
             lines += _row([plain(", ".join(names)), plain(status), plain(reason)])
     lines += ["", *(f"- **{flag}**: {plain(words)}" for flag, words in flags.items()), ""]
-    lines += _shares(study) + _before(rows, before_words)
+    lines += _shares(study) + _before(rows, before_words) + _target(rows, study["target"]) + _laws(study["fits"])
     for name, words in captions.items():
         lines += [f"![{plain(name)}](figures/{name}.svg)", "", plain(words), ""]
     lines += _beyond(beyond, beyond_words) if beyond else []
@@ -68,6 +68,65 @@ def _shares(study: Doc) -> list[str]:
         cells = [f"{100 * part:.1f}".replace("-0.0", "0.0") for part in parts]
         lines += _row([plain(point["name"]), f"{1e3 * point['step_s']:,.1f} ms", *cells])
     return [*lines, ""]
+
+
+def _target(rows: Sequence[Doc], target: float | None) -> list[str]:
+    """When each point reached the target accuracy, or why that is not known."""
+    told = [(row["name"], row["to_accuracy"]) for row in rows if row["to_accuracy"]]
+    if not told:
+        return []
+    lines = [
+        f"## Seconds of training to accuracy {target}",
+        "",
+        *_row(["point", "median", "range", "seeds", "why not"]),
+    ]
+    lines += _row(["---", "--:", "--:", "--:", "---"])
+    for name, found in told:
+        median = "–" if found["median_s"] is None else seconds_text(found["median_s"])
+        seeds = f"{found['reached']} of {found['of']}"
+        lines += _row(
+            [plain(cell) for cell in (name, median, _range(found["interval"], "{:,.1f} s"), seeds, found["reason"])]
+        )
+    return [*lines, ""]
+
+
+def _laws(fits: Sequence[Doc]) -> list[str]:
+    """Laws of scaling with their parameters, or the reason why there are none."""
+    told = [fit for fit in fits if fit["layout"] != "serial" or fit["laws"]]
+    if not told:
+        return []
+    lines = ["## Laws of scaling", ""]
+    lines += _row(
+        [
+            "layout",
+            "device",
+            "precision",
+            "cores or GPUs",
+            "law",
+            "parameters, 95 %",
+            "off by",
+            "which explains the points",
+        ]
+    )
+    lines += _row(["---"] * 6 + ["--:", "---"])
+    for fit in told:
+        head = [fit["layout"], fit["device"], fit["precision"], ", ".join(map(str, fit["cores"]))]
+        fitted = {law: about for law, about in fit["laws"].items() if not about["reason"]}
+        for law, about in fitted.items():
+            parts = [
+                f"{name} {each['value']:.3g} ({_range(each['interval'], '{:.3g}')})"
+                for name, each in about["parameters"].items()
+            ]
+            mark = f"{law}: " if fit["best"] == law else f"{law} is enough: " if fit["enough"] == law else ""
+            cells = [*head, law, ", ".join(parts), f"{100 * about['off']:.1f} %", mark + fit["reason"]]
+            lines += _row([plain(cell) for cell in cells])
+        if not fitted:
+            lines += _row([plain(cell) for cell in (*head, "–", "–", "–", fit["reason"])])
+    return [*lines, ""]
+
+
+def _range(ends: Sequence[float | None] | None, form: str) -> str:
+    return "–" if ends is None else " – ".join(_number(end, form) for end in ends)
 
 
 def _before(rows: Sequence[Doc], words: str) -> list[str]:

@@ -43,7 +43,9 @@ CAPTIONS = {
     "the order of a step; waiting for other ranks is part of backward and communication here, and of the optimizer where it "
     "clips gradients.",
 }  # fmt: skip
-GPU_MEMORY = " Of points on GPUs, too, this is the processes' memory in the machine, not the GPU's own, which is not kept."
+GPU_MEMORY = (
+    " Of points on GPUs, too, this is the processes' memory in the machine, not the GPU's own, which is not kept."
+)
 NAMED_MOST = 40  # points that a figure left out
 COLUMNS = (
     "name", "layout", "ranks", "precision", "device", "threads", "cores", "status", "reason", "source", "n", "images_per_s",
@@ -169,7 +171,9 @@ def _tiles(found: Told) -> list[tuple[str, str]]:
     gains = [point for point in measured if point.get("device_gain") is not None]
     if gains:
         most = max(gains, key=lambda point: point["device_gain"])
-        made.append((f"{most['device_gain']:.1f}×", f"gain of one GPU over all cores of the same machine, {most['precision']}"))
+        made.append(
+            (f"{most['device_gain']:.1f}×", f"gain of one GPU over all cores of the same machine, {most['precision']}")
+        )
     there = len(study["points"])
     return [*made, (f"{len(measured)} of {there}", "points could be measured here")]
 
