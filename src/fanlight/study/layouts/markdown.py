@@ -29,6 +29,7 @@ def text(
     lines += [f"- {plain(line)}" for line in headline] + [""]
     lines += [f"- {plain(line)}" for line in by_point] + [""]
     head = ["point", "images/s", "95 %", f"speedup, {one_unit}", "over all cores", "efficiency"]
+    head += ["serial fraction"] * has["serial_fraction"]
     head += ["device gain"] * has["device_gain"] + ["epoch"]
     head += ["J/image", "W"] * has["energy"] + ["cost of an epoch", "of 1000 images"] * has["cost"]
     head += ["accuracy", "gap", "n", "flags"]
@@ -175,7 +176,12 @@ def _cells(row: Doc, has: Doc) -> list[str]:
         "" if row["images_per_s_low"] is None else f"{row['images_per_s_low']:,.1f} – {row['images_per_s_high']:,.1f}"
     )
     cells = [row["name"], f"{row['images_per_s']:,.1f}", ends]
-    cells += [_number(row.get(key), "{:.2f}") for key in ("speedup", "over_all_cores", "efficiency")]
+    for key in ("speedup", "over_all_cores"):
+        low, high = row[f"{key}_low"], row[f"{key}_high"]
+        known = low is not None and high > low  # a baseline over itself has no interval
+        cells.append(_number(row[key], "{:.2f}") + (f" ({low:.2f} – {high:.2f})" if known else ""))
+    cells += [_number(row.get("efficiency"), "{:.2f}")]
+    cells += [_number(row["serial"], "{:.3f}")] * has["serial_fraction"]
     cells += [_number(row.get("device_gain"), "{:.1f}")] * has["device_gain"]
     cells += ["–" if row["epoch_s"] is None else seconds_text(row["epoch_s"])]
     for key in ["j_per_image", "mean_w"] * has["energy"] + ["cost_epoch", "cost_1000"] * has["cost"]:
