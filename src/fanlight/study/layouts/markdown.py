@@ -7,6 +7,7 @@ from typing import Any
 
 from fanlight.console import seconds_text
 from fanlight.study.layouts.costs import amount
+from fanlight.study.layouts.crosscheck import Pair
 
 Doc = Mapping[str, Any]
 MARKS = {each: f"\\{each}" for each in "\\`*_[]|#!"} | {"<": "&lt;", ">": "&gt;", "&": "&amp;", "\n": " ", "\r": " "}
@@ -15,7 +16,8 @@ MARKS = {each: f"\\{each}" for each in "\\`*_[]|#!"} | {"<": "&lt;", ">": "&gt;"
 def text(
     *, study: Doc, rows: Sequence[Doc], headline: Sequence[str], by_point: Sequence[str], flags: Doc, differs: Doc,
     absent: Sequence[tuple[Sequence[str], str, str]], captions: Doc, has: Doc, wide: str,
-    rounds: int, beyond: Doc | None, beyond_words: str, costs: Sequence[str], before_words: str, one_unit: str, **_: Any,
+    rounds: int, beyond: Doc | None, beyond_words: str, costs: Sequence[str], before_words: str, one_unit: str,
+    checked: Sequence[tuple[str, Sequence[Pair | None]]], checked_words: str, **_: Any,
 ) -> str:  # fmt: skip
     """The whole document; names are escaped."""
     machine = study["machine"]
@@ -43,7 +45,13 @@ def text(
         for names, status, reason in absent:
             lines += _row([plain(", ".join(names)), plain(status), plain(reason)])
     lines += ["", *(f"- **{flag}**: {plain(words)}" for flag, words in flags.items()), ""]
-    lines += _shares(study) + _before(rows, before_words) + _target(rows, study["target"]) + _laws(study["fits"])
+    lines += (
+        _shares(study)
+        + _checked(checked, checked_words)
+        + _before(rows, before_words)
+        + _target(rows, study["target"])
+        + _laws(study["fits"])
+    )
     for name, words in captions.items():
         lines += [f"![{plain(name)}](figures/{name}.svg)", "", plain(words), ""]
     lines += _beyond(beyond, beyond_words) if beyond else []
@@ -69,6 +77,23 @@ def _shares(study: Doc) -> list[str]:
         cells = [f"{100 * part:.1f}".replace("-0.0", "0.0") for part in parts]
         lines += _row([plain(point["name"]), f"{1e3 * point['step_s']:,.1f} ms", *cells])
     return [*lines, ""]
+
+
+def _checked(checked: Sequence[tuple[str, Sequence[Pair | None]]], words: str) -> list[str]:
+    """Timers and shares side by side."""
+    if not checked:
+        return []
+    lines = [
+        "## Timers beside shares",
+        "",
+        *_row(["point, timers / shares", "input", "waiting", "optimizer", "computing"]),
+    ]
+    lines += _row(["---", *["--:"] * 4])
+    for name, found in checked:
+        cells = ["–" if pair is None else f"{100 * pair.timers:.1f} / {100 * pair.shares:.1f}" + " apart" * pair.apart
+                 for pair in found]  # fmt: skip
+        lines += _row([plain(name), *cells])
+    return [*lines, "", plain(words), ""]
 
 
 def _target(rows: Sequence[Doc], target: float | None) -> list[str]:

@@ -11,10 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from fanlight.study import pages
-from fanlight.study.layouts import costs, intervals, markdown, simulated, told, verdict
+from fanlight.study.layouts import costs, crosscheck, intervals, markdown, simulated, told, verdict
 from fanlight.study.layouts.told import Told
 
 Doc = dict[str, Any]
+CHECKED = (
+    "In % of a step: by the timers of every rank, and by differences between real steps. Timers of input see the wait alone, and "
+    "timers of waiting not what is exchanged within forward and backward: both are at most the share. Computing and the optimizer "
+    "are at most what the timers say; of one process the optimizer is the same. Waiting is communication, straggler and bubble."
+)
 BEFORE = (
     "Medians of the rounds, in no rate and no speedup. Start is from a run's start to its first step; the first epoch has "
     "compiling and what is done once in it (of a run of one epoch: its first steps). Evaluations are in none of them."
@@ -96,9 +101,19 @@ def contents(found: Told) -> Doc:
         "meaning": MEANING, "has": _has(found), "rounds": len({row["round"] for row in found.rounds}),
         "wide": _widest(found), "colours": _colours(), "beyond": study.get("simulated"),
         "beyond_words": simulated.words(study["simulated"]) if study.get("simulated") else "",
-        "costs": costs.words(study), "amount": costs.amount, "before_words": BEFORE,
+        "costs": costs.words(study), "amount": costs.amount, "before_words": BEFORE, "checked": checked(found), "checked_words": CHECKED,
         "one_unit": "one core or GPU" if _has(found)["gpus"] else "one core",
     }  # fmt: skip
+
+
+def checked(found: Told) -> list[tuple[str, list[crosscheck.Pair | None]]]:
+    """By point: input, waiting, optimizer and computing by both ways; None of what it has not."""
+    made = []
+    for point in found.measured:
+        own = {pair.name: pair for pair in crosscheck.pairs(point)}
+        if own:
+            made.append((point["name"], [own.get(name) for name in ("input", "waiting", "optimizer", "computing")]))
+    return made
 
 
 def _not_drawn(found: Told, figure: str) -> str:

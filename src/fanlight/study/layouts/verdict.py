@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fanlight.console import bytes_text, seconds_text
-from fanlight.study.layouts import intervals
+from fanlight.study.layouts import crosscheck, intervals
 
 WORTH = 0.03  # of a step's time: smaller causes are not named
 MORE_WORK = 1.1  # of one core's
@@ -211,6 +211,8 @@ def _care(study: Doc, measured: list[Doc]) -> list[str]:
     for flag in ("failed later", "accuracy differs", "unexplained", "wide", "oversubscribed"):
         if names := [p["name"] for p in measured if flag in p["flags"]]:
             said.append(f"{flag.capitalize()}: {', '.join(names)} ({study['flags'][flag]}).")
+    if apart := crosscheck.words(measured):
+        said.append(apart)
     other = sorted({key for p in measured for key in p["differs"] or {} if not key.startswith("execution.")})
     said.append(
         "Equal for all points: data, model, seeds, epochs, optimizer and augmentation. What differs: layout, ranks, threads"
