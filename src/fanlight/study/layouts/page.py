@@ -17,8 +17,8 @@ from fanlight.study.layouts.told import Told
 Doc = dict[str, Any]
 CHECKED = (
     "In % of a step: by the timers of every rank, and by differences between real steps. Timers of input see the wait alone, and "
-    "timers of waiting not what is exchanged within forward and backward: both are at most the share. Computing and the optimizer "
-    "are at most what the timers say; of one process the optimizer is the same. Waiting is communication, straggler and bubble."
+    "timers of waiting not what is exchanged within forward and backward: both are at most the share. Computing and the "
+    "optimizer are at most what the timers say; of one process the optimizer is the same. Waiting is communication, straggler and bubble."
 )
 BEFORE = (
     "Medians of the rounds, in no rate and no speedup. Start is from a run's start to its first step; the first epoch has "
@@ -101,7 +101,8 @@ def contents(found: Told) -> Doc:
         "meaning": MEANING, "has": _has(found), "rounds": len({row["round"] for row in found.rounds}),
         "wide": _widest(found), "colours": _colours(), "beyond": study.get("simulated"),
         "beyond_words": simulated.words(study["simulated"]) if study.get("simulated") else "",
-        "costs": costs.words(study), "amount": costs.amount, "before_words": BEFORE, "checked": checked(found), "checked_words": CHECKED,
+        "costs": costs.words(study), "amount": costs.amount, "before_words": BEFORE,
+        "checked": checked(found), "checked_words": CHECKED,
         "one_unit": "one core or GPU" if _has(found)["gpus"] else "one core",
     }  # fmt: skip
 
