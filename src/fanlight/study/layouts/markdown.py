@@ -74,7 +74,7 @@ def _shares(study: Doc) -> list[str]:
     )
     for point in measured:
         parts = [*(point["shares"][cause] for cause in study["causes"]), point["unexplained"]]
-        cells = [f"{100 * part:.1f}".replace("-0.0", "0.0") for part in parts]
+        cells = [_percent(part) for part in parts]
         lines += _row([plain(point["name"]), f"{1e3 * point['step_s']:,.1f} ms", *cells])
     return [*lines, ""]
 
@@ -89,11 +89,24 @@ def _checked(checked: Sequence[tuple[str, Sequence[Pair | None]]], words: str) -
         *_row(["point, timers / shares", "input", "waiting", "optimizer", "computing"]),
     ]
     lines += _row(["---", *["--:"] * 4])
-    for name, found in checked:
-        cells = ["–" if pair is None else f"{100 * pair.timers:.1f} / {100 * pair.shares:.1f}" + " apart" * pair.apart
-                 for pair in found]  # fmt: skip
-        lines += _row([plain(name), *cells])
-    return [*lines, "", plain(words), ""]
+    return [
+        *lines,
+        *(row for name, found in checked for row in _row([plain(name), *map(_both, found)])),
+        "",
+        plain(words),
+        "",
+    ]
+
+
+def _both(pair: Pair | None) -> str:
+    if pair is None:
+        return "–"
+    return f"{_percent(pair.timers)} / {_percent(pair.shares)}{' apart' * pair.apart}"
+
+
+def _percent(share: float) -> str:
+    said = f"{100 * share:.1f}"
+    return "0.0" if said == "-0.0" else said
 
 
 def _target(rows: Sequence[Doc], target: float | None) -> list[str]:

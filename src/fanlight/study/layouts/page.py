@@ -18,7 +18,8 @@ Doc = dict[str, Any]
 CHECKED = (
     "In % of a step: by the timers of every rank, and by differences between real steps. Timers of input see the wait alone, and "
     "timers of waiting not what is exchanged within forward and backward: both are at most the share. Computing and the "
-    "optimizer are at most what the timers say; of one process the optimizer is the same. Waiting is communication, straggler and bubble."
+    "optimizer are at most what the timers say; of one process the optimizer is the same. Waiting is communication, straggler "
+    "and bubble."
 )
 BEFORE = (
     "Medians of the rounds, in no rate and no speedup. Start is from a run's start to its first step; the first epoch has "
