@@ -183,8 +183,8 @@ def _tiles(found: Told) -> list[tuple[str, str]]:
             if kind != "all_cores" or bases[best]["cores"] > 1:
                 made.append((f"{bases[best]['images_per_s']:,.0f}", f"images/s, {what}, {best}"))
     for over, what in (("all_cores", "one process on all cores"), ("one_device", "one GPU")):
-        if (best := verdict.best(measured, over=over)) is not None:
-            made.append((f"{best['over'][over]['value']:.2f}×", f"of {what}, at best: {best['name']}"))
+        if (fastest := verdict.best(measured, over=over)) is not None:
+            made.append((f"{fastest['over'][over]['value']:.2f}×", f"of {what}, at best: {fastest['name']}"))
     gains = [point for point in measured if point.get("device_gain") is not None]
     if gains:
         most = max(gains, key=lambda point: point["device_gain"])
