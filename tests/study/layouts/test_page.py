@@ -180,16 +180,69 @@ def test_one_usual_step_is_of_the_timers(study):
     assert sum(ranks[0].values()) == pytest.approx(0.08 + 0.002 + 0.02 + 0.03)  # of the last round, after the warm-up
 
 
-def test_simulated_points_are_marked_in_the_page(study, tmp_path, monkeypatch):
-    copied = shutil.copytree(study, tmp_path / "copied")
-    document = json.loads((copied / "points.json").read_text())
-    empty = dict.fromkeys(document["points"][0])
-    document["points"].append({
-        **empty, "name": "ddp-64-fp32", "layout": "ddp", "ranks": 64, "precision": "fp32", "device": "cpu", "cores": 64,
-        "source": "simulated", "status": "simulated", "images_per_s": 1234.5, "speedup": 9.25, "efficiency": 0.14, "n": 0,
-        "flags": [],
-    })  # fmt: skip
-    (copied / "points.json").write_text(json.dumps(document))
+def test_start_and_first_epoch_are_told_apart(study):
+    with open(study / "points.csv", newline="", encoding="utf-8") as file:
+        ddp = {row["name"]: row for row in csv.DictReader(file)}[DDP.name]
+    assert float(ddp["start_s"]) == 2.0 and float(ddp["warmup_s"]) == pytest.approx(12 * 3 * 0.131)
+    words = reading.read((study / "report.html").read_text()).words
+    assert "Before the steady steps" in words and page.BEFORE in words
+    assert f"| {DDP.name} | 2.0 s | 4.7 s | 1.6 s |" in (study / "report.md").read_text()
+
+
+@pytest.fixture(scope="module")
+def gpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two GPUs beside two cores: one core .2 s a step, both .11 s, a GPU .02 s, two of them .0125 s."""
+    points = grid.points(cores=2, gpus=2, names=["ddp"], precisions=["fp32"])
+    made = begin(tmp_path_factory.mktemp("gpus") / "study", points, target=0.95)
+    seconds = {"serial-1core-fp32": 0.2, "serial-2cores-fp32": 0.11, "ddp-2-fp32": 0.12, "serial-1gpu-fp32": 0.02,
+               "ddp-2gpus-fp32": 0.0125}  # fmt: skip
+    for number in range(3):
+        for point in points:
+            run(made, point, number, compute=seconds[point.name] * (1 + 0.01 * number), launch=0.0, optimizer=0.0)
+    result.write(made)
+    return made
+
+
+def test_gpus_have_their_headline_and_a_gain_is_no_speedup(gpus, monkeypatch):
+    monkeypatch.setattr(page, "_figures", lambda found: {"memory": "<svg/>"})
+    words = reading.read(page.write(gpus).read_text()).words
+    said = (
+        "fp32: one GPU does 1,584.2 images/s, a gain of 5.5× from all 2 cores of the same machine to the GPU. "
+        "Fastest: ddp-2gpus-fp32, 1.60× of that."
+    )
+    assert said in json.loads((gpus / "points.json").read_text())["verdict"].splitlines() and said in words
+    assert "1.60×of one GPU, at best: ddp-2gpus-fp32" in words
+    assert "5.5×gain of one GPU over all cores of the same machine, fp32" in words
+    assert "gain of 5.5" in words and "speedup of 5.5" not in words
+    assert page.GPU_MEMORY.strip() in words
+    text = (gpus / "report.md").read_text()
+    assert "speedup, one core or GPU" in text and "| ddp | cuda | fp32 | 1, 2 |" in text
+
+
+def test_a_target_that_was_not_reached_has_its_reason(gpus, monkeypatch):
     monkeypatch.setattr(page, "_figures", lambda found: {})
-    found = reading.read(page.write(copied).read_text())
-    assert "ddp-64-fp32 simulated" in found.words and "1,234.5" in found.words and "9.25" in found.words
+    words = reading.read(page.write(gpus).read_text()).words
+    point = json.loads((gpus / "points.json").read_text())["points"][0]
+    assert point["to_accuracy"]["reached"] == 0 and point["to_accuracy"]["reason"] in words
+    assert (
+        f"| {point['name']} | – | – | 0 of 3 | {point['to_accuracy']['reason']} |" in (gpus / "report.md").read_text()
+    )
+
+
+def test_timers_stand_beside_shares(study):
+    words = reading.read((study / "report.html").read_text()).words
+    assert "Timers beside shares" in words and page.CHECKED in words
+    rows = dict(page.checked(told.read(study)))
+    assert [pair is None for pair in rows[ONE.name]] == [False, True, False, False]  # one process waits for nobody
+    assert rows[DDP.name][2].timers == pytest.approx(rows[DDP.name][2].shares)
+    text = (study / "report.md").read_text()
+    assert f"| {DDP.name} | 0.0 / 0.0 | 0.0 / 0.0 | 7.6 / 7.6 | 92.4 / 92.4 |" in text
+
+
+def test_markdown_has_the_laws_and_intervals(study):
+    text = (study / "report.md").read_text()
+    ddp = next(p for p in json.loads((study / "points.json").read_text())["points"] if p["name"] == DDP.name)
+    assert f"{ddp['speedup']:.2f} ({ddp['speedup_interval'][0]:.2f} – {ddp['speedup_interval'][1]:.2f})" in text
+    assert f"{ddp['serial_fraction']['value']:.3f}" in text and "serial fraction" in text
+    assert "## Laws of scaling" in text and "| ddp | cpu | fp32 | 1, 2 | amdahl | sigma " in text
+    assert "speedup, one core |" in text  # no GPU is there

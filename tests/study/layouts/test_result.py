@@ -399,3 +399,9 @@ def test_work_is_of_cores_and_of_images(tmp_path, threads, batch, expected):
         folders.run(study, points[0], number, compute=0.16, launch=0.02)
         folders.run(study, points[1], number, compute=0.08, launch=0.01, changed={"train.batch_size": batch})
     assert result.document(study)["points"][1]["work"] == pytest.approx(expected)
+
+
+def test_a_large_rest_is_named(tmp_path):
+    point = by_name(made(tmp_path))[DDP.name]
+    point["shares"]["rest"] = 0.2
+    assert ("rest", 0.2) in verdict.ranked(point) and "the loop around the step 20%" in verdict.explain(point)

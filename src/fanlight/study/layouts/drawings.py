@@ -1,5 +1,5 @@
-"""Figures of a study of layouts, as SVG text or PNG bytes. Points are those of points.json; what is simulated is dashed or
-hollow. A cause has one colour in all of them, and in the reports of runs."""
+"""Figures of a study of layouts, as SVG text or PNG bytes. Points are those of points.json, all measured; of what is simulated
+(`curves` alone) lines are dashed and marks hollow. A cause has one colour in all of them, and in the reports of runs."""
 
 from __future__ import annotations
 
@@ -55,8 +55,7 @@ def speedups(points: Sequence[Doc], *, raster: bool = False) -> str | bytes:
     ax.plot(ideal, range(len(rows)), "|", ms=13, mew=2.2, color="#B0B0B0", label="all that its cores could give")
     for at, point in enumerate(rows):
         _reach(ax, point, point.get("speedup_interval"), at)
-        hollow = point["source"] != "measured"
-        ax.plot(point["speedup"], at, "o", ms=7, color=INK, mfc="white" if hollow else INK)
+        ax.plot(point["speedup"], at, "o", ms=7, color=INK)
     right = max([*ideal, *(_ends(point)[1] for point in rows)], default=1.0) * 1.02
     for at, point in enumerate(rows):
         ax.annotate(_against(point), (1.0, at), (6, 0), xycoords=("axes fraction", "data"), textcoords="offset points",
@@ -186,10 +185,10 @@ def shares(points: Sequence[Doc], *, raster: bool = False) -> str | bytes:
 
 
 def epochs(rows: Sequence[Doc], *, raster: bool = False) -> str | bytes:
-    """`rows`: name, epoch_s, interval, first_s (or None), source. Bars of steady epochs; a mark at the first one."""
+    """`rows`: name, epoch_s, interval, first_s (or None). Bars of steady epochs; a mark at the first one."""
     shown = rows[:ROWS_UP_TO]
     figure, ax = _rows(shown, extra=0.9)
-    _bars(ax, [row["epoch_s"] for row in shown], [row["source"] for row in shown])
+    _bars(ax, [row["epoch_s"] for row in shown])
     for at, row in enumerate(shown):
         _reach(ax, row, row["interval"], at)
     first = [np.nan if row["first_s"] is None else row["first_s"] for row in shown]
@@ -210,7 +209,7 @@ def memory(points: Sequence[Doc], *, raster: bool = False) -> str | bytes:
     rows = told[:ROWS_UP_TO]
     figure, ax = _rows(rows, extra=0.5)
     each = [point["peak_rss_bytes"] / point["ranks"] / 1e9 for point in rows]
-    _bars(ax, each, [point["source"] for point in rows])
+    _bars(ax, each)
     for at, (point, size) in enumerate(zip(rows, each)):
         said = f"{size:.2f}" if point["ranks"] == 1 else f"{size:.2f} × {point['ranks']} ranks"
         ax.annotate(said, (size, at), (5, 0), textcoords="offset points", va="center", fontsize=8.5, color=INK,
@@ -222,7 +221,7 @@ def memory(points: Sequence[Doc], *, raster: bool = False) -> str | bytes:
 
 
 def accuracies(series: Mapping[str, Mapping[str, Doc]], *, raster: bool = False) -> str | bytes:
-    """`series[precision][point]`: seconds and accuracy of each evaluation, their range over seeds at the end, source."""
+    """`series[precision][point]`: seconds and accuracy of each evaluation, their range over seeds at the end."""
     figure = Figure(figsize=(10.0, 0.4 + 3.4 * len(series)), layout="constrained")
     panels = figure.subplots(len(series), 1, squeeze=False)[:, 0]
     names = list(dict.fromkeys(name for found in series.values() for name in found))
@@ -259,9 +258,8 @@ def _rows(rows: Sequence[Doc], *, extra: float, notes: Sequence[str] = ()) -> tu
     return figure, ax
 
 
-def _bars(ax: Axes, values: Sequence[float], sources: Sequence[str]) -> None:
-    colours = ["#8FB8D4" if source == "measured" else "white" for source in sources]
-    ax.barh(range(len(values)), values, color=colours, height=0.66, edgecolor="#8FB8D4", lw=1.2)
+def _bars(ax: Axes, values: Sequence[float]) -> None:
+    ax.barh(range(len(values)), values, color="#8FB8D4", height=0.66, edgecolor="#8FB8D4", lw=1.2)
 
 
 def _reach(ax: Axes, point: Doc, interval: Sequence[float] | None, at: int) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from fanlight.console import seconds_text
 from fanlight.study.layouts.costs import amount
+from fanlight.study.layouts.crosscheck import Pair
 
 Doc = Mapping[str, Any]
 MARKS = {each: f"\\{each}" for each in "\\`*_[]|#!"} | {"<": "&lt;", ">": "&gt;", "&": "&amp;", "\n": " ", "\r": " "}
@@ -15,7 +16,8 @@ MARKS = {each: f"\\{each}" for each in "\\`*_[]|#!"} | {"<": "&lt;", ">": "&gt;"
 def text(
     *, study: Doc, rows: Sequence[Doc], headline: Sequence[str], by_point: Sequence[str], flags: Doc, differs: Doc,
     absent: Sequence[tuple[Sequence[str], str, str]], captions: Doc, has: Doc, wide: str,
-    rounds: int, beyond: Doc | None, beyond_words: str, costs: Sequence[str], **_: Any,
+    rounds: int, beyond: Doc | None, beyond_words: str, costs: Sequence[str], before_words: str, one_unit: str,
+    checked: Sequence[tuple[str, Sequence[Pair | None]]], checked_words: str, **_: Any,
 ) -> str:  # fmt: skip
     """The whole document; names are escaped."""
     machine = study["machine"]
@@ -28,7 +30,8 @@ def text(
     ]
     lines += [f"- {plain(line)}" for line in headline] + [""]
     lines += [f"- {plain(line)}" for line in by_point] + [""]
-    head = ["point", "images/s", "95 %", "speedup, one core", "over all cores", "efficiency"]
+    head = ["point", "images/s", "95 %", f"speedup, {one_unit}", "over all cores", "efficiency"]
+    head += ["serial fraction"] * has["serial_fraction"]
     head += ["device gain"] * has["device_gain"] + ["epoch"]
     head += ["J/image", "W"] * has["energy"] + ["cost of an epoch", "of 1000 images"] * has["cost"]
     head += ["accuracy", "gap", "n", "flags"]
@@ -42,7 +45,13 @@ def text(
         for names, status, reason in absent:
             lines += _row([plain(", ".join(names)), plain(status), plain(reason)])
     lines += ["", *(f"- **{flag}**: {plain(words)}" for flag, words in flags.items()), ""]
-    lines += _shares(study)
+    lines += (
+        _shares(study)
+        + _checked(checked, checked_words)
+        + _before(rows, before_words)
+        + _target(rows, study["target"])
+        + _laws(study["fits"])
+    )
     for name, words in captions.items():
         lines += [f"![{plain(name)}](figures/{name}.svg)", "", plain(words), ""]
     lines += _beyond(beyond, beyond_words) if beyond else []
@@ -65,9 +74,111 @@ def _shares(study: Doc) -> list[str]:
     )
     for point in measured:
         parts = [*(point["shares"][cause] for cause in study["causes"]), point["unexplained"]]
-        cells = [f"{100 * part:.1f}".replace("-0.0", "0.0") for part in parts]
+        cells = [_percent(part) for part in parts]
         lines += _row([plain(point["name"]), f"{1e3 * point['step_s']:,.1f} ms", *cells])
     return [*lines, ""]
+
+
+def _checked(checked: Sequence[tuple[str, Sequence[Pair | None]]], words: str) -> list[str]:
+    """Timers and shares side by side."""
+    if not checked:
+        return []
+    lines = [
+        "## Timers beside shares",
+        "",
+        *_row(["point, timers / shares", "input", "waiting", "optimizer", "computing"]),
+    ]
+    lines += _row(["---", *["--:"] * 4])
+    return [
+        *lines,
+        *(row for name, found in checked for row in _row([plain(name), *map(_both, found)])),
+        "",
+        plain(words),
+        "",
+    ]
+
+
+def _both(pair: Pair | None) -> str:
+    if pair is None:
+        return "–"
+    return f"{_percent(pair.timers)} / {_percent(pair.shares)}{' apart' * pair.apart}"
+
+
+def _percent(share: float) -> str:
+    said = f"{100 * share:.1f}"
+    return "0.0" if said == "-0.0" else said
+
+
+def _target(rows: Sequence[Doc], target: float | None) -> list[str]:
+    """When each point reached the target accuracy, or why that is not known."""
+    told = [(row["name"], row["to_accuracy"]) for row in rows if row["to_accuracy"]]
+    if not told:
+        return []
+    lines = [
+        f"## Seconds of training to accuracy {target}",
+        "",
+        *_row(["point", "median", "range", "seeds", "why not"]),
+    ]
+    lines += _row(["---", "--:", "--:", "--:", "---"])
+    for name, found in told:
+        median = "–" if found["median_s"] is None else seconds_text(found["median_s"])
+        seeds = f"{found['reached']} of {found['of']}"
+        lines += _row(
+            [plain(cell) for cell in (name, median, _range(found["interval"], "{:,.1f} s"), seeds, found["reason"])]
+        )
+    return [*lines, ""]
+
+
+def _laws(fits: Sequence[Doc]) -> list[str]:
+    """Laws of scaling with their parameters, or the reason why there are none."""
+    told = [fit for fit in fits if fit["layout"] != "serial" or fit["laws"]]
+    if not told:
+        return []
+    lines = ["## Laws of scaling", ""]
+    lines += _row(
+        [
+            "layout",
+            "device",
+            "precision",
+            "cores or GPUs",
+            "law",
+            "parameters, 95 %",
+            "off by",
+            "which explains the points",
+        ]
+    )
+    lines += _row(["---"] * 6 + ["--:", "---"])
+    for fit in told:
+        head = [fit["layout"], fit["device"], fit["precision"], ", ".join(map(str, fit["cores"]))]
+        fitted = {law: about for law, about in fit["laws"].items() if not about["reason"]}
+        for law, about in fitted.items():
+            parts = [
+                f"{name} {each['value']:.3g} ({_range(each['interval'], '{:.3g}')})"
+                for name, each in about["parameters"].items()
+            ]
+            mark = f"{law}: " if fit["best"] == law else f"{law} is enough: " if fit["enough"] == law else ""
+            cells = [*head, law, ", ".join(parts), f"{100 * about['off']:.1f} %", mark + fit["reason"]]
+            lines += _row([plain(cell) for cell in cells])
+        if not fitted:
+            lines += _row([plain(cell) for cell in (*head, "–", "–", "–", fit["reason"])])
+    return [*lines, ""]
+
+
+def _range(ends: Sequence[float | None] | None, form: str) -> str:
+    return "–" if ends is None else " – ".join(_number(end, form) for end in ends)
+
+
+def _before(rows: Sequence[Doc], words: str) -> list[str]:
+    """What comes before the steady steps, told apart."""
+    rated = [row for row in rows if row["images_per_s"] is not None]
+    if not rated:
+        return []
+    lines = ["## Before the steady steps", "", *_row(["point", "start", "first epoch", "steady epoch"])]
+    lines += _row(["---", *["--:"] * 3])
+    for row in rated:
+        times = [row[key] for key in ("start_s", "warmup_s", "epoch_s")]
+        lines += _row([plain(row["name"]), *("–" if each is None else seconds_text(each) for each in times)])
+    return [*lines, "", plain(words), ""]
 
 
 def _beyond(beyond: Doc, words: str) -> list[str]:
@@ -103,7 +214,12 @@ def _cells(row: Doc, has: Doc) -> list[str]:
         "" if row["images_per_s_low"] is None else f"{row['images_per_s_low']:,.1f} – {row['images_per_s_high']:,.1f}"
     )
     cells = [row["name"], f"{row['images_per_s']:,.1f}", ends]
-    cells += [_number(row.get(key), "{:.2f}") for key in ("speedup", "over_all_cores", "efficiency")]
+    for key in ("speedup", "over_all_cores"):
+        low, high = row[f"{key}_low"], row[f"{key}_high"]
+        known = low is not None and high > low  # a baseline over itself has no interval
+        cells.append(_number(row[key], "{:.2f}") + (f" ({low:.2f} – {high:.2f})" if known else ""))
+    cells += [_number(row.get("efficiency"), "{:.2f}")]
+    cells += [_number(row["serial"], "{:.3f}")] * has["serial_fraction"]
     cells += [_number(row.get("device_gain"), "{:.1f}")] * has["device_gain"]
     cells += ["–" if row["epoch_s"] is None else seconds_text(row["epoch_s"])]
     for key in ["j_per_image", "mean_w"] * has["energy"] + ["cost_epoch", "cost_1000"] * has["cost"]:

@@ -11,10 +11,20 @@ from pathlib import Path
 from typing import Any
 
 from fanlight.study import pages
-from fanlight.study.layouts import costs, intervals, markdown, simulated, told, verdict
+from fanlight.study.layouts import costs, crosscheck, intervals, markdown, simulated, told, verdict
 from fanlight.study.layouts.told import Told
 
 Doc = dict[str, Any]
+CHECKED = (
+    "In % of a step: by the timers of every rank, and by differences between real steps. Timers of input see the wait alone, and "
+    "timers of waiting not what is exchanged within forward and backward: both are at most the share. Computing and the "
+    "optimizer are at most what the timers say; of one process the optimizer is the same. Waiting is communication, straggler "
+    "and bubble."
+)
+BEFORE = (
+    "Medians of the rounds, in no rate and no speedup. Start is from a run's start to its first step; the first epoch has "
+    "compiling and what is done once in it (of a run of one epoch: its first steps). Evaluations are in none of them."
+)
 MEANING = {
     "compute": "the forward and backward work itself", "launch": "what a step costs whatever its rows: calls, weights, gradients",
     "optimizer": "clipping and moving the weights", "input": "waiting for images, and the cores that prepare them",
@@ -33,18 +43,21 @@ CAPTIONS = {
     "Left of 0 stands a difference that came out negative, which is noise; what it is too little, others are too much.",
     "epochs": "Training alone, without evaluation and start.",
     "accuracy": "Median seconds and mean accuracy of the evaluations over the rounds, which are seeds; the bar at the end is the "
-    "least and the greatest of them.",
-    "memory": "Pages of a rank's own, and its share of those that all ranks have together, at the peak.",
+    "least and the greatest of them. Seconds are from the first step on and have all evaluations in them up to the mark.",
+    "memory": "Of the machine: pages of a rank's own, and its share of those that all ranks have together, at the peak.",
     "timeline": "The run's own timers in the last round, in the step whose slowest rank took its usual time. Parts are drawn in "
     "the order of a step; waiting for other ranks is part of backward and communication here, and of the optimizer where it "
     "clips gradients.",
 }  # fmt: skip
+GPU_MEMORY = (
+    " Of points on GPUs, too, this is the processes' memory in the machine, not the GPU's own, which is not kept."
+)
 NAMED_MOST = 40  # points that a figure left out
 COLUMNS = (
     "name", "layout", "ranks", "precision", "device", "threads", "cores", "status", "reason", "source", "n", "images_per_s",
     "images_per_s_low", "images_per_s_high", "step_s", "epoch_s", "speedup", "speedup_low", "speedup_high", "over_all_cores",
     "over_all_cores_low", "over_all_cores_high", "efficiency", "serial_fraction", "device_gain", "accuracy", "accuracy_gap",
-    "accuracy_gap_low", "accuracy_gap_high", "accuracy_p", "to_accuracy_s", "peak_rss_bytes", "flags",
+    "accuracy_gap_low", "accuracy_gap_high", "accuracy_p", "to_accuracy_s", "start_s", "warmup_s", "peak_rss_bytes", "flags",
 )  # fmt: skip
 
 
@@ -59,6 +72,8 @@ def write(study: Path) -> Path:
         if row["images_per_s"] is not None:
             groups.setdefault(row["precision"], []).append(row)
     captions = {name: CAPTIONS[name] + _not_drawn(found, name) for name in drawn}
+    if "memory" in drawn and _has(found)["gpus"]:
+        captions["memory"] += GPU_MEMORY
     if "curves" in drawn and (beyond := found.study.get("simulated")):
         captions["curves"] += "".join(f" {line}" for line in _about_simulated(beyond))
     page = {**contents(found), "rows": rows, "groups": groups, "captions": captions}
@@ -87,8 +102,20 @@ def contents(found: Told) -> Doc:
         "meaning": MEANING, "has": _has(found), "rounds": len({row["round"] for row in found.rounds}),
         "wide": _widest(found), "colours": _colours(), "beyond": study.get("simulated"),
         "beyond_words": simulated.words(study["simulated"]) if study.get("simulated") else "",
-        "costs": costs.words(study), "amount": costs.amount,
+        "costs": costs.words(study), "amount": costs.amount, "before_words": BEFORE,
+        "checked": checked(found), "checked_words": CHECKED,
+        "one_unit": "one core or GPU" if _has(found)["gpus"] else "one core",
     }  # fmt: skip
+
+
+def checked(found: Told) -> list[tuple[str, list[crosscheck.Pair | None]]]:
+    """By point: input, waiting, optimizer and computing by both ways; None of what it has not."""
+    made = []
+    for point in found.measured:
+        own = {pair.name: pair for pair in crosscheck.pairs(point)}
+        if own:
+            made.append((point["name"], [own.get(name) for name in ("input", "waiting", "optimizer", "computing")]))
+    return made
 
 
 def _not_drawn(found: Told, figure: str) -> str:
@@ -132,6 +159,7 @@ def _has(found: Told) -> dict[str, bool]:
     keys = ("device_gain", "to_accuracy", "accuracy", "serial_fraction")
     has = {key: any(point.get(key) is not None for point in found.measured) for key in keys}
     has["serial_fraction"] = any((p.get("serial_fraction") or {}).get("value") is not None for p in found.measured)
+    has["gpus"] = any(point["device"] == "cuda" for point in found.measured)
     return has | costs.has(found.measured)
 
 
@@ -154,11 +182,15 @@ def _tiles(found: Told) -> list[tuple[str, str]]:
             best = max(bases, key=lambda precision: bases[precision]["images_per_s"])
             if kind != "all_cores" or bases[best]["cores"] > 1:
                 made.append((f"{bases[best]['images_per_s']:,.0f}", f"images/s, {what}, {best}"))
-    over = [(point["over"]["all_cores"]["value"], point) for point in measured
-            if point["layout"] != "serial" and (point.get("over") or {}).get("all_cores")]  # fmt: skip
-    if over:
-        value, best_point = max(over, key=lambda pair: pair[0])
-        made.append((f"{value:.2f}×", f"of one process on all cores, at best: {best_point['name']}"))
+    for over, what in (("all_cores", "one process on all cores"), ("one_device", "one GPU")):
+        if (fastest := verdict.best(measured, over=over)) is not None:
+            made.append((f"{fastest['over'][over]['value']:.2f}×", f"of {what}, at best: {fastest['name']}"))
+    gains = [point for point in measured if point.get("device_gain") is not None]
+    if gains:
+        most = max(gains, key=lambda point: point["device_gain"])
+        made.append(
+            (f"{most['device_gain']:.1f}×", f"gain of one GPU over all cores of the same machine, {most['precision']}")
+        )
     there = len(study["points"])
     return [*made, (f"{len(measured)} of {there}", "points could be measured here")]
 
@@ -247,7 +279,7 @@ def _epochs(found: Told) -> list[Doc]:
         first = [row["warmup_s"] for row in own if row["warmup_steps"] >= max(1, images // row["batch_size"])]
         low, high = point["interval"] or (None, None)
         rows.append({
-            "name": point["name"], "source": point["source"], "epoch_s": found.epoch_s(point),
+            "name": point["name"], "epoch_s": found.epoch_s(point),
             "interval": low and high and [images / high, images / low],
             "first_s": statistics.median(first) if first else None,
         })  # fmt: skip

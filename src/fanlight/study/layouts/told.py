@@ -27,7 +27,7 @@ class Told:
 
     @property
     def measured(self) -> list[Doc]:
-        """Points that have a rate, simulated ones among them."""
+        """Points that have a rate; what is simulated is under another key of the study."""
         return [point for point in self.study["points"] if point["images_per_s"] is not None]
 
     def rounds_of(self, name: str) -> list[Doc]:

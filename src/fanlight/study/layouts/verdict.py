@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fanlight.console import bytes_text, seconds_text
-from fanlight.study.layouts import intervals
+from fanlight.study.layouts import crosscheck, intervals
 
 WORTH = 0.03  # of a step's time: smaller causes are not named
 MORE_WORK = 1.1  # of one core's
@@ -26,7 +26,8 @@ def words(study: Doc) -> list[str]:
     if not measured:
         return ["Nothing was measured.", *why_not]
     said = [_disturbed(measured)]
-    said += [_best(study, precision) for precision in dict.fromkeys(point["precision"] for point in measured)]
+    formats = dict.fromkeys(point["precision"] for point in measured)
+    said += [_best(study, precision) for precision in formats] + [_best_gpu(study, precision) for precision in formats]
     said += [explain(point) for point in measured if not _is_baseline(point)]
     return [line for line in [*said, *why_not, *_care(study, measured)] if line]
 
@@ -71,7 +72,7 @@ def is_part(point: Doc, over: Doc) -> bool:
 
 def ranked(point: Doc) -> list[tuple[str, float]]:
     """Causes of lost time and their shares, the largest first; the work itself is none."""
-    found = [(cause, share) for cause, share in point["shares"].items() if cause not in ("compute", "rest")]
+    found = [(cause, share) for cause, share in point["shares"].items() if cause != "compute"]
     if point["unexplained"] is not None:
         found.append(("unexplained", point["unexplained"]))
     return sorted(found, key=lambda each: -each[1])
@@ -84,7 +85,7 @@ def _lost(point: Doc) -> list[tuple[str, float]]:
 NAMES = {
     "input": "waiting for images and preparing them", "contention": "sharing the machine with other ranks",
     "communication": "exchanging between ranks", "straggler": "waiting for the slowest rank",
-    "bubble": "idle places of the pipeline", "launch": "what a step costs whatever its rows",
+    "bubble": "idle places of the pipeline", "launch": "what a step costs whatever its rows", "rest": "the loop around the step",
 }  # fmt: skip
 
 
@@ -139,19 +140,42 @@ def _best(study: Doc, precision: str) -> str:
     if one is not None and one["point"] != base["point"]:
         own = next(point for point in study["points"] if point["name"] == base["point"])
         head += f", {own['speedup']:.2f}× of one core" if own["speedup"] else ""
-    parallel = [p for p in mine if not _is_baseline(p) and p["device"] == "cpu" and p["over"].get("all_cores")]
-    if not parallel:
-        return f"{head}."
-    best = max(parallel, key=lambda p: p["over"]["all_cores"]["value"])
-    value, ends = best["over"]["all_cores"]["value"], best["over"]["all_cores"]["interval"]
+    return f"{head}.{_fastest([p for p in mine if p['device'] == 'cpu'], over='all_cores')}"
+
+
+def _best_gpu(study: Doc, precision: str) -> str:
+    """What one GPU does, what it gains over all cores of its machine, and which layout pays over one GPU."""
+    base = study["baselines"]["one_device"].get(precision)
+    if base is None:
+        return ""
+    one = next(point for point in study["points"] if point["name"] == base["point"])
+    head = f"{precision}: one GPU does {base['images_per_s']:,.1f} images/s"
+    if one["device_gain"] is not None:
+        cores = study["baselines"]["all_cores"].get(precision)
+        beside = f"all {cores['cores']} cores" if cores and cores["cores"] > 1 else "the processor"
+        head += f", a gain of {one['device_gain']:.1f}× from {beside} of the same machine to the GPU"
+    mine = [p for p in study["points"] if p["status"] == "measured" and p["precision"] == precision]
+    return f"{head}.{_fastest([p for p in mine if p['device'] != 'cpu'], over='one_device')}"
+
+
+def best(points: Sequence[Doc], *, over: str) -> Doc | None:
+    """Of the parallel points that were held against that baseline, the fastest."""
+    parallel = [point for point in points if not _is_baseline(point) and (point.get("over") or {}).get(over)]
+    return max(parallel, key=lambda point: point["over"][over]["value"], default=None)
+
+
+def _fastest(points: Sequence[Doc], *, over: str) -> str:
+    """The parallel layout that pays over a baseline, or that none does. Empty where there is none."""
+    found = best(points, over=over)
+    if found is None:
+        return ""
+    value, ends = found["over"][over]["value"], found["over"][over]["interval"]
     if ends is None:
-        return f"{head}. Best of a single round: {best['name']}, {value:.2f}× of that."
+        return f" Best of a single round: {found['name']}, {value:.2f}× of that."
     if ends[0] > 1 and value > intervals.FASTER:
-        other = " (another algorithm)" if "other algorithm" in best["flags"] else ""
-        return f"{head}. Fastest: {best['name']}{other}, {value:.2f}× of that."
-    return (
-        f"{head}. No parallel layout is faster beyond its interval; the best, {best['name']}, is {value:.2f}× of that."
-    )
+        other = " (another algorithm)" if "other algorithm" in found["flags"] else ""
+        return f" Fastest: {found['name']}{other}, {value:.2f}× of that."
+    return f" No parallel layout is faster beyond its interval; the best, {found['name']}, is {value:.2f}× of that."
 
 
 def _disturbed(measured: list[Doc]) -> str:
@@ -187,6 +211,8 @@ def _care(study: Doc, measured: list[Doc]) -> list[str]:
     for flag in ("failed later", "accuracy differs", "unexplained", "wide", "oversubscribed"):
         if names := [p["name"] for p in measured if flag in p["flags"]]:
             said.append(f"{flag.capitalize()}: {', '.join(names)} ({study['flags'][flag]}).")
+    if apart := crosscheck.words(measured):
+        said.append(apart)
     other = sorted({key for p in measured for key in p["differs"] or {} if not key.startswith("execution.")})
     said.append(
         "Equal for all points: data, model, seeds, epochs, optimizer and augmentation. What differs: layout, ranks, threads"
