@@ -100,6 +100,7 @@ def test_the_table_has_a_row_per_point(study):
     assert float(ddp["epoch_s"]) == pytest.approx(12 * 0.131, rel=1e-6)
     assert float(ddp["images_per_s_low"]) < float(ddp["images_per_s"]) < float(ddp["images_per_s_high"])
     assert float(ddp["share_contention"]) == pytest.approx(0.03 / 0.131, rel=1e-6)
+    assert 0 < float(ddp["timer_forward"]) < float(ddp["timer_backward"]) < 1
     assert (rows[FSDP.name]["status"], rows[FSDP.name]["images_per_s"]) == ("failed", "")
 
 

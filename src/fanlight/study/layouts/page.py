@@ -230,12 +230,17 @@ def _row(found: Told, point: Doc) -> Doc:
 
 
 def _table(path: Path, rows: list[Doc], causes: list[str]) -> None:
-    columns = (*COLUMNS, *costs.columns(costs.has(rows)), *(f"share_{cause}" for cause in causes), "unexplained")
+    timers = dict.fromkeys(name for row in rows for name in row.get("timers") or {})
+    columns = (
+        *COLUMNS, *costs.columns(costs.has(rows)), *(f"share_{cause}" for cause in causes), "unexplained",
+        *(f"timer_{name}" for name in timers),
+    )  # fmt: skip
     with open(path, "w", newline="", encoding="utf-8", errors="replace") as file:
         writer = csv.DictWriter(file, columns, extrasaction="ignore")
         writer.writeheader()
         for row in rows:
             parts = {f"share_{cause}": share for cause, share in (row.get("shares") or {}).items()}
+            parts |= {f"timer_{name}": share for name, share in (row.get("timers") or {}).items()}
             writer.writerow({**row, **parts, "serial_fraction": row["serial"], "flags": "; ".join(row["flags"])})
 
 

@@ -13,6 +13,7 @@ from fanlight.study.layouts import (
     accuracies,
     attribution,
     costs,
+    crosscheck,
     fits,
     folder,
     intervals,
@@ -32,6 +33,7 @@ FLAGS = {
     "accuracy differs": "its accuracy differs from the serial run's of the same seeds, with p ≤ .05 over all points together",
     "other algorithm": "not another way to compute the serial run, but another algorithm",
     "unexplained": "the shares of its step leave more than 5 % of the wall time unexplained, or add up to more",
+    "timers disagree": "what its steps' own timers say of waiting, computing or the optimizer does not fit its shares",
     "wide": "the 95 % interval of its speedup is wider than ± 5 %",
 }
 ONCE = ("busy_before", "warmup_s", "start_s", "peak_rss_bytes", "scatter")  # medians of the rounds
@@ -170,6 +172,8 @@ def _point(
         made["to_accuracy"] = accuracies.time_to(own, plan["target"])
     if abs(made["unexplained"]) > UNEXPLAINED_MOST:
         made["flags"].append("unexplained")
+    if any(pair.apart for pair in crosscheck.pairs(made)):
+        made["flags"].append("timers disagree")
     if intervals.is_wide(made["speedup_interval"] or made["interval"]):
         made["flags"].append("wide")
     if isinstance(gap, Difference) and gap.differs:
