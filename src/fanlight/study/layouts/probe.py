@@ -2,7 +2,7 @@
 
     full      the loop's own steps: batches from the loader, everything sent
     memory    the same on one batch that is there already
-    together  that batch, nothing sent: all ranks compute at the same time and wait for nobody
+    together  that batch, nothing sent: all ranks begin their steps at the same time, and wait for nobody on the clock
     alone     the same on one rank while the others sleep
     few       alone, on fewer (or more) rows: what does not shrink with them is what a step costs anyway
 
@@ -18,11 +18,13 @@ import contextlib
 import itertools
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
 from fanlight import machine
 from fanlight.data.loader import Cutting, train_batches
@@ -92,7 +94,7 @@ class Bench:
                 now = turn + repetition
                 first = now % len(kinds)
                 for kind in kinds[first:] + kinds[:first]:
-                    rows = self._block(kind, stream, count=count, block_s=block_s, ahead=workers + 2, turn=now)
+                    rows = self._block(kind, stream, count=count, ahead=workers + 2, turn=now)
                     found += [{"kind": name, "repetition": repetition, **row} for name, row in rows]
         return found
 
@@ -125,7 +127,7 @@ class Bench:
         return -(-wanted // self.period) * self.period
 
     def _block(
-        self, kind: str, stream: Iterator[Batch], *, count: int, block_s: float, ahead: int, turn: int
+        self, kind: str, stream: Iterator[Batch], *, count: int, ahead: int, turn: int
     ) -> Iterator[tuple[str, Row]]:
         """The rows of one block, with their kinds: `alone` brings `few` with it."""
         world, one = self.world, itertools.repeat(self.batch)
@@ -138,9 +140,10 @@ class Bench:
             self.steps(one, count=self.period, is_joined=True)
             yield kind, self.steps(one, count=count, is_joined=True)
         elif kind == "together":
+            meet = self._meeting()
             with silent():
-                self.steps(one, count=self.period)
-                yield kind, self.steps(one, count=count, at_least_s=block_s)
+                self.steps(one, count=self.period, meet=meet)
+                yield kind, self.steps(one, count=count, meet=meet)
             self._restore()
         else:
             for rank in self._turns(turn):
@@ -161,14 +164,21 @@ class Bench:
         ranks = self.world.ranks
         return [(turn + each) % ranks for each in range(ranks if self.t.layout.pp > 1 else min(ranks, ALONE_MOST))]
 
+    def _meeting(self) -> Callable[[], object]:
+        """What a rank calls before steps in which nothing is sent, so that all begin them at the same time: in the run their
+        messages see to that, and what ranks share is shared only as long as they do the same thing at once."""
+        return partial(dist.barrier, group=self.world.host)  # the function itself, whose name is silenced soon
+
     def steps(
-        self, batches: Iterator[Batch], *, count: int, is_joined: bool = False, at_least_s: float = 0.0
+        self, batches: Iterator[Batch], *, count: int, is_joined: bool = False, meet: Callable[[], object] | None = None
     ) -> Row:  # fmt: skip
-        """`count` steps, and as many more as it takes: what a step and its parts usually take, in seconds as for the run's own,
-        and what the process used."""
-        first, before, begin = len(self._clock), Spent.now(), time.perf_counter()
+        """At least `count` steps: what a step and its parts usually take, in seconds as for the run's own, and what the process
+        used. `meet` is called, off the clock, as often as ranks meet in the run."""
+        first, before = len(self._clock), Spent.now()
         totals: list[float] = []
-        while len(totals) < count or time.perf_counter() - begin < at_least_s:
+        while len(totals) < count:
+            if meet is not None and len(totals) % self.period == 0:  # the same on every rank
+                meet()
             totals += self._timed(batches, is_joined=is_joined)
         used = Spent.now() - before
         self._clock.finish()
