@@ -64,6 +64,14 @@ def test_who_is_late_now_and_then_is_no_straggler():
     assert attribution.lasting(parts, []) == parts
 
 
+def test_no_rank_is_waited_for_longer_than_a_step_with_messages_takes():
+    """A rank that a noisy block made slow by more than all waiting of a step is no cause of so much."""
+    parts = attribution.seconds(drawn.step(slow=0.04, communication=0.01), pipe=None)
+    noisy = attribution.lasting(parts, [[0.1, 0.19], [0.1, 0.2], [0.1, 0.18]])
+    assert noisy["straggler"] == pytest.approx(0.05) and noisy["communication"] == pytest.approx(0.0)
+    assert sum(noisy.values()) == pytest.approx(sum(parts.values()))
+
+
 def test_drift_is_of_what_computes_and_sends_nothing():
     full = [row for row in drawn.step(communication=0.05) if row["kind"] == "full"]
     usual_s = full[0]["forward_s"]

@@ -159,10 +159,10 @@ def test_a_machine_that_changes_its_speed_explains_itself(tmp_path):
     assert point["unexplained"] == pytest.approx(0.0) and "unexplained" not in point["flags"]
     assert point["shares"]["contention"] == pytest.approx(0.2)
     assert point["drift"] == pytest.approx(1.0) and point["drift_interval"] == pytest.approx([0.8, 1.25])
-    first = document["verdict"].splitlines()[0]
-    assert first.startswith(
-        "The machine's speed changed by up to 25% between a run and the probe after it (ddp-2-fp32)"
-    )
+    said = document["verdict"].splitlines()
+    words = "The machine's speed changed by up to 25% between a run and the probe after it (ddp-2-fp32)"
+    place = next(number for number, line in enumerate(said) if line.startswith(words))
+    assert place > 0  # what pays comes first
 
 
 def test_a_straggler_is_slower_in_most_rounds(tmp_path):

@@ -121,9 +121,10 @@ def lasting(parts: Mapping[str, float], together: Sequence[Sequence[float]]) -> 
     if not together:
         return dict(parts)
     ranks = [statistics.median(steps) for steps in zip(*together, strict=True)]
-    straggler = max(ranks) - statistics.median_low(ranks)
-    waiting = parts["communication"] + parts["straggler"] - straggler
-    return dict(parts) | {"straggler": straggler, "communication": waiting}
+    waiting = parts["communication"] + parts["straggler"]
+    # With messages a step takes at least as long as the slowest rank's without: who is slower by more was so in one block.
+    straggler = min(max(ranks) - statistics.median_low(ranks), max(0.0, waiting))
+    return dict(parts) | {"straggler": straggler, "communication": waiting - straggler}
 
 
 def _by_kind(rows: Sequence[Row]) -> dict[str, dict[int, Row]]:

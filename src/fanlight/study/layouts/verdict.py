@@ -190,7 +190,7 @@ def _disturbed(measured: list[Doc]) -> str:
         worst = max(busy, key=lambda p: p["busy_before"])
         said = f"Other programs used up to {worst['busy_before']:.0%} of the cores before runs ({worst['name']})"
     else:
-        return _drifted(measured)
+        return ""
     return f"{said}: take every figure as preliminary, and measure again on a quiet machine."
 
 
@@ -207,7 +207,7 @@ def _drifted(measured: list[Doc]) -> str:
 
 
 def _care(study: Doc, measured: list[Doc]) -> list[str]:
-    said = []
+    said = [_drifted(measured)] if not _disturbed(measured) else []
     for flag in ("failed later", "accuracy differs", "unexplained", "wide", "oversubscribed"):
         if names := [p["name"] for p in measured if flag in p["flags"]]:
             said.append(f"{flag.capitalize()}: {', '.join(names)} ({study['flags'][flag]}).")
