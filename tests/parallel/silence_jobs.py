@@ -1,5 +1,7 @@
 """What test_silence.py runs on ranks: steps in which nothing is sent, then steps in which everything is."""
 
+import time
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -44,6 +46,18 @@ def alone_and_together(world: World, *, folder: str, values: dict[str, Any]) -> 
         "put_back": all(getattr(dist, name, None) is each for name, each in functions.items()),
         "nothing_sent": equal_sent, "gradients": len(own),
     }  # fmt: skip
+
+
+def meet(world: World, *, place: str) -> bool:
+    """Whether a rank that meets the others inside the silence waits for the last of them, which leaves a file when it comes."""
+    meeting, late = world.meeting(), Path(place) / "late"
+    with silent():
+        world.barrier()  # is silent: nobody waits in it
+        if world.rank == world.ranks - 1:
+            time.sleep(0.5)
+            late.touch()
+        meeting()
+    return late.exists()
 
 
 def _clock(t: Any) -> Any:

@@ -14,3 +14,7 @@ def test_a_rank_steps_without_the_others(pool, folder, layout):  # noqa: F811
     for answer in pool(2).run("parallel.silence_jobs:alone_and_together", folder=folder, values=given):
         assert answer["finite"] and answer["differs"] and answer["again"] and answer["put_back"], answer
         assert answer["nothing_sent"] and answer["gradients"] > 3
+
+
+def test_ranks_can_meet_inside_the_silence(pool, tmp_path):
+    assert pool(2).run("parallel.silence_jobs:meet", place=str(tmp_path)) == [True, True]

@@ -6,8 +6,10 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -115,6 +117,10 @@ class World:
     def barrier(self) -> None:
         if self.host is not None:
             dist.barrier(group=self.host)
+
+    def meeting(self) -> Callable[[], object]:
+        """`barrier`, which also inside `silence.silent` waits for the other ranks."""
+        return partial(dist.barrier, group=self.host) if self.host is not None else lambda: None
 
     def barrier_saving(self) -> None:
         """Waits for the other ranks' writing threads; nothing else may use their group."""

@@ -19,12 +19,10 @@ import itertools
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 
 from fanlight import machine
 from fanlight.data.loader import Cutting, train_batches
@@ -140,7 +138,7 @@ class Bench:
             self.steps(one, count=self.period, is_joined=True)
             yield kind, self.steps(one, count=count, is_joined=True)
         elif kind == "together":
-            meet = self._meeting()
+            meet = world.meeting()
             with silent():
                 self.steps(one, count=self.period, meet=meet)
                 yield kind, self.steps(one, count=count, meet=meet)
@@ -164,16 +162,12 @@ class Bench:
         ranks = self.world.ranks
         return [(turn + each) % ranks for each in range(ranks if self.t.layout.pp > 1 else min(ranks, ALONE_MOST))]
 
-    def _meeting(self) -> Callable[[], object]:
-        """What a rank calls before steps in which nothing is sent, so that all begin them at the same time: in the run their
-        messages see to that, and what ranks share is shared only as long as they do the same thing at once."""
-        return partial(dist.barrier, group=self.world.host)  # the function itself, whose name is silenced soon
-
     def steps(
         self, batches: Iterator[Batch], *, count: int, is_joined: bool = False, meet: Callable[[], object] | None = None
     ) -> Row:  # fmt: skip
         """At least `count` steps: what a step and its parts usually take, in seconds as for the run's own, and what the process
-        used. `meet` is called, off the clock, as often as ranks meet in the run."""
+        used. `meet` is called, off the clock, as often as ranks meet in the run: what ranks share is shared only as long as they
+        do the same thing at once, and where nothing is sent nothing else sees to that."""
         first, before = len(self._clock), Spent.now()
         totals: list[float] = []
         while len(totals) < count:
