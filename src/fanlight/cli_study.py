@@ -227,7 +227,10 @@ def _seconds(text: str | None) -> float | None:
     from fanlight.config import Config
 
     value = f"{text}m" if text[-1:].isdigit() else text
-    limit_s = Config().with_value("train.time_limit_s", value).train.time_limit_s
+    try:
+        limit_s = Config().with_value("train.time_limit_s", value).train.time_limit_s
+    except ConfigError:
+        limit_s = None
     if limit_s is None or limit_s <= 0:
         raise ConfigError(f"--time-limit {text!r} should be a time such as 90s, 10m or 1.5h")
     return limit_s

@@ -195,7 +195,7 @@ def test_a_limit_of_time_leaves_a_study_that_can_go_on(fanlight, colours, quick,
             "--seeds 2 with --to-accuracy: a time from fewer than 3 seeds",
         ),
         (("photos", "--rounds", "2", "--seeds", "3"), "--rounds 2 and --seeds 3 are the same thing"),
-        (("photos", "--time-limit", "soon"), "train.time_limit_s should be a time such as 90s"),
+        (("photos", "--time-limit", "soon"), "--time-limit 'soon' should be a time such as 90s"),
         (("photos", "--device", "tpu"), "--device tpu: use cpu or cuda"),
         (("--resume", "s", "--layouts", "ddp"), "--layouts beside --resume: a study goes on as it was begun"),
         (("--resume", "s"), "s is not a study's folder"),
@@ -218,6 +218,12 @@ def test_a_folder_that_is_there_is_not_written_over(own_place):
     (own_place / "full/file").touch()
     with pytest.raises(ConfigError, match="--out full is there already"):
         folder.create("photos", out=Path("full"))
+
+
+def test_a_folder_that_is_there_is_told_before_anything_is_read(own_place, fanlight):
+    Path("file").touch()
+    answer = fanlight("study", "photos", "--out", "file")  # no photos either
+    assert answer.code == 2 and answer.err.startswith("Error: --out file is there already"), answer.err
 
 
 @pytest.mark.parametrize(

@@ -33,13 +33,18 @@ def create(data: str, *, out: Path | None, kind: str = "study", inner: str = "ru
     if out is None:
         stem = f"runs/{os.path.basename(os.path.abspath(data))}-{kind}"
         out = next(path for n in range(1, 10_000) if not (path := Path(f"{stem}-{n}")).exists())
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"--out {out} is there already; name a new folder, or continue a study with --resume {out}")
+    check_free(out)
     try:
         (out / inner).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"--out {out} cannot be made: {error.strerror or error}; name another folder") from None
     return out
+
+
+def check_free(out: Path | None) -> None:
+    """ConfigError where `out` is a file or a folder with something in it. Asked before what takes a minute is measured."""
+    if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(f"--out {out} is there already; name a new folder, or continue a study with --resume {out}")
 
 
 def read_plan(study: Path) -> dict[str, Any]:

@@ -101,6 +101,7 @@ def _report(place: Path) -> str:
 
 def _begun(config: Config, asked: Asked, *, out: Path | None, command: str) -> tuple[Path, dict[str, Any], Basis]:
     """A new folder with everything decided."""
+    folder.check_free(out)
     target = asked.to_accuracy
     if target is not None and not 0 < target < 1:
         raise ConfigError(f"--to-accuracy is {target}; it is a share of right answers, such as 0.9")
