@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from fanlight.errors import ConfigError, RunError, Stopped, TrainingError
+from fanlight.errors import ConfigError, DiskError, RunError, Stopped, TrainingError
 from fanlight.tasks import calibration
 from fanlight.train import build, export, finish, folder, job, journal
 from fanlight.train.step import WholeStep
@@ -259,7 +259,7 @@ def test_a_full_disk_is_an_error_with_a_way_out(monkeypatch, colours, own_place)
 
     monkeypatch.setattr(journal.state, "save_file", save)
     with pytest.raises(
-        RunError, match=r"the disk of .* is full; make room, and continue with: fanlight train --resume"
+        DiskError, match=r"the disk of .* is full; make room, and continue with: fanlight train --resume"
     ):
         tiny.train(colours, out=own_place / "run")
     assert tiny.summary(own_place / "run")["status"] == "failed"

@@ -251,7 +251,7 @@ def _recorded(run: Path, *, entered: float) -> Iterator[float]:
             notes = folder.read_summary(run)["notes"] + ([] if stopped else [f"failed: {error}"])
             folder.update_summary(run, status="stopped" if stopped else "failed", notes=notes, wall_s=wall_s)
         if memory.disk_is_full(error) and not isinstance(error, DiskError):  # which says what disk, and the way out
-            raise RunError(
+            raise DiskError(
                 f"the disk of {run} is full; make room, and continue with: fanlight train --resume {shlex.quote(str(run))}"
             ) from error
         if isinstance(error, KeyboardInterrupt):  # before the first step, or a second Ctrl-C

@@ -1,5 +1,6 @@
 """Rounds, failures, time limits, and a study that is killed: on runs that are made up in no time."""
 
+import errno
 import threading
 import time
 from dataclasses import replace
@@ -7,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from fanlight.errors import Stopped, TrainingError
-from fanlight.study.layouts import folder, grid, intervals, recipe, result, runner, told
+from fanlight.errors import DiskError, RunError, Stopped, TrainingError
+from fanlight.study.layouts import folder, grid, intervals, measured, recipe, result, runner, told
 from fanlight.study.layouts.runner import Runner
 from study.layouts import folders
 
@@ -86,6 +87,63 @@ def test_a_failed_run_keeps_where_it_happened_and_no_weights(tmp_path):
     assert (of_ranks / folder.LOG).read_text() == "Traceback of rank 1"
     assert "test_runner.py" in (own / folder.LOG).read_text()  # raised here
     assert {path.name for path in own.iterdir()} == {folder.FAILURE, folder.LOG, "metrics.jsonl"}
+
+
+@pytest.mark.parametrize(
+    "name", ["probe.json", "run.json", "resolved.yaml", "steps-rank0.parquet", "steps-rank1.parquet"]
+)
+def test_a_finished_run_that_is_torn_is_measured_again(tmp_path, name):
+    study = folders.begin(tmp_path / "study", POINTS)
+    trial(study).rounds(2)
+    ddp = POINTS[NAMES.index("ddp-2-fp32")]
+    path = folder.run_of(study, ddp, 1) / name
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    again = trial(study)
+    again.mend()
+    again.rounds(2)
+    assert again.seen == [("ddp-2-fp32", 1)]
+    assert len(measured.rounds(study, ddp)) == 2
+    assert (study / "runs" / ".torn-ddp-2-fp32-1" / name).exists()  # nothing measured is deleted
+    result.write(study)
+    assert told.read(study).steps["ddp-2-fp32"]
+
+
+def test_a_rate_is_of_all_ranks_or_none(tmp_path):
+    """A rank whose table is torn may be the slow one."""
+    study = folders.begin(tmp_path / "study", POINTS)
+    trial(study).rounds(1)
+    ddp = POINTS[NAMES.index("ddp-2-fp32")]
+    (folder.run_of(study, ddp, 0) / "steps-rank1.parquet").write_bytes(b"PAR1")
+    with pytest.raises(RunError, match=r"steps-rank1\.parquet cannot be read .*--resume"):
+        measured.rounds(study, ddp)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        DiskError("the disk of runs/1 is full; make room"),
+        TrainingError("rank 1 failed: OSError: [Errno 28] No space left on device"),
+    ],
+)
+def test_a_full_disk_ends_the_study_and_fails_no_point(tmp_path, error):
+    """As a failure it would be kept, and the point never be tried again once there is room."""
+
+    class Full(Trial):
+        def _train_and_probe(self, point, number, run):
+            if point.name == "ddp-2-fp32":
+                raise error
+            super()._train_and_probe(point, number, run)
+
+    study = folders.begin(tmp_path / "study", POINTS)
+    full = Full(study, None, POINTS, block_s=1.0, repeats=1, begun=time.monotonic())  # type: ignore[arg-type]
+    full.seen = []
+    with pytest.raises(DiskError, match="continue with: fanlight study --resume"):
+        full.rounds(1)
+    assert "ddp-2-fp32-0" not in runs(study)
+    later = trial(study)
+    later.rounds(1)
+    assert ("ddp-2-fp32", 0) in later.seen
 
 
 @pytest.mark.parametrize(

@@ -122,6 +122,13 @@ def discard(run: Path) -> None:
     shutil.rmtree(run, ignore_errors=True)
 
 
+def put_aside(run: Path) -> Path:
+    """What is left of a finished run that cannot be read, under a name that is no run's: who knows why may still want it."""
+    aside = run.with_name(f".torn-{run.name}")
+    discard(aside)
+    return run.rename(aside)
+
+
 def finish(run: Path, probe: Mapping[str, Any]) -> None:
     """The run is measured."""
     _prune(run)

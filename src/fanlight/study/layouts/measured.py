@@ -7,6 +7,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+from fanlight.errors import FanlightError, RunError
 from fanlight.parallel import layout as layouts
 from fanlight.study import runs
 from fanlight.study.layouts import attribution, costs, folder
@@ -51,9 +52,24 @@ def blocks(study: Path, point: Point) -> list[Row]:
     ]  # fmt: skip
 
 
+def torn(run: Path, point: Point) -> str:
+    """Why a finished run cannot be read, as after a crash of the machine or by a disk's fault; empty where it can."""
+    try:
+        read(run, point)
+    except (FanlightError, OSError, ValueError, LookupError, TypeError, ArithmeticError) as error:
+        return (str(error).splitlines() or [type(error).__name__])[0]
+    return ""
+
+
 def read(run: Path, point: Point) -> Row:
-    """One run's row: its own steady steps, what the probe says they were made of, and what came out."""
+    """One run's row: its own steady steps, what the probe says they were made of, and what came out. RunError where the steps of
+    a rank cannot be read: a rate of the other ranks alone would be another figure."""
     found, probe = runs.read(run), _probe(run)
+    if lacking := sorted(set(range(point.ranks)) - found.steps.keys()):
+        name = f"steps-rank{lacking[0]}.parquet"
+        raise RunError(
+            f"{run / name} cannot be read ({found.missing.get(name, 'not there')}); --resume measures this run again"
+        )
     summary, resolved = found.summary, found.resolved
     period = resolved["train"]["sync_every"] or 1 if point.layout in layouts.PERIODIC else 1
     tables = [runs.steady(table)[0] for table in found.steps.values()]

@@ -14,14 +14,14 @@ from typing import Any
 import psutil
 
 from fanlight import console, machine
-from fanlight.errors import FanlightError, Stopped
+from fanlight.errors import DiskError, FanlightError, Stopped
 from fanlight.parallel.launch import Pool
 from fanlight.study import stats
 from fanlight.study.layouts import folder, intervals, job, limit, measured, recipe
 from fanlight.study.layouts.grid import Point
 from fanlight.study.layouts.recipe import Basis
 from fanlight.train import folder as run_folders
-from fanlight.train import prepare, resolve
+from fanlight.train import memory, prepare, resolve
 
 BUSY_S = 0.3  # over which other programs' use of the cores is looked at, before each run
 POOLS_MOST = 4  # kept at a time
@@ -45,6 +45,17 @@ class Runner:
     # Is told how many rounds are done, after each that was not before.
     finished: Callable[[int], object] = lambda rounds: None
     _pools: dict[tuple[int, int, str, int | None], Pool] = field(default_factory=dict)
+
+    def mend(self) -> None:
+        """Finished runs that cannot be read any more are measured again; else their study would end in every report."""
+        for point in self.points:
+            for probe in sorted((self.study / "runs").glob(f"{point.name}-*/{folder.PROBE}")):
+                run = probe.parent
+                if run.name[len(point.name) + 1 :].isdecimal() and (why := measured.torn(run, point)):
+                    aside = folder.put_aside(run)
+                    console.warn(
+                        f"{run} cannot be read", why=why, do=f"It is measured again; what is left of it is {aside}"
+                    )
 
     def rounds(self, asked: int | None) -> str:
         """Runs rounds until `asked` are done; None: until their intervals are narrow. Why it ended, in words, where not so."""
@@ -109,7 +120,8 @@ class Runner:
 
     def _one(self, point: Point, number: int, run: Path) -> None:
         """One run and its probe. A point that cannot be measured leaves its reason, and where it happened; only a request to
-        stop and the time limit (limit.TimeOver) end the study, and the run is as if it had not been begun."""
+        stop, the time limit (limit.TimeOver) and a full disk (DiskError), which is no point's fault, end the study, and the run
+        is as if it had not been begun."""
         folder.discard(run)
         begin = time.monotonic()
         try:
@@ -122,6 +134,12 @@ class Runner:
             folder.discard(run)
             raise
         except (FanlightError, OSError, RuntimeError, MemoryError) as error:
+            if isinstance(error, DiskError) or memory.disk_is_full(error):
+                folder.discard(run)
+                why = _first_line(error).split("; ")[0]  # the way out of a run alone does not lead on here
+                raise DiskError(
+                    f"{why}; free some room, then continue with: fanlight study --resume {self.study}"
+                ) from error
             own = getattr(error, "rank_traceback", None)  # where it happened, if that was on a rank
             folder.fail(run, _first_line(error), log=own or "".join(traceback.format_exception(error)))
         self.took_s[point.name] = time.monotonic() - begin

@@ -77,6 +77,7 @@ def study(
             guess_s={name: sum(each) for name, each in guess.items()},
             finished=lambda number: result.write(place, ended=f"it was stopped after {number} round{'s' * (number > 1)}"),
         )  # fmt: skip
+        runner.mend()
         with runner.open():
             ended = runner.rounds(rounds)
         document = result.write(place, ended=ended)
