@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from fanlight.errors import ConfigError, DiskError, RunError, Stopped, TrainingError
+from fanlight.errors import ConfigError, DiskError, Stopped, TrainingError
 from fanlight.tasks import calibration
 from fanlight.train import build, export, finish, folder, job, journal
 from fanlight.train.step import WholeStep
