@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -127,7 +128,7 @@ def _is_project(given: dict[str, Any]) -> bool:
         return find_study(given["recipe"])[1]
     if given["resume"] is None:
         return False
-    return (given["resume"] / "recipe.json").exists()
+    return os.path.exists(given["resume"] / "recipe.json")  # False also of a name that is too long
 
 
 def _project(given: dict[str, Any]) -> None:

@@ -208,6 +208,12 @@ def test_what_cannot_be_studied(fanlight, words, message):
     assert answer.code in (1, 2) and answer.err.startswith(f"Error: {message}"), answer.err
 
 
+def test_a_name_that_no_file_system_takes_is_an_error(fanlight):
+    name = "x" * 300
+    assert f"--out {name} cannot be used: " in fanlight("study", "digits", "--out", name).err
+    assert f"{name} is not a study's folder" in fanlight("study", "--resume", name).err
+
+
 def test_neighbouring_degrees_are_one_layout():
     words = ["ddp", "replicate=2", "pipe=2", "tensor", "shard=2", "tensor=2", "shard=4", "tensor=2"]
     assert cli_study._products(words) == ["ddp", "replicate=2,pipe=2", "tensor", "shard=2,tensor=2", "shard=4,tensor=2"]

@@ -43,7 +43,11 @@ def create(data: str, *, out: Path | None, kind: str = "study", inner: str = "ru
 
 def check_free(out: Path | None) -> None:
     """ConfigError where `out` is a file or a folder with something in it. Asked before what takes a minute is measured."""
-    if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
+    try:
+        is_taken = out is not None and out.exists() and (not out.is_dir() or any(out.iterdir()))
+    except OSError as error:  # a name that is too long, a folder that may not be read
+        raise ConfigError(f"--out {out} cannot be used: {error.strerror or error}; name another folder") from None
+    if is_taken:
         raise ConfigError(f"--out {out} is there already; name a new folder, or continue a study with --resume {out}")
 
 
