@@ -34,6 +34,7 @@ def test_a_study_from_before_has_its_first_start():
         ("machine", "cores_usable", 4, "usable cores: 8 then, 4 now"),
         ("versions", "torch", "2.16.0", "torch: 2.15.0 then, 2.16.0 now"),
         ("versions", "gpu", "a GPU", "the GPU: none then, a GPU now"),
+        ("versions", "gpus", 2, "visible GPUs: none then, 2 now"),
     ],
 )
 def test_another_machine_or_torch_is_refused_by_name(section, key, value, said):

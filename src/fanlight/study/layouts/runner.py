@@ -4,6 +4,7 @@ ranks that are kept from run to run."""
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -53,6 +54,7 @@ class Runner:
                 run = probe.parent
                 if run.name[len(point.name) + 1 :].isdecimal() and (why := measured.torn(run, point)):
                     aside = folder.put_aside(run)
+                    why = why.split("; ")[0]  # the way out is taken here
                     console.warn(
                         f"{run} cannot be read", why=why, do=f"It is measured again; what is left of it is {aside}"
                     )
@@ -63,19 +65,23 @@ class Runner:
         while self.alive() and (asked is None or number < asked):
             if asked is None and number and intervals.enough(self._families()):
                 return ""
-            is_new = False
+            is_new, late = False, []
             for point in self._turn(number):
                 run = folder.run_of(self.study, point, number)
                 if folder.is_done(run):
                     continue
                 if self._is_late(point):
-                    return f"the time limit ended it in round {number + 1}"
+                    late.append(point.name)  # shorter ones may still fit
+                    continue
                 try:
                     self._one(point, number, run)
                 except limit.TimeOver:
                     return f"the time limit ended it in round {number + 1}, in the middle of {point.name}"
                 is_new = True
                 console.say(self._words(point, number, run))
+            if late:
+                before = f", before {', '.join(late)}" if is_new else ""
+                return f"the time limit ended it in round {number + 1}{before}"
             number += 1
             if is_new:
                 self.finished(number)
@@ -113,10 +119,11 @@ class Runner:
         return list(found.values())
 
     def _is_late(self, point: Point) -> bool:
-        if self.time_limit_s is None:
-            return False
-        expected_s = self.took_s.get(point.name, self.guess_s.get(point.name, 0.0))
-        return time.monotonic() - self.begun + expected_s > self.time_limit_s
+        return self.took_s.get(point.name, self.guess_s.get(point.name, 0.0)) > self._left_s()
+
+    def _left_s(self) -> float:
+        """Until the time limit; infinite where there is none."""
+        return math.inf if self.time_limit_s is None else self.begun + self.time_limit_s - time.monotonic()
 
     def _one(self, point: Point, number: int, run: Path) -> None:
         """One run and its probe. A point that cannot be measured leaves its reason, and where it happened; only a request to
@@ -175,7 +182,8 @@ class Runner:
         except Stopped:
             raise
         except (FanlightError, OSError, RuntimeError, MemoryError) as error:
-            return found | {"link_reason": _first_line(error)}
+            why = "the time limit came before it was measured" if self._left_s() <= 0 else _first_line(error)
+            return found | {"link_reason": why}
 
     def _adds_up(self, point: Point) -> bool:
         """Whether it is known, on a machine as noisy as this, how far its shares add up."""

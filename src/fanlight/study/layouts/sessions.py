@@ -14,7 +14,7 @@ from fanlight.errors import ConfigError
 KEYS = ("started", "command", "machine", "versions", "fanlight")
 SAME = {  # what decides a rate, in words; by section and key of a start
     ("machine", "cpu"): "the processor", ("machine", "cores_usable"): "usable cores", ("versions", "gpu"): "the GPU",
-    ("versions", "torch"): "torch",
+    ("versions", "gpus"): "visible GPUs", ("versions", "torch"): "torch",
 }  # fmt: skip
 Doc = dict[str, Any]
 
@@ -57,4 +57,4 @@ def _versions(gpus: int) -> Doc:
     import torch
 
     found = {"torch": torch.__version__, "timm": timm.__version__, "numpy": numpy.__version__}
-    return found | ({"gpu": torch.cuda.get_device_name(0)} if gpus else {})
+    return found | ({"gpu": torch.cuda.get_device_name(0), "gpus": gpus} if gpus else {})
