@@ -70,10 +70,10 @@ def words(study: Mapping[str, Any]) -> list[str]:
         lines = [f"Energy was not measured: {found['reason']}."]
     else:
         lines = [
-            f"Energy is of {', '.join(found['sources'])}, by their own counters, over the steady steps{_memory(found['sources'])}. "
-            "A counter counts its whole package or GPU, other programs and idle cores included: a point that computes on one "
-            "core pays for the package's idle power as well. A point on CPUs pays for no GPU; one on GPUs for those that it "
-            "computes on, and for the processors."
+            f"Energy is of {', '.join(found['sources'])}, by their own counters, over the steady steps"
+            f"{_memory(found['sources'])}. A counter counts its whole package or GPU, other programs and idle cores included: a "
+            "point that computes on one core pays for the package's idle power as well. A point on CPUs pays for no GPU; one on "
+            "GPUs for those that it computes on, and for the processors."
         ]
         lines += [f"Not in it are {KINDS[kind]}: {reason}." for kind, reason in found["lacking"].items()]
         lines += [f"No energy of {', '.join(names)}: {reason}." for reason, names in found["absent"].items()]
