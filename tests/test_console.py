@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fanlight import console
-from fanlight.console import Progress, bytes_text, seconds_text
+from fanlight.console import Progress, bytes_text, count_text, seconds_text
 
 UNITS = {"bytes": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
@@ -48,6 +48,11 @@ def plain(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 )
 def test_known_sizes(count: float, text: str) -> None:
     assert bytes_text(count) == text
+
+
+@pytest.mark.parametrize(("count", "text"), [(0, "0 ranks"), (1, "1 rank"), (2, "2 ranks")])
+def test_counts_have_their_noun(count: int, text: str) -> None:
+    assert count_text(count, "rank") == text
 
 
 @given(st.integers(0, 10**16))

@@ -23,12 +23,15 @@ def zone(system: Path, place: str, name: str, energy_uj: int | str) -> Path:
 
 @pytest.fixture
 def system(tmp_path: Path) -> Path:
-    """Two packages, one with parts, the board, and a second way to the first package."""
+    """Two packages with parts, as a server has them, the board, and a second way to the first package."""
     zone(tmp_path, "intel-rapl:0", "package-0", 5_000_000)
     zone(tmp_path, "intel-rapl:0:0", "core", 3_000_000)
     zone(tmp_path, "intel-rapl:0:1", "dram", 1_000_000)
+    zone(tmp_path, "intel-rapl:0:2", "uncore", 500_000)
     zone(tmp_path, "intel-rapl:1", "package-1", 7_000_000)
+    zone(tmp_path, "intel-rapl:1:0", "dram", 2_000_000)
     zone(tmp_path, "intel-rapl:2", "psys", 90_000_000)
+    zone(tmp_path, "intel-rapl:2:0", "dram", 3_000_000)
     zone(tmp_path, "intel-rapl-mmio:0", "package-0", 5_000_000)
     return tmp_path
 
@@ -72,9 +75,13 @@ def reading(at_s: float, **joules: float) -> Reading:
     return Reading(at_s, joules, {"package": 1000.0} if "package" in joules else {}, {})
 
 
-def test_packages_are_counted_once(system):
+SERVER = {"package-0", "package-1", "dram-0", "dram-1"}
+
+
+def test_packages_and_their_memory_are_counted_once(system):
+    """Memory is below its package for the system, and in no package's energy; other parts and the board would count twice."""
     found = read(Counters(system=system))
-    assert found.joules == {"package-0": 5.0, "package-1": 7.0}  # neither their parts nor the board they are on
+    assert found.joules == {"package-0": 5.0, "dram-0": 1.0, "package-1": 7.0, "dram-1": 2.0}
     assert found.ranges == dict.fromkeys(found.joules, RANGE_UJ / 1e6) and found.lacking == {}
 
 
@@ -85,15 +92,24 @@ def test_memory_beside_the_packages_is_a_source_of_its_own(system):
     assert (found["dram"], found["dram-4"]) == (2.5, 0.5)
 
 
+def test_memory_is_named_by_its_package(tmp_path):
+    zone(tmp_path, "intel-rapl:0", "package-0-die-1", 1_000_000)
+    zone(tmp_path, "intel-rapl:0:0", "dram", 2_000_000)
+    assert read(Counters(system=tmp_path)).joules == {"package-0-die-1": 1.0, "dram-0-die-1": 2.0}
+
+
 def test_what_lies_between_two_readings(system):
     counters = Counters(system=system)
     first = read(counters)
     zone(system, "intel-rapl:0", "package-0", 6_500_000)
+    zone(system, "intel-rapl:0:1", "dram", 1_250_000)
     zone(system, "intel-rapl:1", "package-1", 1_000_000)  # started at 0 again
     second = read(counters)
     spent = between(first, second)
     assert isinstance(spent, Spent) and spent.seconds == second.at_s - first.at_s > 0
-    assert spent.joules == pytest.approx({"package-0": 1.5, "package-1": RANGE_UJ / 1e6 - 6.0})
+    assert spent.joules == pytest.approx(
+        {"package-0": 1.5, "package-1": RANGE_UJ / 1e6 - 6.0, "dram-0": 0.25, "dram-1": 0.0}
+    )
 
 
 @pytest.mark.parametrize(
@@ -123,8 +139,9 @@ def test_a_system_that_hides_its_counters(tmp_path):
     assert Counters(system=tmp_path).read() == Unreadable(energy.HIDDEN)
 
 
-def test_a_counter_for_root_alone_says_which_permission(system, monkeypatch):
-    path = system / "class/powercap/intel-rapl:1/energy_uj"
+@pytest.mark.parametrize("place", ["intel-rapl:1", "intel-rapl:1:0"])
+def test_a_counter_for_root_alone_says_which_permission(system, monkeypatch, place):
+    path = system / "class/powercap" / place / "energy_uj"
     inner = Path.read_text
 
     def refused(self: Path, *args, **options) -> str:  # tests may run as root, who may read everything
@@ -134,7 +151,7 @@ def test_a_counter_for_root_alone_says_which_permission(system, monkeypatch):
 
     monkeypatch.setattr(Path, "read_text", refused)
     found = Counters(system=system).read()
-    assert isinstance(found, Unreadable)  # one package of two is no sum
+    assert isinstance(found, Unreadable)  # one package of two, or packages without their memory, are no sum
     assert found.reason.startswith(f"{path} may be read by root only")
     assert f"sudo chmod a+r {system}/class/powercap/intel-rapl:*/energy_uj" in found.reason
 
@@ -153,14 +170,14 @@ def test_a_counter_that_goes_away_meanwhile(system):
     second = read(counters)
     assert second.joules == {"gpu-0": 1.0} and "No such file" in second.lacking["cpu"]
     found = between(first, second)
-    assert isinstance(found, Unreadable) and "package-0 cannot be read all the time: " in found.reason
+    assert isinstance(found, Unreadable) and " cannot be read all the time: " in found.reason
     assert "No such file" in found.reason
 
 
 def test_gpus_are_found_by_uuid_in_the_order_asked(system):
     library = Library(_9999=1_000, _2222=22_000, _1111=11_000)
     found = read(Counters(gpus=[ONE, OTHER], system=system, library=library)).joules
-    assert (found["gpu-0"], found["gpu-1"]) == (11.0, 22.0) and len(found) == 4
+    assert (found["gpu-0"], found["gpu-1"]) == (11.0, 22.0) and found.keys() == SERVER | {"gpu-0", "gpu-1"}
 
 
 def test_gpus_are_counted_where_the_processors_are_not(tmp_path):
@@ -182,7 +199,7 @@ def test_gpus_are_counted_where_the_processors_are_not(tmp_path):
 )
 def test_gpus_without_a_counter(system, library, gpus, reason):
     found = read(Counters(gpus=gpus, system=system, library=library))
-    assert reason in found.lacking["gpu"] and set(found.joules) == {"package-0", "package-1"}
+    assert reason in found.lacking["gpu"] and set(found.joules) == SERVER
 
 
 def test_a_driver_that_is_not_there(tmp_path):

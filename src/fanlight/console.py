@@ -118,6 +118,11 @@ def bytes_text(count: float) -> str:
     raise AssertionError("unreachable")
 
 
+def count_text(count: int, noun: str) -> str:
+    """`1 core`, `2 cores`."""
+    return f"{count} {noun}{'s' * (count != 1)}"
+
+
 def seconds_text(seconds: float) -> str:
     """75 -> `1 min 15 s`."""
     if round(seconds, 1) < 60:

@@ -1,4 +1,4 @@
-"""Cumulative energy counters of this machine: processor packages by Linux's powercap, NVIDIA GPUs by their library. J joules.
+"""Cumulative energy counters of this machine: processors and memory by Linux's powercap, NVIDIA GPUs by their library. J joules.
 
 A counter counts all that its package or GPU took, whoever used it: idle cores and other programs are in it. Only differences
 of two readings mean anything. What cannot be read is `Unreadable`, with the reason, and never 0. Imports no torch.
@@ -17,7 +17,8 @@ from typing import Any
 
 CPU, GPU = "cpu", "gpu"  # kinds of counters
 SYSTEM = Path("/sys")
-ZONE = re.compile(r"intel-rapl:\d+")  # a zone that is no part of another; AMD's have this name too
+ZONE = re.compile(r"intel-rapl:\d+(?P<part>:\d+)?")  # a zone, or a part of one; AMD's have this name too
+PACKAGE, MEMORY = "package", "dram"  # what zones are called; a package's name goes on with its number
 MOST_W = 1000.0  # more than any package takes: within so little time a counter starts anew at most once
 NOT_SUPPORTED = 3  # of the library's answers
 HIDDEN = (
@@ -38,7 +39,7 @@ class Reading:
     """What the counters say at one moment, since some moment in the past."""
 
     at_s: float  # time.perf_counter()
-    joules: Mapping[str, float]  # by source: package-0, gpu-0
+    joules: Mapping[str, float]  # by source: package-0, dram-0, gpu-0
     ranges: Mapping[str, float]  # joules after which a source starts at 0 again, of those that do
     lacking: Mapping[str, str]  # kinds that were asked for and cannot be read, with the reason
 
@@ -56,7 +57,8 @@ class NoCounter(Exception):
 
 
 class Counters:
-    """The counters of this machine's packages and of `gpus`, UUIDs as `GPU-…`; sources gpu-0, gpu-1 … are in their order."""
+    """The counters of this machine's packages and memory, and of `gpus`, UUIDs as `GPU-…`; sources gpu-0, gpu-1 … are in their
+    order."""
 
     def __init__(self, *, gpus: Sequence[str] = (), system: Path = SYSTEM, library: Any = None):
         """`library`: in place of libnvidia-ml, which is loaded only where there are `gpus`."""
@@ -119,7 +121,7 @@ def between(first: Reading, second: Reading) -> Spent | Unreadable:
 
 @dataclass(frozen=True)
 class Zone:
-    """A package, or all memory where the system counts it beside the packages."""
+    """A package, or the memory at one, which no package's counter has in it."""
 
     source: str
     counter: Path
@@ -130,20 +132,34 @@ class Zone:
 
 
 def zones(system: Path = SYSTEM) -> list[Zone]:
-    """Every package, once. What is a part of one (core, uncore) is in it already, and `psys`, the whole board, has packages
-    in it. NoCounter where one of them cannot be read: a sum that lacks a package would be none."""
+    """Every package and every memory, once. Memory is counted apart from its package, although the system shows it below it
+    (package-1's is dram-1 here), or as a zone of its own. The other parts of a package (core, uncore) are in it already, and
+    `psys`, the whole board, has all of them in it. NoCounter where one cannot be read: a sum that lacks a package would be
+    none."""
     found: dict[str, Zone] = {}
     for place in sorted((system / "class/powercap").glob("intel-rapl:*")):
-        name = _name(place)
-        if not ZONE.fullmatch(place.name) or not (name.startswith("package") or name == "dram"):
+        source = _source(place)
+        if not source:
             continue
-        source = name if name not in found else f"{name}-{place.name.rpartition(':')[2]}"
+        if source in found:
+            source = f"{source}-{place.name.rpartition(':')[2]}"
         found[source] = Zone(source, place / "energy_uj", _number(place / "max_energy_range_uj") / 1e6)
-    if not any(source.startswith("package") for source in found):
+    if not any(source.startswith(PACKAGE) for source in found):
         raise NoCounter(HIDDEN)
     for zone in found.values():
         zone.joules()
     return list(found.values())
+
+
+def _source(place: Path) -> str:
+    """What a zone is called here; empty for one that is not to be counted."""
+    kind, name = ZONE.fullmatch(place.name), _name(place)
+    if kind is None or not (name.startswith(PACKAGE) or name == MEMORY):
+        return ""
+    if not kind["part"]:
+        return name
+    owner = _name(place.with_name(place.name.rpartition(":")[0]))
+    return f"{MEMORY}{owner.removeprefix(PACKAGE)}" if name == MEMORY and owner.startswith(PACKAGE) else ""
 
 
 def _name(place: Path) -> str:

@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 from scipy.special import stdtr, stdtrit
 
+from fanlight.console import count_text
 from fanlight.study.stats import LEVEL, Untold
 
 ALPHA = 0.05  # chance that any point at all is flagged where none differs
@@ -69,7 +70,8 @@ def differences(
         if point == baseline:
             continue
         if len(seeds) < SEEDS_LEAST:
-            told[point] = Untold(f"{len(seeds)} seeds in common with {baseline}, {SEEDS_LEAST} are needed; train more")
+            common = f"{count_text(len(seeds), 'seed')} in common with {baseline}"
+            told[point] = Untold(f"{common}, {SEEDS_LEAST} are needed; train more")
         else:
             paired[point] = seeds, np.array([scores[seed] - accuracies[baseline][seed] for seed in seeds])
     tests = {point: _test(gaps, points=len(paired), images=images) for point, (_, gaps) in paired.items()}

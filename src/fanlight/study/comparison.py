@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from fanlight.console import count_text
 from fanlight.study.laws import LawFit
 from fanlight.study.stats import Untold
 
@@ -36,7 +37,7 @@ def compare(fits: Sequence[LawFit | Untold]) -> Comparison:
     order = sorted(told, key=lambda each: scores[each.law])
     best, lead = order[0], scores[order[1].law] - scores[order[0].law]
     if best.misfit_p is not None and best.misfit_p < MISFIT:
-        far = f"off by {best.off:.1%} at {best.off_ranks} ranks, more than the scatter of rounds explains"
+        far = f"off by {best.off:.1%} at {count_text(best.off_ranks, 'rank')}, more than the scatter of rounds explains"
         return Comparison(None, None, f"no law explains the points: the nearest, {best.law}, is {far}", scores)
     if lead >= LEAD:
         said = f"AICc {lead:.1f} below {order[1].law}'s; off by {best.off:.1%} at most"
@@ -55,7 +56,7 @@ def _unknowable(fit: LawFit | Untold) -> str:
     points, need = len(fit.ranks), len(fit.parameters) + 2
     if points < need:
         passes = f"{fit.law} passes through any {points}"
-        return f"{points} points cannot tell: {passes}; measure {need} numbers of ranks or more"
+        return f"{count_text(points, 'point')} cannot tell: {passes}; measure {need} numbers of ranks or more"
     if fit.aicc is None:
-        return f"{fit.rounds} rounds of {points} points cannot tell: measure more rounds"
+        return f"{count_text(fit.rounds, 'round')} of {count_text(points, 'point')} cannot tell: measure more rounds"
     return ""

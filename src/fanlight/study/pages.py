@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from fanlight.console import bytes_text, seconds_text
+from fanlight.console import bytes_text, count_text, seconds_text
 
 THUMBNAIL_PX = 160
 JPEG_QUALITY = 85
@@ -25,6 +25,7 @@ def render(template: str, **values: Any) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"share": share, "seconds": seconds, "bytes": size, "whole": whole, "count": count}
+    environment.filters["counted"] = count_text
     return environment.get_template(template).render(**values)
 
 

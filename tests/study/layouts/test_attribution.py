@@ -114,12 +114,29 @@ def test_fewer_rows_and_more_rows_tell_the_same_launch():
         assert found["launch"] == pytest.approx(0.03) and found["compute"] == pytest.approx(0.08)
 
 
-def test_more_rows_that_cost_less_each_are_no_negative_launch():
+@pytest.mark.parametrize("few_s", [0.001, 0.1])
+def test_launch_is_what_the_line_says_and_the_sum_closes(few_s):
+    """Small batches that fit a cache leave less than none; ones that noise made slower than large ones leave it to compute."""
     rows = drawn.step(ranks=1, launch=0.0)
     for row in rows:
         if row["kind"] == "few":
-            row["step_s"] = 0.001 + row["optimizer_s"]  # as where small batches fit a cache
-    assert attribution.seconds(rows, pipe=None)["launch"] == 0.0
+            row["step_s"] = few_s + row["optimizer_s"]
+    found = attribution.seconds(rows, pipe=None)
+    assert found["launch"] == pytest.approx((16 * few_s - 4 * 0.08) / 12)
+    assert found["compute"] == pytest.approx(0.08 - found["launch"]) and min(found["launch"], found["compute"]) < 0
+    assert sum(found.values()) == pytest.approx(next(row["step_s"] for row in rows if row["kind"] == "full"))
+
+
+def test_noise_adds_no_launch():
+    """Of rounds in which a step of few rows is as often too quick as too slow, the median is what it is."""
+    rounds = []
+    for noise_s in (-0.02, -0.01, 0.0, 0.01, 0.02):
+        rows = drawn.step(ranks=1, launch=0.0)
+        for row in rows:
+            row["step_s"] += noise_s * (row["kind"] == "few")
+        rounds.append(attribution.seconds(rows, pipe=None))
+    assert statistics.fmean(each["launch"] for each in rounds) == pytest.approx(0.0)
+    assert attribution.middle(rounds)["launch"] == pytest.approx(0.0)
 
 
 def pipeline(forward: list[float], backward: list[float], *, microbatches: int, slower: float = 1.0, send: float = 0.0):

@@ -69,6 +69,19 @@ def test_energy_is_the_median_of_rounds_with_its_interval(tmp_path):
     assert made["energy"]["absent"] == {HIDDEN["reason"]: [ONE.name, BOTH.name]}
 
 
+@pytest.mark.parametrize(
+    ("sources", "words"),
+    [
+        (["dram-0", "package-0"], "over the steady steps (dram is memory). A counter"),
+        (["package-0"], "over the steady steps, without memory, of which there is no counter among them. A counter"),
+        (["gpu-0"], "over the steady steps. A counter"),
+    ],
+)
+def test_the_note_names_what_was_read_and_whether_memory_is_in_it(sources, words):
+    (line,) = costs.words({"energy": {"reason": "", "sources": sources, "lacking": {}, "absent": {}}})
+    assert line.startswith(f"Energy is of {', '.join(sources)}, by their own counters, {words}")
+
+
 def test_rounds_without_energy_or_of_other_counters_are_left_out(tmp_path):
     half = {**joules(9.0), "energy_j": {"package-0": 900.0}}
     found = by_name(result.write(study(tmp_path, ddp=[half, HIDDEN, joules(2.5)])))[DDP.name]["energy"]

@@ -180,6 +180,20 @@ def test_cores_between_one_and_all_lie_on_a_line_of_logarithms():
     assert "on 32 cores" in str(machine.alone(32, device="cpu"))
 
 
+@pytest.mark.parametrize(
+    ("launch", "compute", "launch_s", "row_s"),
+    [(0.1, 0.4, 0.1, 0.04), (-0.1, 0.5, 0.0, 0.04), (0.5, -0.1, 0.4, 0.0), (-0.2, 0.1, 0.0, 0.0)],
+)
+def test_a_part_below_nothing_is_taken_from_the_other(launch, compute, launch_s, row_s):
+    """A step that is simulated takes as long as the one that was measured, however its line came out."""
+    causes = {"launch": launch, "compute": compute, "optimizer": 0.01, "rest": 0.0, "input": 0.0}
+    one = {"layout": "serial", "cores": 1, "shares": {"compute": 1.0}, "seconds": causes, "microbatches": 1,
+           "batch_size": 10, "timers": {"forward": 0.3, "backward": 0.6}}  # fmt: skip
+    alone = calibration.Machine([one], {}, []).alone(1, device="cpu")
+    assert isinstance(alone, calibration.Alone)
+    assert (alone.launch_s, alone.row_s) == (pytest.approx(launch_s), pytest.approx(row_s))
+
+
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = test_page.begin(tmp_path_factory.mktemp("beyond") / "study", POINTS, network=folders.network())

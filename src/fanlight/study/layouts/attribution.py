@@ -13,7 +13,8 @@ same alone, o_r and q_r its optimizer and what is neither, c_r a step's forward 
     compute        A' − launch
 
 They sum to F. Shares are of W, the training run's own steady step, so 1 − their sum is how far the run and the probe
-disagree: `unexplained`. A difference may come out below 0: that is noise, and is left as it is.
+disagree: `unexplained`. A difference may come out below 0, launch and compute among them: that is noise (of launch also a line
+that is none), and is left as it is, since a cause that noise could only add to would be too large in every median.
 
 A machine that others use as well is now faster, now slower, by more than most causes take. Two things keep that out:
 what computing takes in the probe is divided by its `drift`, how much longer the same forward took in its full steps than in
@@ -135,10 +136,10 @@ def _by_kind(rows: Sequence[Row]) -> dict[str, dict[int, Row]]:
 
 
 def _launch(alone: Row, few: Row) -> float:
-    """Seconds of forward and backward that do not shrink with the rows: two points, and the line through them at no rows."""
+    """Seconds of forward and backward that do not shrink with the rows: two points, and the line through them at no rows. Below
+    0 where rows of the larger batch take longer each, by noise or as they fit no cache; compute is then more than the whole."""
     many_s, few_s = (row["step_s"] - row["optimizer_s"] - row["rest_s"] for row in (alone, few))
-    line = (alone["rows"] * few_s - few["rows"] * many_s) / (alone["rows"] - few["rows"])
-    return min(max(0.0, line), many_s)
+    return (alone["rows"] * few_s - few["rows"] * many_s) / (alone["rows"] - few["rows"])
 
 
 def _inside(

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from fanlight.console import count_text
 from fanlight.parallel import layout as layouts
 from fanlight.parallel.layout import Layout
 from fanlight.plan import cost
@@ -126,7 +127,7 @@ class Machine:
         if exact:
             return _alone(exact[0])
         if len(serial) < 2 or not serial[0]["cores"] < threads < serial[-1]["cores"]:
-            return f"no serial run tells what one process takes on {threads} cores"
+            return f"no serial run tells what one process takes on {count_text(threads, 'core')}"
         low, high = serial[0], serial[-1]
         at = math.log(threads / low["cores"]) / math.log(high["cores"] / low["cores"])
         ends = [asdict(_alone(each)) for each in (low, high)]
@@ -219,8 +220,11 @@ def blocks_of(documents: Sequence[Doc]) -> list[Block]:
 def _alone(point: Doc) -> Alone:
     seconds, timers = point["seconds"], point["timers"]
     passes = timers["forward"] + timers["backward"]
+    # The line that parts the two may leave less than nothing to either. They keep their sum.
+    work_s = max(0.0, seconds["launch"] + seconds["compute"])
+    launch_s = min(max(0.0, seconds["launch"]), work_s)
     return Alone(
-        max(0.0, seconds["launch"]) / point["microbatches"], max(0.0, seconds["compute"]) / point["batch_size"],
+        launch_s / point["microbatches"], (work_s - launch_s) / point["batch_size"],
         max(0.0, seconds["optimizer"]), max(0.0, seconds["rest"]), max(0.0, seconds["input"]) / point["batch_size"],
         timers["forward"] / passes if passes else 1 / 3,
     )  # fmt: skip

@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fanlight.energy import MEMORY, PACKAGE
 from fanlight.errors import ConfigError
 from fanlight.study import stats
 from fanlight.study.layouts import intervals
@@ -69,10 +70,10 @@ def words(study: Mapping[str, Any]) -> list[str]:
         lines = [f"Energy was not measured: {found['reason']}."]
     else:
         lines = [
-            f"Energy is of {', '.join(found['sources'])}, by their own counters, over the steady steps. A counter counts its "
-            "whole package or GPU, other programs and idle cores included: a point that computes on one core pays for the "
-            "package's idle power as well. A point on CPUs pays for no GPU; one on GPUs for those that it computes on, and for "
-            "the processors."
+            f"Energy is of {', '.join(found['sources'])}, by their own counters, over the steady steps"
+            f"{_memory(found['sources'])}. A counter counts its whole package or GPU, other programs and idle cores included: a "
+            "point that computes on one core pays for the package's idle power as well. A point on CPUs pays for no GPU; one on "
+            "GPUs for those that it computes on, and for the processors."
         ]
         lines += [f"Not in it are {KINDS[kind]}: {reason}." for kind, reason in found["lacking"].items()]
         lines += [f"No energy of {', '.join(names)}: {reason}." for reason, names in found["absent"].items()]
@@ -82,6 +83,14 @@ def words(study: Mapping[str, Any]) -> list[str]:
             "of it: time × price, in the currency of --price."
         )
     return lines
+
+
+def _memory(sources: Sequence[str]) -> str:
+    """Whether memory is in it, where processors are: most servers count it apart from them, other machines mostly not at all."""
+    if not any(PACKAGE in source for source in sources):
+        return ""
+    counted = any(MEMORY in source for source in sources)
+    return f" ({MEMORY} is memory)" if counted else ", without memory, of which there is no counter among them"
 
 
 def has(points: Sequence[Doc]) -> dict[str, bool]:

@@ -3,12 +3,17 @@
 The two do not measure the same thing, so what is compared are bounds (T a timer, S a share, of one step):
 
     input      T.input ≤ S.input: the timer sees the wait alone, the share also what preparing images takes from computing
-    waiting    T.communication + (T.optimizer − S.optimizer) ≤ S.communication + S.straggler + S.bubble: exchange inside forward
-               and backward is not seen by the timer; who clips gradients waits for other ranks in the optimizer
+    waiting    T.communication + E − C ≤ S.communication + S.straggler + S.bubble: exchange inside forward and backward is not
+               seen by the timer; who clips gradients waits for other ranks in the optimizer
     optimizer  S.optimizer ≤ T.optimizer, since S is of a rank alone; of one process both are the same
-    computing  S.compute + S.launch + S.contention ≤ T.copy + T.forward + T.backward, for the same reasons
+    computing  S.compute + S.launch + S.contention ≤ T.copy + T.forward + T.backward + C, for the same reasons
 
-Shares are differences and scatter over rounds: they count as apart from a timer only beyond what the rounds reach.
+E is what the optimizer takes longer in the run than on a rank alone, T.optimizer − S.optimizer: contention, which is in
+S.contention, and waiting. C is as much of it as contention can be, the lesser of E and S.contention; of a pipeline, whose
+S.contention is of forward and backward, that is more than it is, and the bounds are so much wider. (0 of one process.)
+
+Shares and timers are of rounds and scatter over them, together where a round was slow: a bound counts as broken only where
+it is in every round.
 """
 
 from __future__ import annotations
@@ -21,6 +26,7 @@ APART_MOST = 0.05  # of a step, by which a bound may be broken without a word: a
 WAITING = ("communication", "straggler", "bubble")
 COMPUTING = ("compute", "launch", "contention")
 TIMED = ("copy", "forward", "backward")
+TIMERS_LEAST = ("input", "waiting")  # of which the timer is the least that the share can be; of the others, the most
 Doc = Mapping[str, Any]
 
 
@@ -31,28 +37,34 @@ class Pair:
     name: str
     timers: float
     shares: float
-    apart: bool  # the bound is broken by more than APART_MOST, and in no round was the share so
+    differences: Sequence[float]  # shares less timers, of the probed rounds: least and greatest
+    apart: bool  # the bound is broken by more than APART_MOST, and in every round
 
 
-def pairs(point: Doc) -> list[Pair]:
-    """Input, waiting, optimizer and computing of a measured point; empty where it was not probed."""
-    timers, shares = point["timers"], point["shares"]
-    if not timers or not shares:
+def pairs(point: Doc, rounds: Sequence[Doc]) -> list[Pair]:
+    """Input, waiting, optimizer and computing of a measured point, by its medians and by its rounds; empty where it was not
+    probed."""
+    probed = [row for row in rounds if row["shares"]]
+    if not probed or not point["timers"] or not point["shares"]:
         return []
-    clipped = max(0.0, timers["optimizer"] - shares["optimizer"]) if point["ranks"] > 1 else 0.0
-    made = [_pair(point, "input", timers["input"], ("input",), most=False)]
-    if point["ranks"] > 1:
-        made.append(_pair(point, "waiting", timers["communication"] + clipped, WAITING, most=False))
-    made.append(_pair(point, "optimizer", timers["optimizer"], ("optimizer",), most=True, both=point["ranks"] == 1))
-    made.append(_pair(point, "computing", sum(timers[name] for name in TIMED), COMPUTING, most=True))
+    alone = point["ranks"] == 1
+    each = [_sides(row["timers"], row["shares"], alone=alone) for row in probed]
+    made = []
+    for name, (timed, share) in _sides(point["timers"], point["shares"], alone=alone).items():
+        found = [sides[name][1] - sides[name][0] for sides in each]
+        least, most = min(found), max(found)
+        over, under = share - timed > APART_MOST and least > 0, timed - share > APART_MOST and most < 0
+        both = alone and name == "optimizer"
+        apart = (over or under) if both else under if name in TIMERS_LEAST else over
+        made.append(Pair(name, timed, share, [least, most], apart))
     return made
 
 
 def words(points: Sequence[Doc]) -> str:
-    """Which points' shares the timers contradict, and in what; empty where none."""
+    """Which points' shares the timers contradict, and in what, by their `checks`; empty where none."""
     said = []
     for point in points:
-        if apart := [pair for pair in pairs(point) if pair.apart]:
+        if apart := [pair for each in point["checks"] if (pair := Pair(**each)).apart]:
             each = ", ".join(
                 f"{pair.name} {pair.timers:.0%} by timers, {pair.shares:.0%} by differences" for pair in apart
             )
@@ -62,11 +74,14 @@ def words(points: Sequence[Doc]) -> str:
     return f"Timers and shares are apart by more than {APART_MOST:.0%} of a step: {'; '.join(said)}."
 
 
-def _pair(point: Doc, name: str, timed: float, causes: Sequence[str], *, most: bool, both: bool = False) -> Pair:
-    """`most`: the timer is the most that the share can be, else the least; `both`: they are the same."""
-    share = sum(point["shares"][cause] for cause in causes)
-    ranges = point["share_intervals"]
-    above = max(0.0, *(ranges[cause][1] - point["shares"][cause] for cause in causes))
-    below = max(0.0, *(point["shares"][cause] - ranges[cause][0] for cause in causes))
-    over, under = share - timed > max(APART_MOST, below), timed - share > max(APART_MOST, above)
-    return Pair(name, timed, share, (over and (most or both)) or (under and (not most or both)))
+def _sides(timers: Doc, shares: Doc, *, alone: bool) -> dict[str, tuple[float, float]]:
+    """By name, what timers and what shares say of it. Nobody is waited for by who is `alone`."""
+    longer = 0.0 if alone else max(0.0, timers["optimizer"] - shares["optimizer"])
+    shared = min(longer, max(0.0, shares["contention"]))
+    waiting = timers["communication"] + longer - shared, sum(shares[cause] for cause in WAITING)
+    return {
+        "input": (timers["input"], shares["input"]),
+        **({} if alone else {"waiting": waiting}),
+        "optimizer": (timers["optimizer"], shares["optimizer"]),
+        "computing": (sum(timers[name] for name in TIMED) + shared, sum(shares[cause] for cause in COMPUTING)),
+    }

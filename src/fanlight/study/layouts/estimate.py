@@ -68,6 +68,8 @@ def words(points: Sequence[Point], guess: Mapping[str, Guess], *, rounds: int | 
         for rounds_s in (few * run_s + min(few, PROBED_ROUNDS) * probe_s, many * (run_s + probe_s))
     )
     told = least + ("" if least == most else f" … {most}")
-    turns = f"{few}" if few == many else f"{few} … {many}, until their intervals are narrow"
+    turns = console.count_text(many, "round")
+    if few != many:
+        turns = f"{few} … {turns}, until their intervals are narrow"
     limit = "" if limit_s is None else f"; it ends after {console.seconds_text(limit_s)}"
-    return f"{len(alive)} points of {len(points)} can run here, {turns} rounds: about {told}{limit}"
+    return f"{len(alive)} of {console.count_text(len(points), 'point')} can run here, {turns}: about {told}{limit}"

@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ from fanlight.study.layouts.grid import Point
 
 VERSION = 1  # of study.json and points.json
 PLAN, POINTS, PROBE, FAILURE, LOG = "study.json", "points.json", "probe.json", "failure.json", "failure.log"
+PLAIN_LIST = re.compile(r"\[\n((?: *[^ \[{\]}].*\n)+) *\]")  # of numbers and words; JSON has no line's end in a word
 PRUNED = ("checkpoints", "weights")  # of a run that is done or failed: as large as the model, times all runs
 
 
@@ -75,10 +77,16 @@ def write(path: Path, document: Any) -> None:
     """JSON, whole or not at all."""
     part = path.with_name(f"{path.name}.part")
     with open(part, "w", encoding="utf-8") as file:
-        file.write(json.dumps(document, indent=1, allow_nan=False))
+        file.write(text(document))
         file.flush()
         os.fsync(file.fileno())
     part.rename(path)
+
+
+def text(document: Any) -> str:
+    """JSON, a key per line, a list of numbers and words on one. ValueError for a number that JSON has not."""
+    written = json.dumps(document, indent=1, allow_nan=False)
+    return PLAIN_LIST.sub(lambda found: f"[{' '.join(line.strip() for line in found[1].splitlines())}]", written)
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

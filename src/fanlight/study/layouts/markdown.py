@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fanlight.console import seconds_text
+from fanlight.console import count_text, seconds_text
 from fanlight.study.layouts.costs import amount
 from fanlight.study.layouts.crosscheck import Pair
 
@@ -20,12 +20,10 @@ def text(
     checked: Sequence[tuple[str, Sequence[Pair | None]]], checked_words: str, **_: Any,
 ) -> str:  # fmt: skip
     """The whole document; names are escaped."""
-    machine = study["machine"]
+    machine, images = study["machine"], count_text(study["images"], "image")
     lines = [f"# Which parallelization pays on {plain(study['data'])}", ""]
     lines += [
-        plain(
-            f"{machine['cpu']}, {machine['cores_usable']} usable cores; {study['images']} images; {study['started']}"
-        ),
+        plain(f"{machine['cpu']}, {count_text(machine['cores_usable'], 'usable core')}; {images}; {study['started']}"),
         "",
     ]
     lines += [f"- {plain(line)}" for line in headline] + [""]
@@ -60,7 +58,9 @@ def text(
     lines += [f"- different: {plain(what)}: {plain(', '.join(names))}" for what, names in differs.items()]
     versions = ", ".join(f"{name} {version}" for name, version in study["versions"].items())
     lines += ["", "## Repeat", "", *(f"    {line}" for line in str(study["command"]).splitlines()), ""]
-    return "\n".join([*lines, plain(f"{rounds} rounds; {wide}. Fanlight {study['fanlight']}, {versions}."), ""])
+    return "\n".join(
+        [*lines, plain(f"{count_text(rounds, 'round')}; {wide}. Fanlight {study['fanlight']}, {versions}."), ""]
+    )
 
 
 def _shares(study: Doc) -> list[str]:

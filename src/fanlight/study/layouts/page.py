@@ -19,7 +19,8 @@ CHECKED = (
     "In % of a step: by the timers of every rank, and by differences between real steps. Timers of input see the wait alone, and "
     "timers of waiting not what is exchanged within forward and backward: both are at most the share. Computing and the "
     "optimizer are at most what the timers say; of one process the optimizer is the same. Waiting is communication, straggler "
-    "and bubble."
+    "and bubble. What the optimizer takes longer among other ranks than alone is computing, by timers, as far as contention can "
+    "be the cause, and waiting beyond that. Apart is what breaks a bound by more than 5 % of a step, and does in every round."
 )
 BEFORE = (
     "Medians of the rounds, in no rate and no speedup. Start is from a run's start to its first step; the first epoch has "
@@ -109,10 +110,11 @@ def contents(found: Told) -> Doc:
 
 
 def checked(found: Told) -> list[tuple[str, list[crosscheck.Pair | None]]]:
-    """By point: input, waiting, optimizer and computing by both ways; None of what it has not."""
+    """By point: input, waiting, optimizer and computing by both ways; None of what it has not. Studies of an older Fanlight have
+    them once `--resume` writes their result again."""
     made = []
     for point in found.measured:
-        own = {pair.name: pair for pair in crosscheck.pairs(point)}
+        own = {each["name"]: crosscheck.Pair(**each) for each in point.get("checks") or ()}
         if own:
             made.append((point["name"], [own.get(name) for name in ("input", "waiting", "optimizer", "computing")]))
     return made
@@ -192,7 +194,7 @@ def _tiles(found: Told) -> list[tuple[str, str]]:
             (f"{most['device_gain']:.1f}×", f"gain of one GPU over all cores of the same machine, {most['precision']}")
         )
     there = len(study["points"])
-    return [*made, (f"{len(measured)} of {there}", "points could be measured here")]
+    return [*made, (f"{len(measured)} of {there}", f"point{'s' * (there != 1)} could be measured here")]
 
 
 def _row(found: Told, point: Doc) -> Doc:

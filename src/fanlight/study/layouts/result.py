@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +132,7 @@ def _point(
             "step_interval", "seconds", "sent_per_step", "busy_before", "serial_fraction", "accuracy_gap_interval",
             "accuracy_p", "accuracy_test", "loss", "loss_interval", "scatter", "link", "drift", "drift_interval",
             "link_reason", "energy", "cost",
-        )), "over": {},
+        )), "over": {}, "checks": [],
     }  # fmt: skip
     failures = [folder.failure(run) for run in sorted((study / "runs").glob(f"{point.name}-*"))]
     if reason := next((each for each in failures if each), None):
@@ -172,7 +173,9 @@ def _point(
         made["to_accuracy"] = accuracies.time_to(own, plan["target"])
     if abs(made["unexplained"]) > UNEXPLAINED_MOST:
         made["flags"].append("unexplained")
-    if any(pair.apart for pair in crosscheck.pairs(made)):
+    pairs = crosscheck.pairs(made, own)
+    made["checks"] = [asdict(pair) for pair in pairs]
+    if any(pair.apart for pair in pairs):
         made["flags"].append("timers disagree")
     if intervals.is_wide(made["speedup_interval"] or made["interval"]):
         made["flags"].append("wide")

@@ -75,7 +75,7 @@ def study(
         runner = Runner(
             place, about, points, **probing, begun=begun, time_limit_s=time_limit_s,
             guess_s={name: sum(each) for name, each in guess.items()},
-            finished=lambda number: result.write(place, ended=f"it was stopped after {number} round{'s' * (number > 1)}"),
+            finished=lambda number: result.write(place, ended=f"it was stopped after {console.count_text(number, 'round')}"),
         )  # fmt: skip
         runner.mend()
         with runner.open():

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fanlight.console import bytes_text, seconds_text
+from fanlight.console import bytes_text, count_text, seconds_text
 from fanlight.study.layouts import crosscheck, intervals
 
 WORTH = 0.03  # of a step's time: smaller causes are not named
@@ -46,8 +46,7 @@ def explain(point: Doc) -> str:
     over = point["over"].get("all_cores") or point["over"].get("one_device")
     if over is None:
         return f"{point['name']}: {point['images_per_s']:,.1f} images/s; its baseline was not measured."
-    cores = {1: "one core", 2: "both cores"}.get(over["cores"], f"all {over['cores']} cores")
-    who = f"one process on {cores}" if point["device"] == "cpu" else "one GPU"
+    who = f"one process on {_all(over['cores'])}" if point["device"] == "cpu" else "one GPU"
     value = over["value"]
     head = f"{point['name']}: {value:.2f}× of {who}"
     standing = intervals.standing(value, over["interval"])
@@ -63,6 +62,10 @@ def explain(point: Doc) -> str:
     named = [f"{name} {share:.0%}" for name, share in _lost(point)]
     causes = f" Of a step: {', '.join(named)}." if named else f" Nothing takes {WORTH:.0%} of a step but computing."
     return f"{head}.{causes}{_first(point)}{_work(point)}"
+
+
+def _all(cores: int) -> str:
+    return {1: "one core", 2: "both cores"}.get(cores, f"all {cores} cores")
 
 
 def is_part(point: Doc, over: Doc) -> bool:
@@ -136,7 +139,7 @@ def _best(study: Doc, precision: str) -> str:
     one = study["baselines"]["one_core"].get(precision)
     if base is None:
         return ""
-    head = f"{precision}: one process on {base['cores']} cores does {base['images_per_s']:,.1f} images/s"
+    head = f"{precision}: one process on {count_text(base['cores'], 'core')} does {base['images_per_s']:,.1f} images/s"
     if one is not None and one["point"] != base["point"]:
         own = next(point for point in study["points"] if point["name"] == base["point"])
         head += f", {own['speedup']:.2f}× of one core" if own["speedup"] else ""
@@ -152,8 +155,11 @@ def _best_gpu(study: Doc, precision: str) -> str:
     head = f"{precision}: one GPU does {base['images_per_s']:,.1f} images/s"
     if one["device_gain"] is not None:
         cores = study["baselines"]["all_cores"].get(precision)
-        beside = f"all {cores['cores']} cores" if cores and cores["cores"] > 1 else "the processor"
+        beside = _all(cores["cores"]) if cores and cores["cores"] > 1 else "the processor"
         head += f", a gain of {one['device_gain']:.1f}× from {beside} of the same machine to the GPU"
+        other = next((point for point in study["points"] if cores and point["name"] == cores["point"]), one)
+        if other["batch_size"] != one["batch_size"]:  # with --weak: a batch for each core, and one for the GPU
+            head += f", in images/s, by batches of {other['batch_size']} and {one['batch_size']}"
     mine = [p for p in study["points"] if p["status"] == "measured" and p["precision"] == precision]
     return f"{head}.{_fastest([p for p in mine if p['device'] != 'cpu'], over='one_device')}"
 
@@ -227,7 +233,7 @@ def time_to(point: Doc) -> str:
     """Seconds to the target accuracy, in words."""
     found = point["to_accuracy"]
     if found["median_s"] is None:
-        return f"{found['reached']} of {found['of']} seeds reached {found['target']:g}"
+        return f"{found['reached']} of {count_text(found['of'], 'seed')} reached {found['target']:g}"
     return f"{seconds_text(found['median_s'])} to {found['target']:g}"
 
 

@@ -4,12 +4,12 @@ no other). Every name in the page may be hostile: autoescape is on, and a policy
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from fanlight.study import pages
+from fanlight.study.layouts import folder as folders
 
 COLUMNS = (
     "what", "engine", "workers", "images_per_s", "low", "high", "speedup", "efficiency", "startup_s", "n",
@@ -19,7 +19,7 @@ COLUMNS = (
 
 def write(document: dict[str, Any], folder: Path) -> None:
     """Everything that the study leaves."""
-    (folder / "study.json").write_text(json.dumps(document, indent=1, allow_nan=False), encoding="utf-8")
+    folders.write(folder / "study.json", document)
     _table(document["rows"], folder / "rows.csv")
     (folder / "report.html").write_text(_page(document, folder), encoding="utf-8", errors="replace")
 

@@ -8,7 +8,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from fanlight.console import bytes_text, seconds_text
+from fanlight.console import bytes_text, count_text, seconds_text
 from fanlight.data import engines
 from fanlight.study.loading import loaders, naive, preparing
 from fanlight.study.loading.points import ROUNDS_LEAST, SERIAL, Point
@@ -82,7 +82,7 @@ def _reason(row: Row, point: Point, *, serial: Row, cores: int) -> str:
         share = f"the largest has {point.largest_task:.0%} of the work"
         return f"{point.tasks} classes are {point.tasks} tasks for {row['workers']} workers, and {share}"
     if row["workers"] > cores:
-        return f"{row['workers']} workers on {cores} usable cores"
+        return f"{count_text(row['workers'], 'worker')} on {count_text(cores, 'usable core')}"
     if row["what"] != preparing.PACK and compute_us < 100:
         return f"{compute_us:.0f} µs of work per image; handing it over and back takes {max(took_us - compute_us, 0):.0f} µs more"
     return (
@@ -97,7 +97,9 @@ def _of_engines(what: str, rows: Sequence[Row]) -> str:
     each_us = 1e6 / serial["images_per_s"]
     head = f"{what.capitalize()}: one core does {serial['images_per_s']:,.0f} images/s ({each_us:,.0f} µs each)"
     if (rounds := serial["n"]) < ROUNDS_LEAST:
-        return f"{head}; {rounds} round{'s' * (rounds != 1)} cannot tell which engine pays, --rounds {ROUNDS_LEAST} or more can."
+        return (
+            f"{head}; {count_text(rounds, 'round')} cannot tell which engine pays, --rounds {ROUNDS_LEAST} or more can."
+        )
     paying = [row for row in others if row["speedup_interval"][0] > 1]
     if not paying:
         return f"{head}; no engine is faster in every round, so none pays here."

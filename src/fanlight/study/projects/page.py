@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fanlight.console import seconds_text
+from fanlight.console import count_text, seconds_text
 from fanlight.errors import RunError
 from fanlight.study import pages
 from fanlight.study.layouts.markdown import plain
@@ -105,7 +105,8 @@ def _number(value: float | None, form: str) -> str:
 def _markdown(project: Doc, comparisons: list[Doc]) -> str:
     machine = project["machine"]
     lines = [f"# {plain(project['title'])}", ""]
-    lines += [plain(f"Reported: {project['theirs']}. Here: {machine['cpu']}, {machine['cores_usable']} usable cores; "
+    cores = count_text(machine["cores_usable"], "usable core")
+    lines += [plain(f"Reported: {project['theirs']}. Here: {machine['cpu']}, {cores}; "
                     f"{project['images']} images of {project['data']}; {project['started']}."), ""]  # fmt: skip
     lines += [f"- {plain(line)}" for line in project["verdict"].splitlines()]
     for each in comparisons:
