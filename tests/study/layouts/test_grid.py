@@ -111,3 +111,20 @@ def test_what_a_layout_cannot_be_is_its_reason():
 def test_refusals(asked, said):
     with pytest.raises(ConfigError, match=said):
         grid.points(cores=2, gpus=0, **asked)
+
+
+def test_layouts_for_which_there_are_too_few_gpus_are_a_row_each():
+    found = [
+        point for point in grid.points(cores=4, gpus=1) if point.device == "cuda" and point.layout != "dataparallel"
+    ]
+    alive = [point.name for point in found if not point.reason]
+    assert alive == ["serial-1gpu-fp32", "serial-1gpu-bf16"]
+    lacking = {point.name: point.reason for point in found if point.reason}
+    assert lacking["ddp-2gpus-fp32"] == "takes 2 GPUs at least, and 1 can be used"
+    assert len(lacking) == len(layouts.NAMES) - 2, "one each, not one of every precision"
+
+
+def test_a_parallel_layout_on_one_rank_is_refused():
+    with pytest.raises(ConfigError, match="--ranks 1 with --layouts ddp: it takes 2 ranks"):
+        grid.points(cores=2, gpus=0, names=["serial", "ddp"], ranks=[1])
+    assert len(grid.points(cores=2, gpus=0, names=["serial"], ranks=[1], precisions=["fp32"], device="cpu")) == 2

@@ -178,19 +178,43 @@ def test_ranks_are_held_to_the_cores_that_they_are_charged_for(
 
 
 def test_points_with_other_cores_have_other_ranks(tmp_path, monkeypatch):
-    monkeypatch.setattr(runner, "Pool", lambda *_, **about: type("Fake", (), {"is_open": True, "about": about})())
+    monkeypatch.setattr(runner, "Pool", lambda ranks, **about: type("Fake", (), {"is_open": True, "ranks": ranks})())
     monkeypatch.setattr(runner.machine, "cores_usable", lambda: 4)
     found = trial(folders.begin(tmp_path / "study", POINTS))
     part, whole = (grid.Point("ddp", 2, "fp32", "cpu", 1, cores) for cores in (2, 4))
     assert found._pool(part) is found._pool(part) and found._pool(part) is not found._pool(whole)
 
 
+def test_ranks_are_kept_as_far_as_there_is_room_for_them(tmp_path, monkeypatch):
+    class Fake:
+        def __init__(self, ranks, **_):
+            self.ranks, self.is_open = ranks, True
+
+        def close(self):
+            self.is_open = False
+
+    monkeypatch.setattr(runner, "Pool", Fake)
+    monkeypatch.setattr(runner.machine, "cores_usable", lambda: 16)
+    monkeypatch.setattr(runner.machine, "memory_available", lambda: 1 << 40)
+    counts = (1, 2, 4, 8, 16)
+    points = [grid.Point("ddp", count, "fp32", "cpu", 16 // count, 16) for count in counts]
+    found = trial(folders.begin(tmp_path / "study", POINTS))
+    kept = [found._pool(point) for point in points]
+    assert all(pool.is_open for pool in kept) and [found._pool(point) for point in points] == kept, "in every round"
+    monkeypatch.setattr(
+        runner.machine, "memory_available", lambda: 80 * runner.RANK_BYTES
+    )  # a quarter of it is 20 ranks
+    found._pool(grid.Point("ddp", 3, "fp32", "cpu", 5, 15))
+    assert [pool.is_open for pool in kept] == [False, False, False, False, True]
+
+
 class Endless:
     """A pool whose job ends only when somebody closes it."""
 
-    is_open = True
+    is_open, ranks = True, 1
 
     def __init__(self) -> None:
+        self.pids: list[int] = []
         self.closed = threading.Event()
 
     def run(self, job, **_):

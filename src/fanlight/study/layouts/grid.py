@@ -2,8 +2,9 @@
 
 What this machine cannot run is a point, too, with the reason: nobody shall ask whether it was forgotten.
 
-Every layout is compared on all cores: its ranks share them out as threads. That is no curve, since all its points have as many
-cores; a curve is made of serial runs and of ddp with one thread a rank, on fewer cores than all (`_curve`).
+Every layout is compared on all cores: its ranks share them out as threads (four ranks of six cores, which they cannot share,
+have one each, and a baseline on four). That is no curve, since all its points have as many cores; a curve is made of serial runs
+and of ddp with one thread a rank, on fewer cores than all (`_curve`).
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ CURVES = ("serial", "ddp")  # that are measured on fewer cores than all, too
 SHARE_LEAST = 8  # one in so many of all cores: a curve's points on fewer take long, and say little about the others
 PRECISIONS = ("fp32", "bf16")
 ALL_PRECISIONS = ("fp32", "bf16", "fp16")
+ONE_PROCESS = ("serial", "dataparallel")
 NO_GPU = "no GPU is visible"
 
 
@@ -105,7 +107,7 @@ def _on_cpu(
         for used in sorted({1, cores, *(_curve(cores) if "serial" in curves else ())}):
             found.append(Point("serial", 1, precision, "cpu", used, used))
         for name in names:
-            if name in ("serial", "dataparallel"):
+            if name in ONE_PROCESS:
                 continue
             for count in _ranks_of(name, counts, left_out):
                 each = threads or max(1, cores // count)
@@ -129,7 +131,12 @@ def _on_gpus(
             if name == "dataparallel":
                 reason = "" if gpus > 1 else f"splits batches over the GPUs of one process, and {gpus} can be used"
                 found.append(Point(name, 1, precision, "cuda", cores, max(1, gpus), reason))
-            elif name != "serial" and gpus:
+            elif name != "serial" and gpus == 1 and precision == formats[0]:  # one row says it for all
+                reason = left_out.get(name) or "takes 2 GPUs at least, and 1 can be used"
+                found.append(
+                    Point(name, layouts.degrees_of(name) or 2, precision, "cuda", max(1, cores // 2), 2, reason)
+                )
+            elif name != "serial" and gpus > 1:
                 for count in _ranks_of(name, counts, left_out):
                     reason = "" if count <= gpus else f"{count} ranks take a GPU each, and {gpus} can be used"
                     reason = left_out.get(name) or reason or _refusal(name, count)
@@ -172,6 +179,11 @@ def _check(names: Sequence[str], ranks: Sequence[int], precisions: Sequence[str]
             )
     if bad := [count for count in ranks if count < 1]:
         raise ConfigError(f"--ranks {bad[0]}: numbers from 1 on, with commas between, such as 1,2,4")
+    parallel = [name for name in names if name not in ONE_PROCESS and "=" not in name]
+    if parallel and ranks and max(ranks) < 2:
+        raise ConfigError(
+            f"--ranks 1 with --layouts {parallel[0]}: it takes 2 ranks at least; one process is measured anyway"
+        )
     for word in precisions:
         if word not in ALL_PRECISIONS:
             raise ConfigError(f"--precisions {word!r}: choose {', '.join(ALL_PRECISIONS)}.{near(word, ALL_PRECISIONS)}")

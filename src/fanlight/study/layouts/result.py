@@ -37,7 +37,7 @@ FLAGS = {
     "timers disagree": "what its steps' own timers say of waiting, computing or the optimizer does not fit its shares",
     "wide": "the 95 % interval of its speedup is wider than ± 5 %",
 }
-ONCE = ("busy_before", "warmup_s", "start_s", "peak_rss_bytes", "scatter")  # medians of the rounds
+ONCE = ("busy_before", "warmup_s", "peak_rss_bytes", "scatter")  # medians of the rounds
 SAME = ("data.path", "train.seed", "execution.bucket_mb")  # keys that are no difference between points
 Doc = dict[str, Any]
 
@@ -159,7 +159,7 @@ def _point(
         "drift_interval": [min(row["drift"] for row in probed), max(row["drift"] for row in probed)],
         "shares_n": len(probed), "queued": statistics.median(row["queued"] for row in probed),
         "timers": {name: statistics.median(row["timers"][name] for row in own) for name in measured.TIMERS},
-        **{key: statistics.median(row[key] for row in own) for key in ONCE},
+        **{key: statistics.median(row[key] for row in own) for key in ONCE}, "start_s": _start(own),
         **{key: own[0][key] for key in ("batch_size", "microbatches", "sent_bytes")},
         "sent_per_step": sum(own[0]["sent_bytes"].values()) / max(1, own[0]["steps"] + own[0]["warmup_steps"]),
         "differs": _differs(settings, point, one_core(point, points)),
@@ -253,3 +253,9 @@ def _config(study: Path, point: Point) -> Doc | None:
     """The resolved config of one of a point's runs; they differ by seed alone."""
     found = next((study / "runs").glob(f"{point.name}-[0-9]*/{folder.PROBE}"), None)
     return runs.read(found.parent).resolved if found is not None else None
+
+
+def _start(own: Sequence[Doc]) -> float:
+    """Seconds to the first step, of ranks that were there already; where none were, with their own start."""
+    warm = [row["start_s"] for row in own if not row["cold"]]
+    return statistics.median(warm or [row["start_s"] for row in own])

@@ -25,7 +25,10 @@ from fanlight.train import folder as run_folders
 from fanlight.train import memory, prepare, resolve
 
 BUSY_S = 0.3  # over which other programs' use of the cores is looked at, before each run
-POOLS_MOST = 4  # kept at a time
+RANKS_PER_CORE = (
+    4  # that are kept between runs, over all pools: those of every number of ranks up to the cores, and of a curve
+)
+RANK_BYTES, MEMORY_SHARE = 200 << 20, 0.25  # of a kept rank, from experience; of the free memory, that all may take
 PROBED_ROUNDS = 3  # at least; a probe takes longer than its run, and later rounds may only be for narrower speedups
 PRELOAD = ("torch", "timm", "cv2", "fanlight.study.layouts.job")
 
@@ -158,7 +161,7 @@ class Runner:
         with limit.until(end_s, pool):
             split_at = self._cut(point, pool)
             config = recipe.config_of(point, self.basis, seed=number, split_at=split_at)
-            entered = time.time()
+            is_cold, entered = not pool.pids, time.time()
             self._prepare(config, run)
             pool.run(job.TRAIN, run=str(run), entered=entered)
             begin, blocks = time.perf_counter(), []
@@ -167,7 +170,8 @@ class Runner:
                 blocks = pool.run(job.PROBE, run=str(run), **probing)
             link = self._link(point, pool, run)
             folder.finish(run, {
-                "point": point.name, "round": number, "busy_before": busy, "seconds": time.perf_counter() - begin, **link,
+                "point": point.name, "round": number, "busy_before": busy, "cold": is_cold,
+                "seconds": time.perf_counter() - begin, **link,
                 "blocks": [row for rank in blocks for row in rank],
             })  # fmt: skip
 
@@ -214,8 +218,8 @@ class Runner:
         key = (point.ranks, point.threads, point.device, cores)
         pool = self._pools.pop(key, None)
         if pool is None or not pool.is_open:
-            while len(self._pools) >= POOLS_MOST:
-                self._pools.pop(next(iter(self._pools))).close()
+            while self._pools and sum(each.ranks for each in self._pools.values()) + point.ranks > _kept_most():
+                self._pools.pop(next(iter(self._pools))).close()  # used longest ago
             pool = Pool(point.ranks, device=point.device, threads=point.threads, cores=cores, preload=PRELOAD)
         self._pools[key] = pool  # the newest last
         return pool
@@ -228,6 +232,11 @@ class Runner:
         told = "" if accuracy is None else f"  accuracy {accuracy:.3f}"
         took = console.seconds_text(self.took_s[point.name])
         return f"round {number + 1}  {point.name}: {rate:,.1f} images/s{told}  ({took})"
+
+
+def _kept_most() -> int:
+    """Ranks, over all pools: those that a round comes back to need not start again, as long as they leave room for it."""
+    return min(RANKS_PER_CORE * machine.cores_usable(), int(machine.memory_available() * MEMORY_SHARE / RANK_BYTES))
 
 
 def _held(point: Point) -> int | None:
