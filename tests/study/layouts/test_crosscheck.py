@@ -1,12 +1,17 @@
 """Shares against timers: which bounds hold, which are broken, and that noise breaks none."""
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from fanlight.study.layouts import crosscheck
+from fanlight.study.layouts import crosscheck, folder, result
 from fanlight.study.layouts.crosscheck import Pair
+from fanlight.study.layouts.grid import Point
+from study.layouts import folders
 
 TIMERS = {
     "input": 0.02,
@@ -21,6 +26,7 @@ SHARES = {
     "input": 0.03, "compute": 0.6, "contention": 0.02, "communication": 0.15, "straggler": 0.05, "bubble": 0.0,
     "optimizer": 0.04, "launch": 0.11, "rest": 0.0,
 }  # fmt: skip
+ONE, DDP = Point("serial", 1, "fp32", "cpu", 1, 1), Point("ddp", 2, "fp32", "cpu", 1, 2)
 ROUNDS = (-1, 0, 1)  # how far each is from the middle
 Doc = dict[str, Any]
 
@@ -134,3 +140,29 @@ def test_a_point_without_a_probe_has_nothing_to_compare():
     assert crosscheck.pairs(own, unprobed) == []
     only = crosscheck.pairs(own, [*unprobed, *rounds(own)[:1]])
     assert [pair.name for pair in only] == ["input", "waiting", "optimizer", "computing"]
+
+
+def test_timers_that_contradict_shares_in_every_round_are_flagged(tmp_path):
+    """Where steps of the run computed for less time than the probe says: in all rounds, or in all but one."""
+
+    def flagged(place: Path, short: tuple[float, ...]) -> tuple[dict[str, Any], str]:
+        study = folders.begin(place, [ONE, DDP])
+        for number, part in enumerate(short):
+            folders.run(study, ONE, number)
+            folders.run(study, DDP, number, contention=0.04)
+            run = folder.run_of(study, DDP, number)
+            for path in run.glob("steps-rank*.parquet"):
+                rows = pq.read_table(path).to_pylist()
+                pq.write_table(
+                    pa.Table.from_pylist([row | {"backward_s": part * row["backward_s"]} for row in rows]), path
+                )
+        document = result.write(study)
+        return document["points"][1], document["verdict"]
+
+    point, said = flagged(tmp_path / "all", (0.7, 0.7, 0.8))
+    (check,) = [each for each in point["checks"] if each["apart"]]
+    assert check["name"] == "computing" and 0.05 < check["differences"][0] < check["differences"][1]
+    assert "timers disagree" in point["flags"]
+    assert "Timers and shares are apart" in said and "ddp-2-fp32 (computing" in said
+    point, said = flagged(tmp_path / "most", (0.7, 0.7, 1.2))
+    assert "timers disagree" not in point["flags"] and "are apart" not in said

@@ -1,11 +1,9 @@
 """Points, speedups, flags and the verdict, from folders whose figures are known."""
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -358,68 +356,6 @@ def test_the_folder_is_read_without_torch_or_pickle(tmp_path):
     assert rounds.num_rows == 9 and {"point", "round", "images_per_s", "shares"} <= set(rounds.column_names)
     blocks = pq.read_table(study / "blocks.parquet").to_pylist()
     assert {row["kind"] for row in blocks if row["point"] == DDP.name} == {"full", "memory", "together", "alone", "few"}
-
-
-@pytest.mark.parametrize("document", [
-    {"ranks": [1, 2], "names": ["a [b", "c],", "{", "\n]"], "rows": [{"seconds": [0.1, None, True]}, {"lists": [[], [1]]}]},
-    [1, 2], [], {},
-])  # fmt: skip
-def test_what_is_written_is_what_is_read(tmp_path, document):
-    folder.write(tmp_path / "some.json", document)
-    assert json.loads((tmp_path / "some.json").read_text()) == document
-
-
-def test_lists_of_numbers_and_words_take_a_line(tmp_path):
-    found = folder.text({"ranks": [1, 2], "names": ["a [b", "c"], "rows": [{"seconds": [0.1, None]}]})
-    assert [line.strip() for line in found.splitlines()] == [
-        "{", '"ranks": [1, 2],', '"names": ["a [b", "c"],', '"rows": [', "{", '"seconds": [0.1, null]', "}", "]", "}"
-    ]  # fmt: skip
-    with pytest.raises(ValueError, match="Out of range float"):
-        folder.text([float("nan")])
-    text = Path(made(tmp_path)["study"], "points.json").read_text()
-    assert not any(re.fullmatch(r"-?[\d.e+-]+,?", line.strip()) for line in text.splitlines())
-
-
-def test_timers_that_contradict_shares_in_every_round_are_flagged(tmp_path):
-    """Where steps of the run computed for less time than the probe says: in all rounds, or in all but one."""
-
-    def flagged(place: Path, short: tuple[float, ...]) -> tuple[dict[str, Any], str]:
-        study = folders.begin(place, POINTS)
-        for number, part in enumerate(short):
-            folders.run(study, ONE, number)
-            folders.run(study, DDP, number, contention=0.04)
-            run = folder.run_of(study, DDP, number)
-            for path in run.glob("steps-rank*.parquet"):
-                rows = pq.read_table(path).to_pylist()
-                pq.write_table(
-                    pa.Table.from_pylist([row | {"backward_s": part * row["backward_s"]} for row in rows]), path
-                )
-        document = result.write(study)
-        return by_name(document)[DDP.name], document["verdict"]
-
-    point, said = flagged(tmp_path / "all", (0.7, 0.7, 0.8))
-    (check,) = [each for each in point["checks"] if each["apart"]]
-    assert check["name"] == "computing" and 0.05 < check["differences"][0] < check["differences"][1]
-    assert "timers disagree" in point["flags"]
-    assert "Timers and shares are apart" in said and "ddp-2-fp32 (computing" in said
-    point, said = flagged(tmp_path / "most", (0.7, 0.7, 1.2))
-    assert "timers disagree" not in point["flags"] and "are apart" not in said
-
-
-def test_what_a_gpu_gains_is_of_images_whatever_batches_are(tmp_path):
-    """With --weak two cores take twice the batch of one, and of a GPU: a step of theirs is of more images."""
-    points = grid.points(cores=2, gpus=1, names=["serial"], precisions=["fp32"])
-    study = folders.begin(tmp_path / "study", points, scaling="weak")
-    for number in range(3):
-        for point in points:
-            step = {"compute": 0.2 if point.device == "cpu" else 0.02, "launch": 0.0, "optimizer": 0.0}
-            folders.run(study, point, number, changed={"train.batch_size": folders.BATCH * point.cores}, **step)
-    document = result.write(study)
-    both, gpu = (by_name(document)[name] for name in ("serial-2cores-fp32", "serial-1gpu-fp32"))
-    assert both["step_s"] / gpu["step_s"] == pytest.approx(10)
-    assert gpu["device_gain"] == pytest.approx(gpu["images_per_s"] / both["images_per_s"]) == pytest.approx(5)
-    words = "a gain of 5.0× from both cores of the same machine to the GPU, in images/s, by batches of 64 and 32."
-    assert f"fp32: one GPU does 1,600.0 images/s, {words}" in document["verdict"].splitlines()
 
 
 def test_a_folder_that_is_no_study_is_refused(tmp_path):
