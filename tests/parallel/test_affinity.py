@@ -57,6 +57,32 @@ def test_some_cores_are_whole_ones_first(topology):
     assert sorted(affinity.some({4, 6, 1}, 9, cpus=topology)) == [1, 4, 6]
 
 
+def test_some_cores_may_begin_anywhere(topology):
+    assert affinity.some(range(8), 3, first=6, cpus=topology) == [5, 7, 0]
+
+
+@pytest.mark.parametrize(("quota", "moves"), [(4, True), (64, False)])
+def test_containers_with_a_quota_do_not_all_take_the_first_cores(monkeypatch, quota, moves):
+    monkeypatch.setattr(affinity.machine, "cores_usable", lambda: quota)
+    firsts = set()
+    for number in range(20):
+        monkeypatch.setattr(affinity.platform, "node", lambda number=number: f"container-{number}")
+        firsts.add(affinity._first(64))
+    assert firsts <= set(range(64)) and (len(firsts) > 10 if moves else firsts == {0})
+
+
+@pytest.mark.parametrize(
+    ("environment", "why"),
+    [
+        ({}, ""),
+        ({"OMP_PROC_BIND": "true"}, "OMP_PROC_BIND is set"),
+        ({affinity.SWITCH: "off"}, "FANLIGHT_AFFINITY is off"),
+    ],
+)
+def test_why_ranks_are_left_alone(environment, why):
+    assert affinity.unbound(environment) == why
+
+
 def of_ranks(monkeypatch, ranks, *, cores=8, threads=1, held=None, **environment):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(1000, 1000 + cores)), raising=False)
     return affinity.of_ranks(ranks, threads=threads, cores=held, environment=environment)

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
+import zlib
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
+from fanlight import machine
 from fanlight.errors import ConfigError
 
 SWITCH = "FANLIGHT_AFFINITY"
@@ -26,28 +29,45 @@ def of_ranks(
     another leaves idle), another system, or an environment that says so. ConfigError for a switch that is neither on nor
     off.
     """
-    switch = environment.get(SWITCH, "on")
-    if switch not in ("on", "off"):
-        raise ConfigError(f"the environment variable {SWITCH} is {switch!r}; use on or off")
-    if switch == "off" or any(name in environment for name in BOUND_BY) or not hasattr(os, "sched_getaffinity"):
+    if unbound(environment):
         return None
     usable = os.sched_getaffinity(0)
-    held = usable if cores is None else some(usable, cores)
+    held = usable if cores is None else some(usable, cores, first=_first(len(usable)))
     if (ranks == 1 and cores is None) or len(held) < ranks * threads:
         return None
     return shares(in_order(held), ranks)
 
 
-def some(usable: Collection[int], count: int, *, cpus: Path = CPUS) -> list[int]:
+def unbound(environment: Mapping[str, str] = os.environ) -> str:
+    """Why ranks are left where the system puts them; empty where they are not. ConfigError as of_ranks."""
+    switch = environment.get(SWITCH, "on")
+    if switch not in ("on", "off"):
+        raise ConfigError(f"the environment variable {SWITCH} is {switch!r}; use on or off")
+    if switch == "off":
+        return f"{SWITCH} is off"
+    if name := next((name for name in BOUND_BY if name in environment), None):
+        return f"{name} is set"
+    return "" if hasattr(os, "sched_getaffinity") else "this system cannot"
+
+
+def _first(usable: int) -> int:
+    """Where those begin that take some of the `usable` logical CPUs. Containers that a quota limits see all of the machine's,
+    and would all take the same first ones: each begins where its host name says."""
+    return zlib.crc32(platform.node().encode()) % usable if machine.cores_usable() < usable else 0
+
+
+def some(usable: Collection[int], count: int, *, first: int = 0, cpus: Path = CPUS) -> list[int]:
     """`count` of the usable logical CPUs, or all there are: of each core its first hardware thread before any second one, and
-    one processor's cores before the next one's, as whoever starts a program on so many cores means them."""
+    one processor's cores before the next one's, as whoever starts a program on so many cores means them. `first`: the place
+    in that order where they begin; it goes round."""
     turns: dict[tuple[int, int], int] = {}
     ranked = []
     for cpu in in_order(usable, cpus=cpus):
         package, core, _ = _place(cpu, cpus)
         turn = turns[package, core] = turns.get((package, core), -1) + 1
         ranked.append((turn, package, core, cpu))
-    return [cpu for *_, cpu in sorted(ranked)[:count]]
+    order = [cpu for *_, cpu in sorted(ranked)]
+    return (order[first:] + order[:first])[:count]
 
 
 def shares(cores: Sequence[int], ranks: int) -> list[list[int]]:

@@ -221,6 +221,20 @@ def test_gpus_have_their_headline_and_a_gain_is_no_speedup(gpus, monkeypatch):
     assert "speedup, one core or GPU" in text and "| ddp | cuda | fp32 | 1, 2 |" in text
 
 
+def test_ranks_that_were_not_bound_are_marked(tmp_path, monkeypatch):
+    monkeypatch.setattr(page, "_figures", lambda found: {})
+    points = grid.points(cores=1, gpus=0, names=["serial"], precisions=["fp32"], device="cpu")
+    made = begin(tmp_path / "study", points, cores=1)
+    plan = json.loads((made / "study.json").read_text())
+    plan["machine"]["unbound"] = "OMP_PROC_BIND is set"
+    folder.write(made / "study.json", plan)
+    run(made, points[0], 0)
+    result.write(made)
+    assert "(ranks not bound to cores: OMP_PROC_BIND is set)" in reading.read(page.write(made).read_text()).words
+    words = markdown.plain("OMP_PROC_BIND is set")
+    assert f"; ranks not bound to cores ({words});" in (made / "report.md").read_text()
+
+
 def test_counts_of_one_are_singular(tmp_path, monkeypatch):
     """A machine of one core, one round of one point, one seed."""
     monkeypatch.setattr(page, "_figures", lambda found: {})

@@ -405,9 +405,3 @@ def test_a_large_rest_is_named(tmp_path):
     point = by_name(made(tmp_path))[DDP.name]
     point["shares"]["rest"] = 0.2
     assert ("rest", 0.2) in verdict.ranked(point) and "the loop around the step 20%" in verdict.explain(point)
-
-
-def test_a_start_is_that_of_ranks_that_were_there():
-    rows = [{"start_s": 9.0, "cold": True}, {"start_s": 1.0, "cold": False}, {"start_s": 2.0, "cold": False}]
-    assert result._start(rows) == 1.5
-    assert result._start(rows[:1]) == 9.0

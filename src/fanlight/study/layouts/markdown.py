@@ -21,9 +21,12 @@ def text(
 ) -> str:  # fmt: skip
     """The whole document; names are escaped."""
     machine, images = study["machine"], count_text(study["images"], "image")
+    free = f"; ranks not bound to cores ({machine['unbound']})" if machine.get("unbound") else ""
     lines = [f"# Which parallelization pays on {plain(study['data'])}", ""]
     lines += [
-        plain(f"{machine['cpu']}, {count_text(machine['cores_usable'], 'usable core')}; {images}; {study['started']}"),
+        plain(
+            f"{machine['cpu']}, {count_text(machine['cores_usable'], 'usable core')}{free}; {images}; {study['started']}"
+        ),
         "",
     ]
     lines += [f"- {plain(line)}" for line in headline] + [""]

@@ -10,6 +10,7 @@ from typing import Any
 
 from fanlight import __version__, machine
 from fanlight.errors import ConfigError
+from fanlight.parallel import affinity
 
 KEYS = ("started", "command", "machine", "versions", "fanlight")
 SAME = {  # what decides a rate, in words; by section and key of a start
@@ -23,7 +24,7 @@ def now(*, command: str, gpus: int) -> Doc:
     """This start."""
     return {
         "started": datetime.now().astimezone().isoformat(timespec="seconds"), "command": command,
-        "machine": machine.describe(), "versions": _versions(gpus), "fanlight": __version__,
+        "machine": machine.describe() | {"unbound": affinity.unbound()}, "versions": _versions(gpus), "fanlight": __version__,
     }  # fmt: skip
 
 
