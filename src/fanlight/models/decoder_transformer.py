@@ -146,9 +146,12 @@ class State:
 class TransformerDecoder(Decoder):
     def __init__(
         self, *, features: int, cells: int, words: int, longest: int, width: int = 256, layers: int = 3,
-        dropout: float = 0.1,
+        dropout: float = 0.1, streams: int = 1, detects: bool = True,
     ):  # fmt: skip
-        super().__init__(features=features, cells=cells, words=words, longest=longest, width=width, dropout=dropout)
+        super().__init__(
+            features=features, cells=cells, words=words, longest=longest, width=width, dropout=dropout, streams=streams,
+            detects=detects,
+        )  # fmt: skip
         heads = max(1, width // HEAD_WIDTH)
         if width % heads:
             raise ConfigError(
