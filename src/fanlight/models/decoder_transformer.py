@@ -159,7 +159,7 @@ class TransformerDecoder(Decoder):
         heads = max(HEADS_LEAST, width // HEAD_WIDTH)
         if width % heads:
             raise ConfigError(
-                f"a transformer decoder of width {width} does not divide into heads; try {width // 64 * 64}"
+                f"a transformer decoder of width {width} does not divide into heads; try {width // heads * heads}"
             )
         self.position = nn.Parameter(torch.empty(longest - 1, width))
         self.blocks = nn.ModuleList(DecoderBlock(width, heads=heads, dropout=dropout) for _ in range(layers))
