@@ -10,13 +10,16 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor
 
+from fanlight.data import vocabulary
+from fanlight.data.vocabulary import Vocabulary
 from fanlight.errors import ConfigError
 from fanlight.models import cut, freeze, keyed, recompute, tail, told, zoo
 from fanlight.models.captioner import Captioner
 from fanlight.models.keyed import Keys
+from fanlight.tasks.caption import Caption
 from fanlight.types import END, PAD, START
 
-KINDS = ("lstm", "transformer")
+KINDS = ("lstm", "transformer", "plain-lstm", "plain-transformer")
 EXACT = 1e-12  # of logits in fp64: sums of another number of rows
 PX, WORDS, LONGEST = 16, 20, 9
 
@@ -31,6 +34,9 @@ def captioner(kind: str, *, encoder: str = "small-cnn") -> Captioner:
 def keyed_captioner(kind: str) -> tuple[Captioner, Keys]:
     """In training mode, its norms in eval mode: they mix the rows of a batch, and are tested elsewhere."""
     model = captioner(kind)
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.1  # also of narrow decoders
     keys = keyed.install(model)
     model.train()
     model.encoder.eval()
@@ -54,8 +60,16 @@ def set_keys(keys: Keys, samples: Tensor) -> None:
     keys.set(seed=1, epoch=2, samples=samples)
 
 
-def loss_of(logits: Tensor, words: Tensor) -> Tensor:
-    return F.cross_entropy(logits.flatten(0, 2), words[:, :, 1:].flatten(), ignore_index=PAD, reduction="sum")
+def loss_of(outputs: Tensor, words: Tensor) -> Tensor:
+    task = Caption(
+        Vocabulary((*vocabulary.SPECIAL, *map(str, range(4, WORDS)))), longest=LONGEST - 2, per_image=3, beams=1
+    )
+    return task.loss_sum(outputs, words)
+
+
+def next_words(outputs: Tensor, words: Tensor) -> Tensor:
+    """[b, k, L - 1, V], without what is said of the image."""
+    return outputs[:, :, outputs.shape[2] - words.shape[2] + 1 :]
 
 
 def gradients(model: torch.nn.Module) -> dict[str, Tensor]:
@@ -75,9 +89,9 @@ def apart(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
 def test_logits_are_of_the_next_word_and_need_no_copy(kind):
     model, (images, words) = captioner(kind), batch()
     model.decoder.told(words.to(torch.int16))
-    logits = model(images)
-    assert logits.shape == (4, 3, LONGEST - 1, WORDS) and logits.is_contiguous()
-    loss_of(logits, words).backward()
+    outputs = model(images)
+    assert outputs.shape == (4, 3, LONGEST - kind.startswith("plain"), WORDS) and outputs.is_contiguous()
+    loss_of(outputs, words).backward()
     assert not [name for name, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
 
 
@@ -86,12 +100,12 @@ def test_no_word_is_seen_before_its_turn(kind):
     """Also not PAD, END, or what follows it."""
     model, (images, words) = captioner(kind).eval(), batch()
     model.decoder.told(words)
-    before = model(images)
+    before = next_words(model(images), words)
     for place in range(1, LONGEST):
         other = words.clone()
         other[:, :, place] = (other[:, :, place] + 5) % WORDS
         model.decoder.told(other)
-        after = model(images)
+        after = next_words(model(images), words)
         assert torch.equal(after[:, :, :place], before[:, :, :place])
         if place < LONGEST - 1:
             assert (after[:, :, place] - before[:, :, place]).abs().amax((0, 2)).min() > 1e-3
@@ -109,7 +123,7 @@ def test_further_padding_changes_nothing(kind):
         model.decoder.told(cut_off)
         logits = model(images)
         loss_of(logits, cut_off).backward()
-        found.append((logits[:, :, : LONGEST - 2], gradients(model)))
+        found.append((next_words(logits, cut_off)[:, :, : LONGEST - 2], gradients(model)))
     assert (found[0][0] - found[1][0]).abs().max() < EXACT
     assert apart(found[0][1], found[1][1]) < EXACT
 
@@ -168,7 +182,8 @@ def test_it_looks_at_the_image_and_at_each_cell(kind):
         for cell in range(4):
             changed = seen.clone()
             changed[:, cell] = seen[:, cell].flip(1)
-            assert (model.decoder(changed) - own).abs().amax((1, 3)).min() > 1e-6, "every word, of every image"
+            apart = next_words(model.decoder(changed) - own, words)
+            assert apart.abs().amax((1, 3)).min() > 1e-6, "every word, of every image"
         assert (model.decoder(seen.roll(1, 1)) - own).abs().max() > 1e-4, "where a cell is should count"
 
 
@@ -360,15 +375,15 @@ def test_names():
             ConfigError, match=f"{name[:-5]} cannot be a captioner's encoder: it tells no grid of features"
         ):
             zoo.create(name, classes=WORDS, image_px=64, seed=0)
-    with pytest.raises(ConfigError, match="width 200 does not divide into heads"):
-        zoo.create("small-cnn+transformer200", classes=WORDS, image_px=16, seed=0)
+    with pytest.raises(ConfigError, match="width 202 does not divide into heads"):
+        zoo.create("small-cnn+transformer202", classes=WORDS, image_px=16, seed=0)
     with pytest.raises(
         ConfigError, match=r"captions of 2 words \(START and END\) and a vocabulary of 5 at least, got 1 and 20"
     ):
         zoo.create("small-cnn+lstm", classes=WORDS, image_px=16, seed=0, longest=1)
     model = zoo.create("small-cnn+transformer128x2", classes=WORDS, image_px=16, seed=0, longest=7).model
     assert (model.decoder.width, len(model.decoder.blocks), model.decoder.longest) == (128, 2, 7)
-    assert model.decoder.blocks[0].attn.num_heads == 2
+    assert model.decoder.blocks[0].attn.num_heads == 4
 
 
 def test_weights_are_those_of_the_seed():

@@ -11,7 +11,7 @@ from fanlight.models import decode, zoo
 from fanlight.models.captioner import Captioner
 from fanlight.types import END, PAD, START
 
-KINDS = ("lstm", "transformer")
+KINDS = ("lstm", "transformer", "plain-transformer")
 EXACT = 1e-12  # of log-probabilities in fp64: sums in another order
 FEATURES, CELLS = 256, 4  # of small-cnn at 16 px
 
@@ -22,7 +22,7 @@ def captioner(kind: str, *, words: int = 12, longest: int = 9, seed: int = 0) ->
     random = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, p in model.decoder.named_parameters():
-            if p.ndim > 1:
+            if p.ndim > 1 and "detector" not in name:
                 p.add_(torch.randn(p.shape, generator=random, dtype=p.dtype) * (0.2 if "embed" in name else 0.6))
         model.decoder.output_bias[END] += 0.5  # or few would end
     return model.eval()
@@ -37,7 +37,7 @@ def log_probabilities(model: Captioner, seen: Tensor, ids: Tensor) -> Tensor:
     words = torch.cat([torch.full_like(ids[:, :1], START), ids], 1)
     model.decoder.told(words[:, None])
     with torch.no_grad():
-        log_p = model.decoder(seen)[:, 0].log_softmax(2)
+        log_p = model.decoder(seen)[:, 0, -ids.shape[1] :].log_softmax(2)
     return log_p.gather(2, ids[:, :, None])[:, :, 0].masked_fill(ids == PAD, 0.0)
 
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from fanlight.errors import ConfigError
-from fanlight.models import small
+from fanlight.models import small, small_grid
 
 
 @pytest.mark.parametrize(
@@ -13,7 +13,7 @@ from fanlight.models import small
         ("lenet5", 32, 62_006),
         ("small-resnet", 32, 696_618),
         ("small-cnn", 32, 1_972_802),
-        ("small-grid", 64, 72_954),
+        ("small-grid", 64, 145_898),
     ],
 )
 def test_each_gives_one_output_per_class_and_has_the_expected_parameters(name, image_px, parameters):
@@ -77,13 +77,31 @@ def test_small_cnn_hands_on_what_it_sees_before_it_learns():
     torch.testing.assert_close(convolution(x)[:, :64], x)
 
 
-def test_small_grid_has_cells_of_8_pixels_that_see_43():
+@pytest.mark.parametrize(("stream", "across"), [(0, 43), (1, 53)])
+def test_small_grid_has_cells_of_8_pixels(stream, across):
+    """Of edges they see five pixels more to every side, those that an edge is compared with."""
     model = small.NAMES["small-grid"](10, 64).eval()
-    x = torch.randn(1, 3, 128, 128, requires_grad=True)
+    x = torch.rand(1, 3, 128, 128, requires_grad=True)
     features = model.forward_features(x)
-    assert features.shape == (1, 64, 16, 16)
-    features[0, :, 8, 8].sum().backward()
-    rows = x.grad.abs().sum((0, 1, 3)).nonzero().flatten()
-    assert (
-        rows.min() >= 64 - 21 and rows.max() <= 64 + 21
-    )  # around the pixel that the cell's middle convolutions begin at
+    assert features.shape == (1, 128, 16, 16)
+    features.chunk(model.streams, 1)[stream][0, :, 8, 8].sum().backward()
+    for other in (2, 3):
+        seen = x.grad.abs().sum((0, 1, other)).nonzero().flatten()
+        assert (int(seen.min()), int(seen.max())) == (64 - across // 2, 64 + across // 2)
+
+
+def test_edges_know_no_colour():
+    """A thing of any colour on any ground has the same edges, nearly, and flat parts have none."""
+    shape = torch.zeros(1, 1, 32, 32)
+    shape[..., 8:24, 10:20] = 1.0
+    edges = small_grid.ColoursAndEdges()
+    grounds = [torch.tensor(rgb).view(1, 3, 1, 1) for rgb in ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), (0.2, 0.5, 0.9))]
+    things = [torch.tensor(rgb).view(1, 3, 1, 1) for rgb in ((1.0, 0.0, 0.0), (0.1, 0.9, 0.3), (-1.5, 0.4, 2.0))]
+    found = [edges(ground + (thing - ground) * shape)[:, 3:] for ground in grounds for thing in things]
+    for each in found:
+        assert each.shape == (1, 3, 32, 32)
+        assert (each - found[0]).abs().mean() < 0.05 * found[0].abs().mean()
+        assert each[0, 0, 16, 10] > 0 > each[0, 0, 2, 2], "an edge, and none"
+        assert each[0, 1, 16, 10] > each[0, 2, 16, 10], "an upright one"
+    assert torch.equal(edges(x := torch.rand(1, 3, 8, 8))[:, :3], x)
+    assert edges(torch.zeros(2, 3, 8, 8)).isfinite().all()

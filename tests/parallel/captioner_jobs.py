@@ -7,19 +7,24 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fanlight.data import vocabulary
+from fanlight.data.vocabulary import Vocabulary
 from fanlight.models import keyed, recompute, told, zoo
 from fanlight.parallel import comm, held
 from fanlight.parallel.comm import World
 from fanlight.parallel.layout import Layout
 from fanlight.parallel.parallelize import place, reduced_over_ranks
 from fanlight.parallel.pipeline import Pipeline, Work
+from fanlight.tasks.caption import Caption
 from fanlight.train import parts
 from fanlight.types import END, PAD, START
 
 ROWS, CAPTIONS, LONGEST, WORDS, PX = 4, 2, 8, 30, 16  # of each of two microbatches
+TASK = Caption(
+    Vocabulary((*vocabulary.SPECIAL, *map(str, range(4, WORDS)))), longest=LONGEST - 2, per_image=CAPTIONS, beams=1
+)
 
 
 def microbatches() -> list[tuple[Tensor, Tensor, Tensor]]:
@@ -39,7 +44,7 @@ def microbatches() -> list[tuple[Tensor, Tensor, Tensor]]:
 
 
 def loss_of(logits: Tensor, words: Tensor) -> Tensor:
-    return F.cross_entropy(logits.flatten(0, 2), words[:, :, 1:].flatten(), ignore_index=PAD, reduction="sum")
+    return TASK.loss_sum(logits, words)
 
 
 def gradient_error(

@@ -21,6 +21,8 @@ LAYOUTS = {
     [
         *((LSTM, layout) for layout in ("ddp", "pipeline", "1f1b")),
         *((TRANSFORMER, layout) for layout in ("ddp", "fsdp", "1f1b", "interleaved")),
+        ("small-grid+transformer128x2", "ddp"),  # which sees colours and edges apart
+        ("small-cnn+plain-lstm32", "1f1b"),
         *(pytest.param(LSTM, layout, marks=pytest.mark.slow) for layout in ("fsdp", "interleaved")),
         pytest.param(TRANSFORMER, "pipeline", marks=pytest.mark.slow),
     ],

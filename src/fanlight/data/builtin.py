@@ -5,7 +5,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
-NAMES = ("digits", "shapes")
+VERSIONS = {"digits": 1, "shapes": 2}
+NAMES = tuple(VERSIONS)
 DRAWN = "built-in shapes"  # the source of a manifest of scenes, each drawn by lots of its own
 
 
@@ -14,7 +15,7 @@ def write(name: str, *, cache: Path) -> Path:
     on the first call."""
     if name not in NAMES:
         raise ValueError(f"no built-in data set {name!r}; there are: {', '.join(NAMES)}")
-    folder = cache / "builtin" / f"{name}-v1"
+    folder = cache / "builtin" / f"{name}-v{VERSIONS[name]}"
     if folder.is_dir():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -48,7 +49,7 @@ def _write_digits(folder: Path) -> None:
 
 
 def _write_shapes(folder: Path) -> None:
-    """7,000 drawn scenes, with five captions each that can be judged."""
+    """21,000 drawn scenes, with five captions each that can be judged."""
     from fanlight.console import Progress
     from fanlight.data.shapes import write as shapes
 

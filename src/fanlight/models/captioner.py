@@ -2,7 +2,7 @@
 of each, L words of one, V words of the vocabulary, F numbers of a grid cell.
 
 By name `<network>+<decoder>`: `resnet18+lstm`, `small-cnn+transformer`; the decoder's width and layers may follow it:
-`resnet50+transformer512x6`.
+`resnet50+transformer512x6`; `resnet18+plain-lstm` is without word detection.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ from fanlight.models.decoder_lstm import LSTMDecoder
 from fanlight.models.decoder_transformer import TransformerDecoder
 
 DECODERS: dict[str, type[Decoder]] = {"lstm": LSTMDecoder, "transformer": TransformerDecoder}
+PLAIN = "plain-"  # before a decoder's name: without word detection
 LONGEST = 24  # words of a caption with START and END, where nobody says
 
 
 class Captioner(nn.Module):
-    """Images to logits [b, k, L - 1, V] of the words that `decoder.told` was told before."""
+    """Images to what Decoder.forward says of the words that `decoder.told` was told before, and of the image."""
 
     def __init__(self, encoder: nn.Module, decoder: Decoder):
         super().__init__()
@@ -46,6 +47,7 @@ class Captioner(nn.Module):
 class Name:
     encoder: str
     kind: str
+    detects: bool  # which words cells see
     sizes: dict[str, int]  # width and layers, where the name says them
 
 
@@ -57,14 +59,14 @@ def is_name(name: str) -> bool:
 def parse(name: str) -> Name:
     """ConfigError for a decoder that does not exist; of the encoder nothing is known yet."""
     encoder, _, decoder = name.rpartition("+")
-    found = re.fullmatch(r"([a-z]+)(?:([1-9][0-9]*)(?:x([1-9][0-9]*))?)?", decoder)
-    if found is None or found[1] not in DECODERS:
+    found = re.fullmatch(rf"({PLAIN})?([a-z]+)(?:([1-9][0-9]*)(?:x([1-9][0-9]*))?)?", decoder)
+    if found is None or found[2] not in DECODERS:
         raise ConfigError(
             f"model {name!r}: there is no decoder {decoder!r}; there are {', '.join(DECODERS)}, and with their width and "
-            f"layers, such as transformer256x3.{near(decoder, DECODERS)}"
+            f"layers, such as transformer256x3, or without word detection, such as {PLAIN}lstm.{near(decoder, DECODERS)}"
         )
-    sizes = {key: int(text) for key, text in zip(("width", "layers"), found.groups()[1:]) if text}
-    return Name(encoder, found[1], sizes)
+    sizes = {key: int(text) for key, text in zip(("width", "layers"), found.groups()[2:]) if text}
+    return Name(encoder, found[2], found[1] is None, sizes)
 
 
 def build(encoder: nn.Module, name: Name, *, words: int, longest: int, image_px: int) -> Captioner:
@@ -74,7 +76,16 @@ def build(encoder: nn.Module, name: Name, *, words: int, longest: int, image_px:
             f"a captioner needs captions of 2 words (START and END) and a vocabulary of 5 at least, got {longest} and {words}"
         )
     cells, features = _behead(encoder, name.encoder, torch.zeros(2, 3, image_px, image_px))
-    decoder = DECODERS[name.kind](features=features, cells=cells, words=words, longest=longest, **name.sizes)
+    streams = getattr(encoder, "streams", 1)
+    decoder = DECODERS[name.kind](
+        features=features,
+        cells=cells,
+        words=words,
+        longest=longest,
+        streams=streams,
+        detects=name.detects,
+        **name.sizes,
+    )
     return Captioner(encoder, decoder)
 
 

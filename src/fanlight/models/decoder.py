@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fanlight.models.detect import FIRST, WordDetector
 from fanlight.models.told import Words
 
 
@@ -27,12 +28,19 @@ class Decoder(nn.Module):
     Embedding and output are one matrix (Press and Wolf 2017), held once, by the embedding.
     """
 
-    def __init__(self, *, features: int, cells: int, words: int, longest: int, width: int, dropout: float):
-        """`longest`: words of a caption with START and END."""
+    def __init__(
+        self, *, features: int, cells: int, words: int, longest: int, width: int, dropout: float, streams: int = 1,
+        detects: bool = True,
+    ):  # fmt: skip
+        """`longest`: words of a caption with START and END. `streams`: equal parts of the features, each of which sees something
+        else (small_grid.py). `detects`: whether cells say which words they see (detect.py)."""
         super().__init__()
         self.words = Words()
         self.width, self.longest = width, longest
-        self.enter = nn.Linear(features, width)
+        self.detector = WordDetector(features=features, words=words, streams=streams) if detects else None
+        # Of several streams attention sees the last one, and words: what was never seen together stays apart.
+        self.entering = features // streams if detects else features
+        self.enter = nn.Linear(self.entering, width)
         self.cell_position = nn.Parameter(torch.empty(cells, width))
         self.enter_norm = nn.LayerNorm(width)
         self.embed = nn.Embedding(words, width)
@@ -46,13 +54,21 @@ class Decoder(nn.Module):
         self.words.set(words)
 
     def forward(self, features_bCF: Tensor) -> Tensor:
-        """[b, cells, F] to logits [b, k, L - 1, V], contiguous: at t, of word t + 1 given words 0 … t."""
+        """[b, cells, F] to logits [b, k, L, V], contiguous: at t, of word t given those before it; and at 0, in START's
+        place, the image's score of each word that is looked for (others: 0). Without a detector [b, k, L - 1, V], from word 1
+        on."""
         words_bkL = self.words.of(len(features_bCF), features_bCF.device)
         if words_bkL.shape[2] > self.longest:
             raise ValueError(
                 f"captions of {words_bkL.shape[2]} words with START and END, the decoder was made for {self.longest}"
             )
-        return self.logits(self.read(words_bkL[:, :, :-1], self.memory(features_bCF)))
+        scores_bCN = None if self.detector is None else self.detector(features_bCF)
+        logits = self.logits(self.read(words_bkL[:, :, :-1], self._memory(features_bCF, scores_bCN)))
+        if scores_bCN is None:
+            return logits
+        after = logits.shape[3] - FIRST - scores_bCN.shape[2]
+        seen_bV = F.pad(scores_bCN.amax(1), (FIRST, after)).to(logits.dtype)
+        return torch.cat([seen_bV[:, None, None].expand(-1, logits.shape[1], -1, -1), logits], 2)
 
     @abstractmethod
     def read(self, words_bkT: Tensor, memory_bCD: Tensor) -> Tensor:
@@ -68,11 +84,17 @@ class Decoder(nn.Module):
 
     def memory(self, features_bCF: Tensor) -> Tensor:
         """What attention looks at, [b, cells, D]."""
+        return self._memory(features_bCF, None if self.detector is None else self.detector(features_bCF))
+
+    def _memory(self, features_bCF: Tensor, scores_bCN: Tensor | None) -> Tensor:
         if features_bCF.shape[1] != len(self.cell_position):
             raise ValueError(
                 f"images of {features_bCF.shape[1]} grid cells, the decoder was made for {len(self.cell_position)}"
             )
-        return self.enter_norm(self.enter(features_bCF) + self.cell_position)
+        seen = self.enter_norm(self.enter(features_bCF[..., -self.entering :]) + self.cell_position)
+        if self.detector is None or scores_bCN is None:
+            return seen
+        return seen + self.detector.in_words(scores_bCN, self.embed.weight)
 
     def embedded(self, words: Tensor) -> Tensor:
         """[…] to [… D], of deviation 1 at first, as the matrix suits the output's side."""

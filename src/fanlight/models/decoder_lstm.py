@@ -31,9 +31,12 @@ class State:
 class LSTMDecoder(Decoder):
     def __init__(
         self, *, features: int, cells: int, words: int, longest: int, width: int = 256, layers: int = 1,
-        dropout: float = 0.3,
+        dropout: float = 0.3, streams: int = 1, detects: bool = True,
     ):  # fmt: skip
-        super().__init__(features=features, cells=cells, words=words, longest=longest, width=width, dropout=dropout)
+        super().__init__(
+            features=features, cells=cells, words=words, longest=longest, width=width, dropout=dropout, streams=streams,
+            detects=detects,
+        )  # fmt: skip
         self.first = nn.Linear(width, 2 * layers * width)
         self.lstm = nn.LSTM(width, width, layers, batch_first=True)
         self.ask = nn.Linear(width, width, bias=False)

@@ -18,7 +18,8 @@ from fanlight.errors import ConfigError
 from fanlight.models.decoder import Decoder, OncePerCaption
 from fanlight.models.decoder import State as AnyState
 
-HEAD_WIDTH = 64  # of which a narrower decoder has one
+HEAD_WIDTH, HEADS_LEAST = 64, 4  # of wide decoders, and of narrow ones: four questions about the image at a time
+NARROW = 128  # width below which nothing needs dropping
 
 
 class Attention(nn.Module):
@@ -146,13 +147,19 @@ class State:
 class TransformerDecoder(Decoder):
     def __init__(
         self, *, features: int, cells: int, words: int, longest: int, width: int = 256, layers: int = 3,
-        dropout: float = 0.1,
+        dropout: float | None = None, streams: int = 1, detects: bool = True,
     ):  # fmt: skip
-        super().__init__(features=features, cells=cells, words=words, longest=longest, width=width, dropout=dropout)
-        heads = max(1, width // HEAD_WIDTH)
+        """`dropout`: 0.1, and none of narrow decoders, where nobody says."""
+        if dropout is None:
+            dropout = 0.0 if width < NARROW else 0.1
+        super().__init__(
+            features=features, cells=cells, words=words, longest=longest, width=width, dropout=dropout, streams=streams,
+            detects=detects,
+        )  # fmt: skip
+        heads = max(HEADS_LEAST, width // HEAD_WIDTH)
         if width % heads:
             raise ConfigError(
-                f"a transformer decoder of width {width} does not divide into heads; try {width // 64 * 64}"
+                f"a transformer decoder of width {width} does not divide into heads; try {width // heads * heads}"
             )
         self.position = nn.Parameter(torch.empty(longest - 1, width))
         self.blocks = nn.ModuleList(DecoderBlock(width, heads=heads, dropout=dropout) for _ in range(layers))

@@ -236,7 +236,9 @@ def _checked(name: str, build: _Build, *, classes: int, image_px: int) -> nn.Mod
 
 def refusal(model: nn.Module, image_px: int, *, classes: int) -> str:
     """Why this very network, made for images of another side perhaps, takes none of `image_px`; empty where it does."""
-    wanted = [1, 1, 1, classes] if isinstance(model, captioner.Captioner) else [1, classes]
+    wanted = [1, classes]
+    if isinstance(model, captioner.Captioner):  # of one word, and of the image
+        wanted = [1, 1, 1 + (model.decoder.detector is not None), classes]
     try:
         shape = _output_shape(model, image_px, device="cpu")
     except _WRONG_SIZE as error:

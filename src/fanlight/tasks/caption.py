@@ -29,6 +29,7 @@ from fanlight.data.vocabulary import Vocabulary
 from fanlight.errors import ConfigError
 from fanlight.models import captioner, zoo
 from fanlight.models.captioner import Captioner
+from fanlight.models.detect import FIRST, looked_for
 from fanlight.tasks import caption_report
 from fanlight.types import END, PAD, START
 
@@ -126,19 +127,23 @@ class Caption:
         return np.maximum(captions.lengths(targets) - 1, 0).sum(1).astype(np.float64)
 
     def loss_sum(
-        self, logits: torch.Tensor, targets: torch.Tensor, *, share: torch.Tensor | None = None
+        self, outputs: torch.Tensor, targets: torch.Tensor, *, share: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Cross-entropy of logits [B, k, L-1, V], summed over words, in at least fp32."""
+        """Cross-entropy of what Decoder.forward says, summed over words, in at least fp32; and where words are detected, the
+        binary one of which stand in a caption, summed over those that are looked for and times the caption's words: so
+        that both are means over the same words in the end."""
         assert share is None, "mixed images, of which no sentence is true"
-        return F.cross_entropy(
-            _exact(logits).flatten(0, 2), targets[..., 1:].flatten(), ignore_index=PAD, reduction="sum",
+        outputs = _exact(outputs)
+        loss = F.cross_entropy(
+            outputs.flatten(0, 2), _wanted(outputs, targets).flatten(), ignore_index=PAD, reduction="sum",
             label_smoothing=self.label_smoothing,
         )  # fmt: skip
+        return loss + _undetected(outputs, targets) if _detects(outputs, targets) else loss
 
-    def hits(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    def hits(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """How many words are right."""
-        wanted = targets[..., 1:]
-        return ((logits.argmax(-1) == wanted) & (wanted != PAD)).sum()
+        wanted = _wanted(outputs, targets)
+        return ((outputs.argmax(-1) == wanted) & (wanted != PAD)).sum()
 
     def counted(self, targets: torch.Tensor) -> torch.Tensor:
         """How many words could be."""
@@ -151,13 +156,13 @@ class Caption:
         found[..., -1] = END
         return found
 
-    def rows(self, logits: torch.Tensor, targets: torch.Tensor) -> np.ndarray:
+    def rows(self, outputs: torch.Tensor, targets: torch.Tensor) -> np.ndarray:
         """float32 [B, 3]: of each image the summed loss of its words, how many are right, and of how many."""
-        wanted = targets[..., 1:]
+        wanted = _wanted(outputs, targets)
         losses = F.cross_entropy(
-            _exact(logits).flatten(0, 2), wanted.flatten(), ignore_index=PAD, reduction="none"
+            _exact(outputs).flatten(0, 2), wanted.flatten(), ignore_index=PAD, reduction="none"
         ).view_as(wanted)
-        right = (logits.argmax(-1) == wanted) & (wanted != PAD)
+        right = (outputs.argmax(-1) == wanted) & (wanted != PAD)
         sums = [losses.double().sum((1, 2)), right.sum((1, 2)), (wanted != PAD).sum((1, 2))]
         return torch.stack([each.float() for each in sums], 1).cpu().numpy()
 
@@ -265,6 +270,31 @@ class Caption:
     def keep(self, run: Path) -> None:
         """Beside the config of a new run: the words."""
         self.vocabulary.save(run / vocabulary.FILE)
+
+
+def _detects(outputs: torch.Tensor, targets: torch.Tensor) -> bool:
+    """Whether START's place has scores of words; else there is no such place."""
+    return outputs.shape[2] == targets.shape[2]
+
+
+def _wanted(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """The word that each place of the outputs should say; PAD where it says none."""
+    if not _detects(outputs, targets):
+        return targets[..., 1:]
+    wanted = targets.clone()
+    wanted[..., 0] = PAD
+    return wanted
+
+
+def _undetected(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """The detector's loss, summed over captions, each times the number of its words that count."""
+    found = looked_for(outputs.shape[3])
+    stands_BkN = outputs.new_zeros((*targets.shape[:2], found + 1))  # the last is of all words that are not looked for
+    place = targets - FIRST
+    stands_BkN.scatter_(2, place.where((place >= 0) & (place < found), found), 1.0)
+    scores_BkN = outputs[:, :, 0, FIRST : FIRST + found]
+    losses_Bk = F.binary_cross_entropy_with_logits(scores_BkN, stands_BkN[..., :found], reduction="none").sum(2)
+    return (losses_Bk * (targets[..., 1:] != PAD).sum(2)).sum()
 
 
 def _exact(logits: torch.Tensor) -> torch.Tensor:

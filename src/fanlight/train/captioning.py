@@ -19,6 +19,7 @@ COMMON_MOST = 5  # the usual of COCO
 LONG_SHARE, LONG_MOST = 0.99, 40  # of captions that are whole; words of the longest
 PER_IMAGE_MOST, PER_SMALL_IMAGE = 5, 2  # a small image costs less than its captions
 PHOTO_CROP = (0.7, 1.0)
+SMALL_BATCH, SMALL_LR = 32, 4e-3  # of SMALL_MODEL: a narrow network learns by many steps, and by long ones
 
 
 def sizes(choices: Choices, *, is_small: bool) -> None:
@@ -32,6 +33,10 @@ def sizes(choices: Choices, *, is_small: bool) -> None:
 def whole(choices: Choices, manifest: Manifest, *, is_small: bool) -> None:
     """Network, mirroring, and what of the captions is used."""
     choices.take("model.name", SMALL_MODEL if is_small else PHOTO_MODEL, "the default for captions")
+    if choices.config.model.name == SMALL_MODEL:
+        choices.take(
+            "train.batch_size", SMALL_BATCH, f"{SMALL_MODEL} learns by many steps; it is global, over all ranks"
+        )
     found = caption_unsuited.sided(manifest)
     if found:
         choices.take("augment.flip", False, f"{found[0]} captions say left or right, which a mirror exchanges")

@@ -268,6 +268,9 @@ def _optimizer(choices: Choices) -> None:
     if config.optim.name == "sgd":
         lr = 0.05 * math.sqrt(batch / 32) * (UNFROZEN["sgd"] if tuned and not config.model.freezes else 1)
         choices.take("optim.weight_decay", 5e-4, "the usual of SGD on small and middling sets")
+    elif config.model.name == captioning.SMALL_MODEL and not tuned:
+        lr = captioning.SMALL_LR * math.sqrt(batch / captioning.SMALL_BATCH)
+        choices.take("optim.weight_decay", 0.05, "the usual of AdamW")
     else:
         lr = 1e-3 * math.sqrt(batch / 64) * (UNFROZEN["adamw"] if tuned and not config.model.freezes else 1)
         choices.take("optim.weight_decay", 0.05, "the usual of AdamW")

@@ -31,7 +31,7 @@ def test_what_is_wrong_is_told_apart() -> None:
     paths, captions, scenes = made("test", 8)
     captions[0] += " and a unicorn"
     captions[1] = ""
-    captions[2] = "a pair of black rings and three white rings"
+    captions[2] = "a pair of black crosses and three white crosses"
     found = judge.judged(scenes, paths, captions)
     assert found.is_true.tolist() == [False, True, False] + [True] * 5
     assert found.is_complete.tolist() == [True, False, False] + [True] * 5

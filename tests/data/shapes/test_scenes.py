@@ -57,15 +57,15 @@ def test_scenes_are_as_varied_as_they_say() -> None:
 
 
 def test_relations_hold_beyond_a_margin_and_clearly_beyond_three_times_that() -> None:
-    circle, star = ("red", "circle"), ("blue", "star")
+    circle, cross = ("red", "circle"), ("blue", "cross")
 
     def relations(right: float, down: float, *, clear: bool) -> set[str]:
-        found = facts(thing(30, 30), thing(30 + right, 30 + down, colour="blue", shape="star"), clear=clear)
+        found = facts(thing(30, 30), thing(30 + right, 30 + down, colour="blue", shape="cross"), clear=clear)
         assert {(*fact[:1], fact[3], fact[2], fact[1]) for fact in found if fact[0] == "relation"} == {
             ("relation", fact[1], {"left": "right", "right": "left", "above": "below", "below": "above"}[fact[2]], fact[3])
             for fact in found if fact[0] == "relation"
         }  # fmt: skip
-        return {fact[2] for fact in found if fact[:2] == ("relation", circle) and fact[3] == star}
+        return {fact[2] for fact in found if fact[:2] == ("relation", circle) and fact[3] == cross}
 
     assert relations(20, 0, clear=True) == relations(20, 0, clear=False) == {"left"}
     assert relations(-20, 5, clear=True) == {"right"}
@@ -88,16 +88,16 @@ def test_places() -> None:
 
 def test_what_is_said_of_a_kind_holds_for_all_of_it() -> None:
     kind = ("red", "circle")
-    found = facts(thing(10, 10), thing(10, 50), thing(50, 10, shape="star"))
+    found = facts(thing(10, 10), thing(10, 50), thing(50, 10, shape="cross"))
     assert {fact for fact in found if fact[0] in ("number", "count", "size")} == {
-        ("number", 3), ("count", kind, 2), ("count", ("red", "star"), 1), ("size", kind, "small"),
-        ("size", ("red", "star"), "small"),
+        ("number", 3), ("count", kind, 2), ("count", ("red", "cross"), 1), ("size", kind, "small"),
+        ("size", ("red", "cross"), "small"),
     }  # fmt: skip
     assert {fact[2] for fact in found if fact[:2] == ("place", kind)} == {"left"}
-    assert ("relation", kind, "left", ("red", "star")) in found
+    assert ("relation", kind, "left", ("red", "cross")) in found
     assert not any(fact[:3] == ("relation", kind, "below") for fact in found)
-    scene = Scene((thing(10, 10), thing(10, 50), thing(50, 10, shape="star")), "plain", 0)
-    assert scenes.required(scene) == {("number", 3), ("count", kind, 2), ("count", ("red", "star"), 1)}
+    scene = Scene((thing(10, 10), thing(10, 50), thing(50, 10, shape="cross")), "plain", 0)
+    assert scenes.required(scene) == {("number", 3), ("count", kind, 2), ("count", ("red", "cross"), 1)}
     assert scenes.required(scene) <= scenes.facts(scene)
 
 

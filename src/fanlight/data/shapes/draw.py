@@ -13,8 +13,8 @@ from fanlight.data.shapes.dice import Dice
 from fanlight.data.shapes.scene import SIDE_PX, Scene, Thing
 
 RGB = {
-    "red": (208, 38, 40), "orange": (240, 138, 28), "yellow": (246, 222, 52), "green": (40, 148, 62), "blue": (44, 84, 206),
-    "purple": (138, 52, 168), "white": (247, 247, 247), "black": (12, 12, 12),
+    "red": (208, 38, 40), "yellow": (246, 222, 52), "green": (40, 148, 62), "blue": (44, 84, 206),
+    "white": (247, 247, 247), "black": (12, 12, 12),
 }  # fmt: skip
 JITTER = 9  # at most, of a thing's red, green and blue, each way
 TONES = (78, 178)  # greys of backgrounds: neither white nor black can be lost in them
@@ -70,18 +70,9 @@ def _add(image_HW3: np.ndarray, thing: Thing, dice: Dice) -> None:
     box += share_hw1 * (colour_3 - box)
 
 
-def _star() -> list[tuple[float, float]]:
-    points = []
-    for number in range(10):
-        radius, angle = (1.2, 0.5)[number % 2], math.pi * (number / 5 - 0.5)
-        points.append((radius * math.cos(angle), radius * math.sin(angle)))
-    return points
-
-
 _POLYGONS = {  # corners in radii, one after the other
     "square": [(-0.85, -0.85), (0.85, -0.85), (0.85, 0.85), (-0.85, 0.85)],
     "triangle": [(0.0, -1.2), (1.05, 0.6), (-1.05, 0.6)],
-    "star": _star(),
     "cross": [
         (-0.33, -1.05), (0.33, -1.05), (0.33, -0.33), (1.05, -0.33), (1.05, 0.33), (0.33, 0.33),
         (0.33, 1.05), (-0.33, 1.05), (-0.33, 0.33), (-1.05, 0.33), (-1.05, -0.33), (-0.33, -0.33),
@@ -93,8 +84,6 @@ def _distance(shape: str, x_hw: np.ndarray, y_hw: np.ndarray, radius: float) -> 
     """[h, w]: pixels to the outline, negative inside."""
     if shape == "circle":
         return np.hypot(x_hw, y_hw) - 0.95 * radius
-    if shape == "ring":
-        return np.abs(np.hypot(x_hw, y_hw) - 0.75 * radius) - 0.25 * radius
     return to_polygon(x_hw, y_hw, np.array(_POLYGONS[shape]) * radius)
 
 

@@ -10,7 +10,6 @@ from fanlight.data.shapes.dice import Dice
 from fanlight.data.shapes.scene import Fact, Kind, Scene, Thing
 
 PER_SCENE = 5
-ACROSS_SHARE = 0.85  # of listings that go from left to right
 LONGEST = 24  # words; as long as captioners usually write
 SIZE_SHARE, PLACE_SHARE, BACKGROUND_SHARE, RELATION_SHARE = (
     0.4,
@@ -62,13 +61,12 @@ def _are_single(said: _Said, relation: Fact) -> bool:
 
 
 def _in_order(said: _Said) -> list[Kind]:
-    """The kinds from left to right, sometimes from top to bottom, by the first thing of each."""
-    by = "x" if said.dice.is_so(ACROSS_SHARE) else "y"
-    return sorted(said.kinds, key=lambda kind: min(getattr(thing, by) for thing in said.kinds[kind]))
+    """The kinds from left to right, by the first thing of each."""
+    return sorted(said.kinds, key=lambda kind: min(thing.x for thing in said.kinds[kind]))
 
 
 def _listing(said: _Said, kinds: list[Kind]) -> str:
-    """`there are two red circles and a small star that is blue`, `three objects: …`."""
+    """`there are two red circles and a small cross that is blue`, `three objects: …`."""
     dice, number = said.dice, len(said.scene.things)
     form = dice.number()
     listed = _joined([_named(said, kind) for kind in kinds], dice)
@@ -83,7 +81,7 @@ def _listing(said: _Said, kinds: list[Kind]) -> str:
 
 
 def _relating(said: _Said, relation: Fact, kinds: list[Kind]) -> str:
-    """`a red circle is above a blue star, with a green ring`."""
+    """`a red circle is above a blue cross, with a green square`."""
     _, one, word, other = relation
     dice = said.dice
     between = f"{'is ' if dice.is_so(0.5) else ''}{dice.one_of(words.RELATION_WORDS[word])}"
@@ -93,7 +91,7 @@ def _relating(said: _Said, relation: Fact, kinds: list[Kind]) -> str:
 
 
 def _again(said: _Said, relation: Fact) -> str:
-    """`the red circle is above the blue star`, of what was named before."""
+    """`the red circle is above the blue cross`, of what was named before."""
     _, one, word, other = relation
     names = [f"the {said.dice.one_of(words.COLOUR_WORDS[kind[0]])} {_shape(said, kind)}" for kind in (one, other)]
     return f"{names[0]} is {said.dice.one_of(words.RELATION_WORDS[word])} {names[1]}"
@@ -110,7 +108,7 @@ def _shape(said: _Said, kind: Kind) -> str:
 
 
 def _named(said: _Said, kind: Kind, *, is_bare: bool = False) -> str:
-    """`a small red circle in the top left`, `two stars that are blue`; `is_bare`: without its place."""
+    """`a small red circle in the top left`, `two crosses that are blue`; `is_bare`: without its place."""
     dice, things = said.dice, said.kinds[kind]
     count = len(things)
     colour, shape = dice.one_of(words.COLOUR_WORDS[kind[0]]), _shape(said, kind)

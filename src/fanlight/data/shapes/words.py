@@ -7,17 +7,15 @@ from __future__ import annotations
 
 from fanlight.data.shapes.scene import BACKGROUNDS, COLOURS
 
-COLOUR_WORDS: dict[str, tuple[str, ...]] = {colour: (colour,) for colour in COLOURS} | {"purple": ("purple", "violet")}
+COLOUR_WORDS: dict[str, tuple[str, ...]] = {colour: (colour,) for colour in COLOURS}
 SHAPE_WORDS = {  # singular and plural
     "circle": (("circle", "circles"), ("disc", "discs")),
     "square": (("square", "squares"), ("box", "boxes")),
     "triangle": (("triangle", "triangles"),),
-    "star": (("star", "stars"),),
     "cross": (("cross", "crosses"), ("plus sign", "plus signs")),
-    "ring": (("ring", "rings"), ("hoop", "hoops")),
 }
 SIZE_WORDS = {"small": ("small", "little", "tiny"), "large": ("large", "big")}
-NUMBER_WORDS = {1: ("one",), 2: ("two",), 3: ("three",), 4: ("four",)}
+NUMBER_WORDS = {1: ("one",), 2: ("two",), 3: ("three",)}
 PLACE_WORDS = {
     place: (f"in the {place}", f"in the {place} corner")
     for place in ("top left", "top right", "bottom left", "bottom right")

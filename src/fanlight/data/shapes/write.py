@@ -11,7 +11,7 @@ from fanlight.data.shapes import scene as scenes
 from fanlight.data.shapes.dice import Dice
 from fanlight.data.shapes.scene import Scene
 
-COUNTS = {"train": 6000, "val": 500, "test": 500}
+COUNTS = {"train": 20_000, "val": 500, "test": 500}
 SEEDS = {"train": 1, "val": 2, "test": 3}
 SCENES = "scenes.json"
 VERSION = 1  # of scenes.json
