@@ -332,3 +332,11 @@ def test_the_hash_follows_values_not_how_they_were_written() -> None:
 def test_hashes_do_not_collide() -> None:
     names = {Config().with_value("train.seed", seed).hash() for seed in range(50)}
     assert len(names) == 50
+
+
+@pytest.mark.parametrize("text", ["1e400h", "1e308h", "infs"])
+def test_a_time_ends(text):
+    with pytest.raises(
+        ConfigError, match=f"train.time_limit_s should be a time such as 90s, 10m or 1.5h, got '{text}'"
+    ):
+        Config().with_value("train.time_limit_s", text)

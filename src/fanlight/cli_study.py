@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import Annotated, Any
@@ -180,7 +181,7 @@ def _check_resumed(given: dict[str, Any]) -> None:
         return
     names = (*ONLY["layouts"], *ONLY["loading"], "image_size", "limit", "out")
     begun = [name for name in names if name not in ("resume", "time_limit", "seeds", "price")]
-    if asked := [name for name in begun if given[name]]:
+    if asked := [name for name in begun if given[name] is not None and given[name] is not False]:
         option = "set" if asked[0] == "values" else asked[0].replace("_", "-")
         raise ConfigError(
             f"--{option} beside --resume: a study goes on as it was begun; leave it out (--rounds, --time-limit and --price "
@@ -232,6 +233,6 @@ def _seconds(text: str | None) -> float | None:
         limit_s = Config().with_value("train.time_limit_s", value).train.time_limit_s
     except ConfigError:
         limit_s = None
-    if limit_s is None or limit_s <= 0:
+    if limit_s is None or not 0 < limit_s < math.inf:
         raise ConfigError(f"--time-limit {text!r} should be a time such as 90s, 10m or 1.5h")
     return limit_s

@@ -215,7 +215,8 @@ class Config:
         section_name, _, name = key.partition(".")
         section = getattr(self, section_name, None)
         if not dataclasses.is_dataclass(section) or name not in _fields(type(section)):
-            raise ConfigError(f"config key {key!r} is unknown.{near(key, keys())}")
+            close = near(key, keys()) or f" Sections are {', '.join(dict.fromkeys(k.split('.')[0] for k in keys()))}"
+            raise ConfigError(f"config key {key!r} is unknown.{close}; the resolved.yaml of any run has all keys")
         converted = _convert(key, value, typing.get_type_hints(type(section))[name])
         changed: Any = dataclasses.replace(typing.cast(Any, section), **{name: converted})
         parts: Any = {section_name: changed, "asked": self.asked | {key}}
@@ -341,7 +342,9 @@ def _convert(key: str, value: object, hint: Any) -> Any:
         if kind is str:
             return _text(value)
         if key.endswith("_s") and isinstance(value, str) and value.strip()[-1:].lower() in SECONDS:
-            return _number(value.strip()[:-1], float) * SECONDS[value.strip()[-1:].lower()]
+            if (seconds := _number(value.strip()[:-1], float) * SECONDS[value.strip()[-1:].lower()]) == float("inf"):
+                raise ValueError
+            return seconds
         return _number(value, kind)
     except UnicodeEncodeError:  # a path of other bytes cannot be written down
         raise ConfigError(

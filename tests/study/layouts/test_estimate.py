@@ -23,7 +23,9 @@ def test_gpus_are_not_guessed_by_a_cores_step():
     basis: Basis = None  # type: ignore[assignment]
     found = estimate.seconds([GPU, GPUS], basis, block_s=1.0, repeats=1)
     assert found[GPU.name] == found[GPUS.name] and found[GPU.name].run_s < 60
-    assert estimate.words([GPU, GPUS], found, rounds=1, limit_s=None).startswith("2 of 2 points can run here, 1 round: about")
+    assert estimate.words([GPU, GPUS], found, rounds=1, limit_s=None).startswith(
+        "2 of 2 points can run here, 1 round: about"
+    )
 
 
 @pytest.mark.usefixtures("no_step")

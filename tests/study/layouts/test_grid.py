@@ -128,3 +128,8 @@ def test_a_parallel_layout_on_one_rank_is_refused():
     with pytest.raises(ConfigError, match="--ranks 1 with --layouts ddp: it takes 2 ranks"):
         grid.points(cores=2, gpus=0, names=["serial", "ddp"], ranks=[1])
     assert len(grid.points(cores=2, gpus=0, names=["serial"], ranks=[1], precisions=["fp32"], device="cpu")) == 2
+
+
+def test_more_ranks_than_a_machine_holds_are_refused_at_once():
+    with pytest.raises(ConfigError, match="--ranks 99999999999: a study starts them all on this machine, at most 1024"):
+        grid.points(cores=2, gpus=0, names=["ddp"], ranks=[2, 99_999_999_999])

@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from fanlight.errors import ConfigError
 from fanlight.study.layouts import folder, grid, result
 from study.layouts import folders
 
@@ -37,3 +38,18 @@ def test_no_number_of_a_result_stands_alone_on_its_line(tmp_path):
     for name in (folder.PLAN, folder.POINTS):
         lines = (study / name).read_text().splitlines()
         assert len(lines) > 10 and not any(re.fullmatch(r"-?[\d.e+-]+,?", line.strip()) for line in lines)
+
+
+def test_what_was_killed_before_it_began_may_begin_again(tmp_path):
+    out = tmp_path / "study"
+    (out / "runs").mkdir(parents=True)
+    (out / "basis.yaml").touch()
+    folder.check_free(out)
+    assert folder.create("photos", out=out) == out
+    (out / "runs/serial-1core-fp32-0").mkdir()
+    with pytest.raises(ConfigError, match="is there already"):
+        folder.check_free(out)
+    (out / "runs/serial-1core-fp32-0").rmdir()
+    (out / "mine.txt").touch()
+    with pytest.raises(ConfigError, match="is there already"):
+        folder.check_free(out)

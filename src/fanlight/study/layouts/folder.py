@@ -27,6 +27,7 @@ from fanlight.study.layouts.grid import Point
 VERSION = 1  # of study.json and points.json
 PLAN, POINTS, PROBE, FAILURE, LOG = "study.json", "points.json", "probe.json", "failure.json", "failure.log"
 PLAIN_LIST = re.compile(r"\[\n((?: *[^ \[{\]}].*\n)+) *\]")  # of numbers and words; JSON has no line's end in a word
+BEFORE_PLAN = {"runs", "basis.yaml", "manifest.parquet"}  # what is written before study.json
 PRUNED = ("checkpoints", "weights")  # of a run that is done or failed: as large as the model, times all runs
 
 
@@ -46,11 +47,17 @@ def create(data: str, *, out: Path | None, kind: str = "study", inner: str = "ru
 def check_free(out: Path | None) -> None:
     """ConfigError where `out` is a file or a folder with something in it. Asked before what takes a minute is measured."""
     try:
-        is_taken = out is not None and out.exists() and (not out.is_dir() or any(out.iterdir()))
+        is_taken = out is not None and out.exists() and (not out.is_dir() or not _is_unbegun(out))
     except OSError as error:  # a name that is too long, a folder that may not be read
         raise ConfigError(f"--out {out} cannot be used: {error.strerror or error}; name another folder") from None
     if is_taken:
         raise ConfigError(f"--out {out} is there already; name a new folder, or continue a study with --resume {out}")
+
+
+def _is_unbegun(out: Path) -> bool:
+    """Whether nothing would be lost: empty, or what a study left that was killed before its study.json was there."""
+    names = {path.name for path in out.iterdir()}
+    return names <= BEFORE_PLAN and not any((out / "runs").glob("*"))
 
 
 def read_plan(study: Path) -> dict[str, Any]:

@@ -26,6 +26,7 @@ CURVES = ("serial", "ddp")  # that are measured on fewer cores than all, too
 SHARE_LEAST = 8  # one in so many of all cores: a curve's points on fewer take long, and say little about the others
 PRECISIONS = ("fp32", "bf16")
 ALL_PRECISIONS = ("fp32", "bf16", "fp16")
+RANKS_MOST = 1024  # of a machine: more is a slip of the pen, and would end in its memory
 ONE_PROCESS = ("serial", "dataparallel")
 NO_GPU = "no GPU is visible"
 
@@ -177,6 +178,10 @@ def _check(names: Sequence[str], ranks: Sequence[int], precisions: Sequence[str]
                 f"--layouts {name!r} does not exist; choose {', '.join(layouts.NAMES)}, or a product such as "
                 f"replicate=2,pipe=2.{near(name, layouts.NAMES)}"
             )
+    if bad := [count for count in ranks if count > RANKS_MOST]:
+        raise ConfigError(
+            f"--ranks {bad[0]}: a study starts them all on this machine, at most {RANKS_MOST}; for more: fanlight plan"
+        )
     if bad := [count for count in ranks if count < 1]:
         raise ConfigError(f"--ranks {bad[0]}: numbers from 1 on, with commas between, such as 1,2,4")
     parallel = [name for name in names if name not in ONE_PROCESS and "=" not in name]
