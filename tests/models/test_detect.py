@@ -4,10 +4,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import save_file
 
 from fanlight.data import vocabulary
 from fanlight.data.vocabulary import Vocabulary
-from fanlight.models import detect, zoo
+from fanlight.errors import ConfigError
+from fanlight.models import decode, detect, zoo
+from fanlight.models.captioner import Captioner
 from fanlight.tasks.caption import Caption
 from fanlight.types import END, PAD, START, UNK
 
@@ -20,6 +23,10 @@ CAPTIONS = torch.tensor([
     [[START, 4, 5, 4, END, PAD, PAD], [START, 11, UNK, END, PAD, PAD, PAD]],
     [[START, 6, 7, 8, 9, 10, END], [PAD] * 7],
 ])  # fmt: skip
+
+
+def captioner(kind: str, *, encoder: str = "small-cnn", **options) -> Captioner:
+    return zoo.create(f"{encoder}+{kind}", classes=WORDS, image_px=16, seed=0, longest=LONGEST, **options).model
 
 
 def outputs(rows: int = 2) -> torch.Tensor:
@@ -61,8 +68,36 @@ def test_padding_and_company_count_nothing():
     whole = float(TASK.loss_sum(said, CAPTIONS))
     apart = sum(float(TASK.loss_sum(said[i : i + 1], CAPTIONS[i : i + 1])) for i in range(2))
     assert apart == pytest.approx(whole, rel=1e-12)
+    for turned in ([1, 0], [0, 1]):
+        among_images = float(TASK.loss_sum(said[turned], CAPTIONS[turned]))
+        of_an_image = float(TASK.loss_sum(said[:, turned], CAPTIONS[:, turned]))
+        assert among_images == pytest.approx(whole, rel=1e-12) and of_an_image == pytest.approx(whole, rel=1e-12)
     wider = F.pad(said, (0, 0, 0, 3), value=7.0)
     assert float(TASK.loss_sum(wider, F.pad(CAPTIONS, (0, 3), value=PAD))) == pytest.approx(whole, rel=1e-12)
+
+
+def test_short_formats_are_summed_in_fp32():
+    said = outputs().bfloat16()
+    whole, plain = TASK.loss_sum(said, CAPTIONS), TASK.loss_sum(said[:, :, 1:], CAPTIONS)
+    expected = by_hand(said.double().numpy(), CAPTIONS.numpy(), found=8)
+    assert whole.dtype == torch.float32 and float(whole - plain) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["lstm16", "transformer32x1"])
+def test_a_step_in_bf16_is_near_that_in_fp32(kind):
+    model, images = captioner(kind, encoder="small-grid"), torch.rand(2, 3, 16, 16)
+    losses = []
+    for short in (False, True):
+        model.decoder.told(CAPTIONS)
+        with torch.autocast("cpu", torch.bfloat16, enabled=short):
+            said = model(images)
+        loss = TASK.loss_sum(said, CAPTIONS)
+        model.zero_grad()
+        loss.backward()
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+        losses.append(float(loss.detach()))
+    assert said.dtype == torch.bfloat16
+    assert losses[1] == pytest.approx(losses[0], rel=0.02)  # 8 bits of each number
 
 
 def test_what_is_told_is_of_words_alone():
@@ -77,7 +112,7 @@ def test_what_is_told_is_of_words_alone():
 @pytest.mark.parametrize("kind", ["lstm", "transformer"])
 def test_an_image_has_one_score_of_a_word(kind):
     """The best cell's, whatever its captions are."""
-    model = zoo.create(f"small-grid+{kind}32", classes=WORDS, image_px=16, seed=0, longest=LONGEST).model.eval()
+    model = captioner(f"{kind}32", encoder="small-grid").eval()
     images = torch.rand(2, 3, 16, 16)
     with torch.no_grad():
         model.decoder.told(CAPTIONS)
@@ -108,3 +143,37 @@ def test_cells_tell_the_words_that_they_see():
         told = found.in_words(scores, embedding)
     torch.testing.assert_close(told[0, 1], embedding[6] * 2)
     assert not told[0, [0, 2]].any()
+
+
+@pytest.mark.parametrize("kind", ["lstm16", "transformer32x1"])
+def test_without_its_gain_it_says_and_writes_what_a_plain_one_does(kind):
+    detecting, plain = captioner(kind).eval(), captioner(f"plain-{kind}").eval()
+    own = detecting.state_dict()
+    added = {key for key in own if key.startswith("decoder.detector.")}
+    assert added == {f"decoder.detector.{key}" for key in ("gain", "streams.0.weight", "streams.0.bias")}
+    plain.load_state_dict({key: value for key, value in own.items() if key not in added})
+    images = torch.rand(2, 3, 16, 16)
+    said, written = [], []
+    for gain in (1.0, 0.0):
+        torch.nn.init.constant_(detecting.decoder.detector.gain, gain)
+        with torch.no_grad():
+            for model in (detecting, plain):
+                model.decoder.told(CAPTIONS)
+                said.append(model(images)[:, :, 1 - LONGEST :])
+                written.append(decode.generate(model, images, beams=2).log_probability)
+    assert not torch.equal(said[0], said[1]) and not torch.equal(written[0], written[1])
+    assert torch.equal(said[2], said[3]) and torch.equal(written[2], written[3])
+
+
+def test_a_file_of_weights_names_the_network_that_it_fits(tmp_path):
+    path = tmp_path / "whole.safetensors"
+    for inside, asked, words in (
+        ("plain-lstm16", "lstm16", r"in it detects no words, and small-cnn\+lstm16 does; use --model small-cnn\+plain-lstm16"),
+        ("lstm16", "plain-lstm16", r"detects words, and small-cnn\+plain-lstm16 does not; use --model small-cnn\+lstm16, or"),
+    ):  # fmt: skip
+        weights = captioner(inside).state_dict()
+        save_file({key: value + 1 for key, value in weights.items()}, path)
+        with pytest.raises(ConfigError, match=words):
+            captioner(asked, weights=path)
+        again = captioner(inside, weights=path).state_dict()
+        assert all(torch.equal(again[key], value + 1) for key, value in weights.items())

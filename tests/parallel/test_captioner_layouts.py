@@ -21,7 +21,7 @@ LAYOUTS = {
     [
         *((LSTM, layout) for layout in ("ddp", "pipeline", "1f1b")),
         *((TRANSFORMER, layout) for layout in ("ddp", "fsdp", "1f1b", "interleaved")),
-        ("small-grid+transformer128x2", "ddp"),  # which sees colours and edges apart
+        *(("small-grid+transformer128x2", layout) for layout in ("ddp", "1f1b")),  # which sees colours and edges apart
         ("small-cnn+plain-lstm32", "1f1b"),
         *(pytest.param(LSTM, layout, marks=pytest.mark.slow) for layout in ("fsdp", "interleaved")),
         pytest.param(TRANSFORMER, "pipeline", marks=pytest.mark.slow),
@@ -39,7 +39,7 @@ def test_blocks_that_forget(pool, layout):
 
 
 def test_words_divided_by_heads(pool):
-    """Self-attention and MLP of the decoder's blocks, two heads over two ranks; small-cnn's own blocks stay whole."""
+    """Self-attention and MLP of the decoder's blocks, four heads over two ranks; small-cnn's own blocks stay whole."""
     found = pool(2).run(JOB, model=TRANSFORMER, layout={"name": "tensor", "tp": 2})[0]
     assert found["gradient"] < RTOL and found["loss"] < 1e-12, found
 

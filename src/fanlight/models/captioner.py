@@ -8,7 +8,9 @@ By name `<network>+<decoder>`: `resnet18+lstm`, `small-cnn+transformer`; the dec
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -67,6 +69,18 @@ def parse(name: str) -> Name:
         )
     sizes = {key: int(text) for key, text in zip(("width", "layers"), found.groups()[2:]) if text}
     return Name(encoder, found[2], found[1] is None, sizes)
+
+
+def check_weights(keys: Iterable[str], *, name: str, path: Path) -> None:
+    """ConfigError where the weights of these names, a whole captioner's, detect words and the asked one does not, or the other
+    way: a detector that is drawn anew would bring noise to what a trained decoder looks at."""
+    asked, detects = parse(name), any(key.removeprefix("module.").startswith("decoder.detector.") for key in keys)
+    if detects == asked.detects:
+        return
+    encoder, _, decoder = name.rpartition("+")
+    other = f"{encoder}+{decoder.removeprefix(PLAIN) if detects else PLAIN + decoder}"
+    its, own = ("detects words", "does not") if detects else ("detects no words", "does")
+    raise ConfigError(f"{path}: the captioner in it {its}, and {name} {own}; use --model {other}, or other weights")
 
 
 def build(encoder: nn.Module, name: Name, *, words: int, longest: int, image_px: int) -> Captioner:

@@ -145,7 +145,10 @@ def _captioner(
     """A captioner whose encoder is made as the network alone would be."""
     asked = captioner.parse(name)
     path = None if weights is None else Path(weights)
-    is_whole = path is not None and any(key.startswith(("decoder.", "module.decoder.")) for key in _read(path))
+    keys = [] if path is None else [key for key in _read(path) if key.startswith(("decoder.", "module.decoder."))]
+    is_whole = bool(keys)
+    if path is not None and is_whole:
+        captioner.check_weights(keys, name=name, path=path)
     alone = None if is_whole else path
     made = create(asked.encoder, classes=2, image_px=image_px, seed=seed, pretrained=pretrained, weights=alone)
 
