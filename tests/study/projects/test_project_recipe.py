@@ -213,3 +213,15 @@ def test_memory_that_cannot_be_enough_is_a_reason(monkeypatch):
     assert [each.reason for each in found] == [
         "", "weights, gradients and the optimizer's state take 12.0 GB at least, and this machine has 8.0 GB free", "", "too many"
     ]  # fmt: skip
+
+
+def test_a_gpus_memory_is_asked_for_without_taking_of_it(monkeypatch):
+    monkeypatch.setattr(room, "held", lambda about: 3 * 10**9)
+    monkeypatch.setattr(room.machine, "memory_available", lambda: 10**12)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", None)  # which makes a context
+    device = type("Device", (), {"total_memory": 2 * 10**9})()
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda number: device)
+    points = [grid.Point("serial", 1, "fp32", "cuda", 2, 1), grid.Point("fsdp", 2, "fp32", "cuda", 1, 2)]
+    assert [each.reason for each in room.checked(points, about=None)] == [
+        "weights, gradients and the optimizer's state take 3.0 GB at least, and a GPU has 2.0 GB", ""
+    ]  # fmt: skip

@@ -33,7 +33,8 @@ def checked(points: Sequence[Point], about: Basis) -> list[Point]:
     whole = held(about)
     free = {"cpu": machine.memory_available()}
     if any(point.device == "cuda" and not point.reason for point in points):
-        free["cuda"] = torch.cuda.mem_get_info()[0]
+        # All of it: asking how much is free would make a context here, which takes what ranks then lack.
+        free["cuda"] = torch.cuda.get_device_properties(0).total_memory
     return [replace(point, reason=point.reason or _short(point, whole, free)) for point in points]
 
 
@@ -53,13 +54,13 @@ def _short(point: Point, whole: int, free: dict[str, int]) -> str:
     """Why it cannot fit; empty where it may."""
     if point.device == "cuda":  # a GPU each
         copies = 1.0 / point.ranks if point.layout in DIVIDED or "=" in point.layout else 1.0
-        place = "a GPU has"
+        place, is_free = "a GPU has", ""
     else:
         copies = 1 if point.layout in DIVIDED or "=" in point.layout else point.ranks
-        place = "this machine has"
+        place, is_free = "this machine has", " free"
     if copies * whole <= free.get(point.device, 0):
         return ""
     return (
         f"weights, gradients and the optimizer's state take {bytes_text(copies * whole)} at least, and {place} "
-        f"{bytes_text(free.get(point.device, 0))} free"
+        f"{bytes_text(free.get(point.device, 0))}{is_free}"
     )
