@@ -1,6 +1,7 @@
 """Automatic choices and their reasons; values that cannot work."""
 
 import dataclasses
+import json
 import math
 import shutil
 
@@ -37,14 +38,14 @@ def no_gpu(monkeypatch):
 
 def manifest(
     count: int = 400, *, px: int = 300, classes: tuple[str, ...] = ("cat", "dog"), train: float = 0.8,
-    weights: list[str] | None = None,
+    weights: list[str] | None = None, captions: str = "",
 ) -> Manifest:  # fmt: skip
     names = [classes[row % len(classes)] for row in range(count)]
     texts = [f"{row:05d}" for row in range(count)]
     split = ["train" if row < train * count else "val" for row in range(count)]
     columns = {
         "path": texts, "label": names, "split": split, "group": texts, "weight": weights or [""] * count,
-        "copies": [""] * count, "film": [""] * count, "captions": [""] * count,
+        "copies": [""] * count, "film": [""] * count, "captions": [captions] * count,
         "width": np.full(count, px + 40),
         "height": np.full(count, px), "format": ["png"] * count, "bytes": np.ones(count), "mtime_ns": np.ones(count),
         "sha256": texts, "status": ["ok"] * count, "reason": [""] * count, "decoded": np.ones(count, bool),
@@ -380,3 +381,13 @@ def test_what_nothing_uses_is_warned_of(capsys, key, value, flag):
     assert f"Warning: {key} is set and nothing uses it" in capsys.readouterr().err
     resolve.warn_of_unused(alone.with_values(flag))
     assert capsys.readouterr().err == ""
+
+
+def test_small_images_with_captions_have_a_network_that_learns_by_many_steps():
+    said = json.dumps(["a red circle", "a circle that is red"])
+    found = choose(px=64, captions=said, classes=("",)).config
+    assert (found.model.name, found.train.batch_size, found.optim.lr) == ("small-grid+transformer64x2", 32, 0.004)
+    larger = choose({"train.batch_size": 128}, px=64, captions=said, classes=("",)).config
+    assert larger.optim.lr == 0.008
+    other = choose({"model.name": "small-cnn+lstm"}, px=64, captions=said, classes=("",)).config
+    assert (other.train.batch_size, other.optim.lr) == (64, 0.001)
