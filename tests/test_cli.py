@@ -214,7 +214,9 @@ def test_what_check_finds_is_fixed_reported_and_trained_on(fanlight, own_place):
     ][:2]
     assert "filed under more than one class" in (own_place / "page.html").read_text()
     assert {path: path.read_bytes() for path in (own_place / "data").rglob("*.png")} == before
-    assert fanlight("train", "data", *tiny.QUICK, "--out", "leaking").code == 0
+    trained = fanlight("train", "data", *tiny.QUICK, "--out", "leaking")
+    assert trained.code == 0 and "the val split leaks. 1 of 12 val images have copies" in trained.err
+    assert json.loads((own_place / "leaking/run.json").read_text())["metrics"]["val"]["without_leaks"]["count"] == 11
     told = fanlight("evaluate", "leaking", "--split", "val", "--json")
     scores = json.loads(told.out)
     assert (scores["count"], scores["without_leaks"]["count"]) == (12, 11)

@@ -39,7 +39,7 @@ class Classify:
     name = "classify"
     headline = "accuracy"
     logged = ("loss", "accuracy", "balanced_accuracy")
-    kept = ("count", "correct", "accuracy", "interval", "balanced_accuracy", "loss")
+    kept = ("count", "correct", "accuracy", "interval", "balanced_accuracy", "loss", "without_leaks")
     chooser = None
 
     @property

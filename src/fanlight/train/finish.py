@@ -111,7 +111,7 @@ def _say_classes(summary: dict[str, Any]) -> None:
             f"{split}: accuracy {scores['accuracy']:.4f} (95 % interval {low:.3f} … {high:.3f}, n = {scores['count']}), "
             f"balanced {scores['balanced_accuracy']:.4f}, loss {loss}"
         )
-        if words := classify_scores.leak_words(scores):
+        if words := classify_scores.leak_words(scores | {"split": split}):
             console.warn(f"the {split} split leaks", why=words, do="Put all copies of a picture into one split")
     if {"val", "test"} <= summary["metrics"].keys():
         console.say(classify_scores.gap_words(summary["metrics"]["val"], summary["metrics"]["test"]))
