@@ -191,11 +191,12 @@ def test_an_unknown_key_lists_the_near_ones(key: str, nearest: str | None) -> No
     assert str(caught.value).startswith(f"config key {key!r} is unknown.")
     if nearest is not None:
         assert f" Near names: {nearest}" in str(caught.value)
+    assert str(caught.value).endswith(". The resolved.yaml of any run has all keys") and ".;" not in str(caught.value)
 
 
 @pytest.mark.parametrize("key", ["", ".", "train", "train.", ".epochs", "version", "version.real", "hash.x", "zzz.qqq"])
 def test_what_is_no_field_is_unknown(key: str) -> None:
-    with pytest.raises(ConfigError, match="is unknown"):
+    with pytest.raises(ConfigError, match=r"is unknown\. .*\. The resolved\.yaml of any run has all keys$"):
         Config().with_value(key, 1)
 
 

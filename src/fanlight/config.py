@@ -215,8 +215,8 @@ class Config:
         section_name, _, name = key.partition(".")
         section = getattr(self, section_name, None)
         if not dataclasses.is_dataclass(section) or name not in _fields(type(section)):
-            close = near(key, keys()) or f" Sections are {', '.join(dict.fromkeys(k.split('.')[0] for k in keys()))}"
-            raise ConfigError(f"config key {key!r} is unknown.{close}; the resolved.yaml of any run has all keys")
+            close = near(key, keys()) or f" Sections are {', '.join(dict.fromkeys(k.split('.')[0] for k in keys()))}."
+            raise ConfigError(f"config key {key!r} is unknown.{close} The resolved.yaml of any run has all keys")
         converted = _convert(key, value, typing.get_type_hints(type(section))[name])
         changed: Any = dataclasses.replace(typing.cast(Any, section), **{name: converted})
         parts: Any = {section_name: changed, "asked": self.asked | {key}}

@@ -1,5 +1,6 @@
 """What ends ranks in the middle of a job."""
 
+import threading
 import time
 
 import pytest
@@ -43,3 +44,17 @@ def test_a_request_to_stop_stays_one():
 
     with pytest.raises(Stopped), limit.until(time.monotonic(), fake):
         stop()
+
+
+def test_a_limit_longer_than_a_thread_can_wait_is_one_all_the_same(monkeypatch):
+    asked: list[float] = []
+
+    class Timer(threading.Timer):
+        def __init__(self, interval, function):
+            asked.append(interval)
+            super().__init__(0.0, lambda: None)
+
+    monkeypatch.setattr(limit.threading, "Timer", Timer)
+    with limit.until(1e300, Fake()):
+        pass
+    assert asked == [threading.TIMEOUT_MAX]

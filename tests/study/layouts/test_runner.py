@@ -1,54 +1,15 @@
-"""Rounds, failures, time limits, and a study that is killed: on runs that are made up in no time."""
+"""Rounds, failures, and a study that is killed: on runs that are made up in no time."""
 
 import errno
-import threading
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from fanlight.errors import DiskError, RunError, Stopped, TrainingError
-from fanlight.study.layouts import folder, grid, intervals, measured, recipe, result, runner, told
-from fanlight.study.layouts.runner import Runner
+from fanlight.study.layouts import folder, grid, intervals, measured, result, runner, told
 from study.layouts import folders
-
-POINTS = grid.points(cores=2, gpus=0, names=["ddp", "fsdp"], precisions=["fp32"], device="cpu")
-NAMES = [point.name for point in POINTS]
-
-
-class Killed(BaseException):
-    """In place of a SIGKILL, which leaves everything as it is."""
-
-
-class Trial(Runner):
-    """Runs are folders with known figures; `stop_at` is the number of the run in which someone kills the study."""
-
-    stop_at = -1
-    spread = 0.0  # of ddp's rates over rounds
-    drift = 0.0  # of all points' rates over rounds
-    seen: list[tuple[str, int]]
-
-    def _train_and_probe(self, point, number, run):
-        self.seen.append((point.name, number))
-        if len(self.seen) == self.stop_at:
-            run.mkdir(parents=True)
-            (run / "run.json").write_text("{}")  # half a run
-            raise Killed
-        if point.name == "fsdp-2-fp32":
-            raise TrainingError("rank 1 was killed by SIGKILL\nand more")
-        uneven = self.spread if point.layout == "ddp" else 0.0
-        folders.run(self.study, point, number, compute=0.08 * (1 + uneven * (number % 2)) * (1 + self.drift * number))
-
-
-def trial(study: Path, **about) -> Trial:
-    found = Trial(study, None, POINTS, block_s=1.0, repeats=1, begun=time.monotonic(), **about)  # type: ignore[arg-type]
-    found.seen = []
-    return found
-
-
-def runs(study: Path) -> set[str]:
-    return {path.name for path in (study / "runs").iterdir()}
+from study.layouts.trials import NAMES, POINTS, Killed, OfRanks, Trial, runs, trial
 
 
 def test_every_round_begins_with_another_point(tmp_path):
@@ -106,6 +67,16 @@ def test_a_finished_run_that_is_torn_is_measured_again(tmp_path, name):
     assert (study / "runs" / ".torn-ddp-2-fp32-1" / name).exists()  # nothing measured is deleted
     result.write(study)
     assert told.read(study).steps["ddp-2-fp32"]
+
+
+def test_a_torn_run_says_once_that_it_is_measured_again(tmp_path, capsys):
+    study = folders.begin(tmp_path / "study", POINTS)
+    trial(study).rounds(1)
+    (folder.run_of(study, POINTS[NAMES.index("ddp-2-fp32")], 0) / "steps-rank1.parquet").write_bytes(b"PAR1")
+    trial(study).mend()
+    warned = capsys.readouterr().err
+    assert warned.startswith("Warning: ") and "It is measured again" in warned
+    assert warned.count("again") == 1, warned
 
 
 def test_a_rate_is_of_all_ranks_or_none(tmp_path):
@@ -208,39 +179,6 @@ def test_ranks_are_kept_as_far_as_there_is_room_for_them(tmp_path, monkeypatch):
     assert [pool.is_open for pool in kept] == [False, False, False, False, True]
 
 
-class Endless:
-    """A pool whose job ends only when somebody closes it."""
-
-    is_open, ranks = True, 1
-
-    def __init__(self) -> None:
-        self.pids: list[int] = []
-        self.closed = threading.Event()
-
-    def run(self, job, **_):
-        assert self.closed.wait(60), "nobody ended it"
-        raise TrainingError("this pool of ranks was closed")
-
-    def close(self) -> None:
-        self.closed.set()
-
-
-def test_the_time_limit_ends_a_run_that_takes_longer_than_it_was_thought(tmp_path, monkeypatch):
-    monkeypatch.setattr(runner, "BUSY_S", 0.0)
-    monkeypatch.setattr(recipe, "config_of", lambda *_, **__: None)
-    study = folders.begin(tmp_path / "study", POINTS)
-    found = Runner(study, None, POINTS, block_s=1.0, repeats=1, begun=time.monotonic(), time_limit_s=0.2)  # type: ignore[arg-type]
-    pool = Endless()
-    monkeypatch.setattr(found, "_pool", lambda point: pool)
-    monkeypatch.setattr(found, "_cut", lambda point, pool: None)
-    monkeypatch.setattr(found, "_prepare", lambda config, run: run.mkdir())
-    ended = found.rounds(1)
-    assert ended == "the time limit ended it in round 1, in the middle of serial-1core-fp32"
-    assert runs(study) == set(), "it is as if it had not been begun, and --resume begins it again"
-    row = result.write(study, ended=ended)["points"][0]
-    assert (row["status"], row["reason"]) == ("not measured", ended)
-
-
 def test_killed_twice_it_ends_with_the_same_points(tmp_path):
     whole = folders.begin(tmp_path / "whole", POINTS)
     trial(whole).rounds(3)
@@ -259,19 +197,6 @@ def test_killed_twice_it_ends_with_the_same_points(tmp_path):
     again = trial(study)
     again.rounds(3)
     assert again.seen == []
-
-
-class OfRanks:
-    """In place of a pool: what its ranks would answer, in turn."""
-
-    def __init__(self, *answers):
-        self.answers = list(answers)
-
-    def run(self, job, **_):
-        answer = self.answers.pop(0)
-        if isinstance(answer, Exception):
-            raise answer
-        return [answer]
 
 
 def test_a_link_that_cannot_be_measured_costs_no_point(tmp_path):
@@ -319,16 +244,6 @@ def test_rounds_go_on_until_they_agree(tmp_path):
     wild.spread = 0.5
     wild.rounds(None)
     assert max(number for _, number in wild.seen) + 1 == intervals.ROUNDS_MOST
-
-
-def test_no_run_is_begun_that_would_end_too_late(tmp_path):
-    found = trial(
-        folders.begin(tmp_path / "study", POINTS),
-        time_limit_s=100.0,
-        guess_s=dict.fromkeys(NAMES, 1.0) | {NAMES[1]: 1e6},
-    )
-    assert found.rounds(3) == f"the time limit ended it in round 1, before {NAMES[1]}"
-    assert [name for name, _ in found.seen] == [NAMES[0], *NAMES[2:]], "shorter ones still fit"
 
 
 def test_a_round_that_was_cut_off_does_not_count_for_narrowness(tmp_path):

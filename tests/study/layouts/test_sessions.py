@@ -48,3 +48,11 @@ def test_another_machine_or_torch_is_refused_by_name(section, key, value, said):
 def test_what_decides_no_rate_may_differ():
     machine = HERE["machine"] | {"memory_bytes": 2}
     sessions.check(PLAN, HERE | {"machine": machine, "versions": HERE["versions"] | {"numpy": "3"}}, study=Path("s"))
+
+
+def test_a_study_from_before_gpus_were_counted_goes_on():
+    begun = HERE["versions"] | {"gpu": "a GPU"}
+    there = HERE | {"versions": begun | {"gpus": 2}}
+    sessions.check(PLAN | {"versions": begun}, there, study=Path("s"))
+    with pytest.raises(ConfigError, match="visible GPUs: 1 then, 2 now"):
+        sessions.check(PLAN | {"versions": begun | {"gpus": 1}}, there, study=Path("s"))

@@ -187,7 +187,9 @@ def test_a_limit_of_time_leaves_a_study_that_can_go_on(fanlight, colours, quick,
     ("words", "message"),
     [
         ((), "say which images: fanlight study photos/"),
-        (("photos", "--layouts", "dpp"), "--layouts 'dpp' does not exist"),
+        (("photos", "--layouts", "dpp"), "--layouts 'dpp' does not exist; choose serial, ddp, fsdp"),
+        (("photos", "--precisions", "fp99"), "--precisions 'fp99': choose fp32, bf16, fp16"),
+        (("photos", "--time-limit", ""), "--time-limit '' should be a time such as 90s"),
         (("photos", "--ranks", "two"), "--ranks 'two': numbers from 1 on"),
         (("photos", "--to-accuracy", "90"), "--to-accuracy is 90.0; it is a share of right answers"),
         (

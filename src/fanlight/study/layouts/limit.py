@@ -35,7 +35,8 @@ def until(end_s: float | None, pool: Closable) -> Iterator[None]:
         is_over.set()
         pool.close()
 
-    timer = threading.Timer(max(0.0, end_s - time.monotonic()), close)
+    left_s = max(0.0, end_s - time.monotonic())
+    timer = threading.Timer(min(left_s, threading.TIMEOUT_MAX), close)  # no thread can wait longer: centuries
     timer.daemon = True
     timer.start()
     try:

@@ -49,6 +49,8 @@ class Runner:
     # Is told how many rounds are done, after each that was not before.
     finished: Callable[[int], object] = lambda rounds: None
     _pools: dict[tuple[int, int, str, int | None], Pool] = field(default_factory=dict)
+    # Points that the time left is too short for, and from which round on, counted from 1.
+    _late: dict[str, int] = field(default_factory=dict)
 
     def mend(self) -> None:
         """Finished runs that cannot be read any more are measured again; else their study would end in every report."""
@@ -63,32 +65,46 @@ class Runner:
                     )
 
     def rounds(self, asked: int | None) -> str:
-        """Runs rounds until `asked` are done; None: until their intervals are narrow. Why it ended, in words, where not so."""
+        """Runs rounds until `asked` are done; None: until their intervals are narrow. A point whose run would end after the time
+        limit is left out from then on, since there will never be more time, and shorter ones go on. Why rounds are missing, in
+        words; empty where none are."""
         number = 0
-        while self.alive() and (asked is None or number < asked):
+        while (points := self._turn(number)) and (asked is None or number < asked):
             if asked is None and number and intervals.enough(self._families()):
-                return ""
-            is_new, late = False, []
-            for point in self._turn(number):
+                break
+            is_new = False
+            for point in points:
                 run = folder.run_of(self.study, point, number)
                 if folder.is_done(run):
                     continue
                 if self._is_late(point):
-                    late.append(point.name)  # shorter ones may still fit
+                    self._late[point.name] = number + 1
                     continue
                 try:
                     self._one(point, number, run)
                 except limit.TimeOver:
-                    return f"the time limit ended it in round {number + 1}, in the middle of {point.name}"
+                    return self._over(number + 1, f", in the middle of {point.name}")
                 is_new = True
                 console.say(self._words(point, number, run))
-            if late:
-                before = f", before {', '.join(late)}" if is_new else ""
-                return f"the time limit ended it in round {number + 1}{before}"
             number += 1
             if is_new:
                 self.finished(number)
-        return ""
+        if not self._late:
+            return ""
+        if self._fitting():
+            return f"the time limit left out {self._left_out()}"
+        return self._over(max(self._late.values()))
+
+    def _over(self, number: int, where: str = "") -> str:
+        """That the time limit ended round `number`, counted from 1, and who was left out before."""
+        left_out = self._left_out(before=number)
+        return f"the time limit ended it in round {number}{where}" + (f"; it left out {left_out}" if left_out else "")
+
+    def _left_out(self, *, before: float = math.inf) -> str:
+        """Points by the round from which on they were left out, of the rounds `before`."""
+        numbers = sorted({number for number in self._late.values() if number < before})
+        named = [(", ".join(name for name, each in self._late.items() if each == number), number) for number in numbers]
+        return " and ".join(f"{names} from round {number} on" for names, number in named)
 
     @contextlib.contextmanager
     def open(self) -> Iterator[Runner]:
@@ -108,16 +124,21 @@ class Runner:
             )
         ]  # fmt: skip
 
+    def _fitting(self) -> list[Point]:
+        """Points that can run, and for which there was time so far."""
+        return [point for point in self.alive() if point.name not in self._late]
+
     def _turn(self, number: int) -> list[Point]:
         """The order of a round: each begins with another point."""
-        points = self.alive()
+        points = self._fitting()
         first = number % max(1, len(points))
         return points[first:] + points[:first]
 
     def _families(self) -> list[list[list[float]]]:
-        """Rates by round of the points that have a baseline in common, it first."""
+        """Rates by round of the points that have a baseline in common, it first. Who was left out would wait for rounds in
+        vain."""
         found: dict[tuple[str, str], list[list[float]]] = {}
-        for point in sorted(self.alive(), key=lambda point: (not point.is_baseline, point.cores)):
+        for point in sorted(self._fitting(), key=lambda point: (not point.is_baseline, point.cores)):
             found.setdefault((point.device, point.precision), []).append(measured.rates(self.study, point))
         return list(found.values())
 

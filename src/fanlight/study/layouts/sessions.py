@@ -36,6 +36,8 @@ def of(plan: Mapping[str, Any]) -> list[Doc]:
 def check(plan: Mapping[str, Any], start: Mapping[str, Any], *, study: Path) -> None:
     """ConfigError where this machine or its torch is another than the study's, which names what differs."""
     first = of(plan)[0]
+    if "gpu" in first["versions"] and "gpus" not in first["versions"]:  # begun before their number was kept
+        start = {**start, "versions": {key: value for key, value in start["versions"].items() if key != "gpus"}}
     differs = [
         f"{words}: {_said(before)} then, {_said(here)} now"
         for (section, key), words in SAME.items()
