@@ -4,6 +4,7 @@ would otherwise end without a word, or as if nothing were left."""
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -15,10 +16,14 @@ from fanlight.errors import Stopped
 @contextlib.contextmanager
 def saying(study: Path) -> Iterator[None]:
     """Inside, Ctrl-C and SIGTERM are raised as Stopped, which names the command that continues `study`. An ignored SIGTERM
-    stays ignored; only the main thread is told of it."""
+    stays ignored; only the main thread is told of it. What is forked inside ends by SIGTERM as ever."""
+    owner = os.getpid()
 
     def ask(number: int, _: object) -> None:
-        raise KeyboardInterrupt
+        if os.getpid() == owner:
+            raise KeyboardInterrupt
+        signal.signal(number, signal.SIG_DFL)
+        signal.raise_signal(number)
 
     before = signal.getsignal(signal.SIGTERM)
     is_heard = threading.current_thread() is threading.main_thread() and before is not signal.SIG_IGN
