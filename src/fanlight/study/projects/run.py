@@ -279,7 +279,10 @@ def _known(part: Part, own: Path, *, rounds: int | None) -> Doc | None:
     """The result of a part that has come to its end, in as many rounds as are asked for."""
     if (found := _read(own / ("study.json" if part.of == "loading" else folder.POINTS))) is None:
         return None
-    is_short = (rounds or 0) > found["rounds"] or (part.of == "layouts" and found["ended"])
+    try:
+        is_short = (rounds or 0) > found["rounds"] or (part.of == "layouts" and found["ended"])
+    except (KeyError, TypeError):  # it is not whole
+        return None
     return None if is_short else found
 
 
