@@ -74,10 +74,10 @@ def test_studies_without_a_folder_of_their_own_have_one_each(tmp_path, monkeypat
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        (lambda text: text[: len(text) // 2], r"cannot be read \(.*line"),
-        (lambda text: text.replace('"layout"', '"shape"'), r"cannot be read \(it lacks its points\)"),
+        (lambda text: text[: len(text) // 2], r"cannot be read \(.*line.*\)"),
+        (lambda text: text.replace('"layout"', '"shape"'), r"cannot be read \(it lacks its version or points\)"),
         (lambda text: text.replace('"asked"', '"told"'), r"cannot be read \(it lacks asked\)"),
-        (lambda text: "[]", r"cannot be read \(it lacks its points\)"),
+        (lambda text: "[]", r"cannot be read \(it lacks its version or points\)"),
     ],
 )
 def test_a_plan_that_is_torn_says_where_the_figures_are(tmp_path, change, why):

@@ -102,7 +102,9 @@ def read_plan(study: Path) -> dict[str, Any]:
             points(plan)
             lacking = [key for key in KEYS if key not in plan]
     except (ValueError, KeyError, TypeError) as error:
-        raise _broken(study, str(error) if isinstance(error, ValueError) else "it lacks its points") from None
+        raise _broken(
+            study, str(error) if isinstance(error, ValueError) else "it lacks its version or points"
+        ) from None
     if version != VERSION:
         raise RunError(
             f"{study / PLAN} has version {version!r}, this Fanlight reads {VERSION}; use the one that wrote it"
