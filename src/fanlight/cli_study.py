@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,7 +13,7 @@ import typer
 from fanlight import console
 from fanlight.cli_data import JsonOption
 from fanlight.cli_typed import command
-from fanlight.errors import ConfigError
+from fanlight.errors import ConfigError, shown
 
 SUBJECTS = ("layouts", "loading")
 ONLY = {  # options that one subject has and the other does not
@@ -22,6 +23,8 @@ ONLY = {  # options that one subject has and the other does not
         "threads", "time_limit", "resume", "values", "recipe", "price",
     ),
 }  # fmt: skip
+COUNT_MOST = 10**9  # more is a slip of the pen
+DIGITS_MOST = 18  # of a number; Python itself refuses to read thousands of them
 OF_ONE = ("weak", "to_accuracy", "seeds", "price")  # options of one study of layouts, not of a recipe's parts
 KEYS = {
     "model.name": "model", "train.epochs": "epochs", "train.batch_size": "batch_size", "data.image_px": "image_size",
@@ -64,17 +67,18 @@ def study(
     given = locals()
     console.set_json(as_json)
     for name in ("threads", "seeds", "rounds", "limit"):
-        if given[name] is not None and given[name] < 1:
-            raise ConfigError(f"--{name} {given[name]}: a whole number from 1 on, or leave it out")
+        if given[name] is not None and not 1 <= given[name] <= COUNT_MOST:
+            raise ConfigError(
+                f"--{name} {shown(str(given[name]))}: a whole number from 1 to {COUNT_MOST:,}, or leave it out"
+            )
     if of not in SUBJECTS:
         raise ConfigError(f"--of {of!r}: say what to study: {', '.join(SUBJECTS)}")
     if _is_project(given):
         _project(given)
         return
     for subject, names in ONLY.items():
-        if subject != of and (asked := [name for name in names if given[name]]):
-            option = "set" if asked[0] == "values" else asked[0].replace("_", "-")
-            raise ConfigError(f"--{option} is of another study: use it with --of {subject}, or leave it out")
+        if subject != of and (asked := _options(given, names)):
+            raise ConfigError(f"--{asked[0]} is of another study: use it with --of {subject}, or leave it out")
     if not data and resume is None:
         raise ConfigError("say which images: fanlight study photos/ (or `digits`), or --resume STUDY to continue one")
     if of == "loading":
@@ -136,10 +140,8 @@ def _project(given: dict[str, Any]) -> None:
     """Every part of a recipe, or what is missing of them."""
     if given["of"] != SUBJECTS[0]:
         raise ConfigError(f"--of {given['of']}: a recipe says itself what is studied; leave --of out")
-    if asked := [name for name in OF_ONE if given[name]]:
-        raise ConfigError(
-            f"--{asked[0].replace('_', '-')} is of one study, and a recipe has parts; leave one of them out"
-        )
+    if asked := _options(given, OF_ONE):
+        raise ConfigError(f"--{asked[0]} is of one study, and a recipe has parts; leave one of them out")
     _check_resumed(given)
     limit_s = _seconds(given["time_limit"])
     from fanlight.study.projects import run
@@ -181,12 +183,17 @@ def _check_resumed(given: dict[str, Any]) -> None:
         return
     names = (*ONLY["layouts"], *ONLY["loading"], "image_size", "limit", "out")
     begun = [name for name in names if name not in ("resume", "time_limit", "seeds", "price")]
-    if asked := [name for name in begun if given[name] is not None and given[name] is not False]:
-        option = "set" if asked[0] == "values" else asked[0].replace("_", "-")
+    if asked := _options(given, begun):
         raise ConfigError(
-            f"--{option} beside --resume: a study goes on as it was begun; leave it out (--rounds, --time-limit and --price "
+            f"--{asked[0]} beside --resume: a study goes on as it was begun; leave it out (--rounds, --time-limit and --price "
             "may be given anew), or begin another with --out"
         )
+
+
+def _options(given: dict[str, Any], names: Iterable[str]) -> list[str]:
+    """Which of them were given, as the user writes them: 0 and an empty text are given, too."""
+    asked = [name for name in names if given[name] is not None and given[name] is not False and given[name] != []]
+    return ["set" if name == "values" else name.replace("_", "-") for name in asked]
 
 
 def _keys(values: list[str] | None) -> list[str]:
@@ -204,8 +211,8 @@ def _words(text: str | None, option: str) -> list[str]:
 
 
 def _numbers(words: list[str], option: str) -> list[int]:
-    if bad := [word for word in words if not word.isdecimal()]:
-        raise ConfigError(f"{option} {bad[0]!r}: numbers from 1 on, with commas between, such as 1,2,4")
+    if bad := [word for word in words if not word.isdecimal() or len(word) > DIGITS_MOST]:
+        raise ConfigError(f"{option} {shown(bad[0])!r}: numbers from 1 on, with commas between, such as 1,2,4")
     return [int(word) for word in words]
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from fanlight.config import Execution
-from fanlight.errors import ConfigError, near
+from fanlight.errors import ConfigError, near, shown
 
 AXES = ("pp", "dp_replicate", "dp_shard", "tp")
 DEGREES = {"pipe": "pp", "replicate": "dp_replicate", "shard": "dp_shard", "tensor": "tp"}  # words of a product
@@ -19,6 +19,7 @@ SAME = ("serial", "ddp", "fsdp", "hsdp", "model-parallel", "pipeline", "tensor")
 PERIODIC = ("local-sgd", "diloco")  # ranks that train apart and meet every few steps
 OTHER = (*PERIODIC, "dataparallel")  # other algorithms, and they say so
 NAMES = (*SAME, *OTHER)
+DIGITS_MOST = 18  # of a degree; Python itself refuses to read thousands of them
 SCHEDULES = ("gpipe", "1f1b", "interleaved", "sequential")
 
 
@@ -185,8 +186,8 @@ def _product(text: str, ranks: int | None) -> Layout:
             )
         if DEGREES[word] in degrees:
             raise ConfigError(f"layout {text!r} says {word} twice; leave one out")
-        if not number.isdecimal() or int(number) < 1:
-            raise ConfigError(f"layout {text!r}: {word}={number} is no number of ranks; write {word}=2")
+        if not number.isdecimal() or len(number) > DIGITS_MOST or int(number) < 1:
+            raise ConfigError(f"layout {shown(text)!r}: {word}={shown(number)} is no number of ranks; write {word}=2")
         degrees[DEGREES[word]] = int(number)
     found = Layout(name=text, schedule="1f1b" if degrees.get("pp", 1) > 1 else "", **degrees)
     if ranks is not None and found.ranks != ranks:

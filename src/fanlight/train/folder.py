@@ -147,7 +147,7 @@ def check_unchanged(run: Path, manifest: Manifest) -> None:
     if differing:
         raise RunError(
             f"{len(differing)} file(s) of {manifest.root} changed since {run} began, first {differing[0]}; "
-            "put them back, or train anew"
+            "put them back, or begin anew"
         )
 
 

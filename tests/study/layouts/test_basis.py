@@ -54,9 +54,16 @@ def test_keys_that_the_study_decides_are_not_taken_from_the_user():
 def test_keys_of_a_recipe_that_are_put_aside_are_named(colours, monkeypatch):
     said = []
     monkeypatch.setattr(recipe.console, "say", lambda text="", **_: said.append(text))
-    decided = of(colours, **{"train.precision": "bf16", "execution.layout": "serial", "optim.name": "sgd"})
+    decided = of(
+        colours,
+        **{"train.precision": "bf16", "execution.layout": "serial", "optim.name": "sgd", "train.time_limit_s": 9.0},
+    )
     assert decided.train.precision == "fp32" and decided.optim.name == "sgd"
-    assert said[0] == "A study decides itself, in place of the recipe: execution.layout, train.precision"
+    assert decided.train.time_limit_s is None  # or each point would have the epochs that fit
+    assert (
+        said[0]
+        == "A study decides itself, in place of the recipe: execution.layout, train.precision, train.time_limit_s"
+    )
 
 
 def of_epoch(data, *, batch: int) -> int:

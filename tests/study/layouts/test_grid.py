@@ -133,3 +133,5 @@ def test_a_parallel_layout_on_one_rank_is_refused():
 def test_more_ranks_than_a_machine_holds_are_refused_at_once():
     with pytest.raises(ConfigError, match="--ranks 99999999999: a study starts them all on this machine, at most 1024"):
         grid.points(cores=2, gpus=0, names=["ddp"], ranks=[2, 99_999_999_999])
+    with pytest.raises(ConfigError, match="--layouts replicate=64,pipe=32 is 2048 ranks: a study starts them all"):
+        grid.points(cores=2, gpus=0, names=["replicate=64,pipe=32"])

@@ -79,6 +79,17 @@ def test_a_torn_run_says_once_that_it_is_measured_again(tmp_path, capsys):
     assert warned.count("again") == 1, warned
 
 
+def test_a_failure_without_a_reason_is_measured_again(tmp_path):
+    study = folders.begin(tmp_path / "study", POINTS)
+    trial(study).rounds(1)
+    run = folder.run_of(study, POINTS[NAMES.index("fsdp-2-fp32")], 0)
+    (run / folder.FAILURE).write_text("[]")
+    again = trial(study)
+    again.mend()
+    again.rounds(1)
+    assert again.seen == [("fsdp-2-fp32", 0)] and folder.failure(run) == "rank 1 was killed by SIGKILL"
+
+
 def test_a_rate_is_of_all_ranks_or_none(tmp_path):
     """A rank whose table is torn may be the slow one."""
     study = folders.begin(tmp_path / "study", POINTS)

@@ -1,6 +1,8 @@
 """A whole study in little, by the command: real runs of one core and of two ranks."""
 
 import json
+import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ from fanlight import cli_study
 from fanlight.errors import ConfigError
 from fanlight.study.layouts import estimate, folder, grid, runner
 from fanlight.study.layouts import study as subject
+from fanlight.train import folder as run_folders
 from parallel.kept import Kept
 from train import sentences
 
@@ -201,9 +204,22 @@ def test_a_limit_of_time_leaves_a_study_that_can_go_on(fanlight, colours, quick,
         (("photos", "--time-limit", "soon"), "--time-limit 'soon' should be a time such as 90s"),
         (("photos", "--device", "tpu"), "--device tpu: use cpu or cuda"),
         (("--resume", "s", "--epochs", "0"), "--epochs beside --resume: a study goes on as it was begun"),
+        (
+            ("photos", "--rounds", "9" * 50),
+            f"--rounds {'9' * 39}…: a whole number from 1 to 1,000",
+        ),
+        (("photos", "--ranks", "9" * 5000), f"--ranks '{'9' * 39}…': numbers from 1 on"),
+        (("photos", "--price", "1e308"), "--price 1e+308: say what this machine costs per hour"),
+        (("photos", "--of", "loading", "--epochs", "0"), "--epochs is of another study"),
+        (("photos", "--of", "loading", "--workers", "99999999999"), "--workers 99999999999: numbers from 1 to 1024"),
+        (
+            ("photos", "--recipe", "weather", "--to-accuracy", "0"),
+            "--to-accuracy is of one study, and a recipe has parts",
+        ),
         (("--resume", "s", "--layouts", "ddp"), "--layouts beside --resume: a study goes on as it was begun"),
         (("--resume", "s"), "s is not a study's folder"),
         (("photos", "--set", "train.precision=bf16"), "--set train.precision would do nothing"),
+        (("photos", "--set", "train.time_limit_s=9s"), "--set train.time_limit_s would do nothing"),
         (("photos", "--recipe", "weather", "--set", "train.seed=3"), "--set train.seed would do nothing"),
     ],
 )
@@ -226,8 +242,49 @@ def test_neighbouring_degrees_are_one_layout():
 def test_a_folder_that_is_there_is_not_written_over(own_place):
     (own_place / "full").mkdir()
     (own_place / "full/file").touch()
-    with pytest.raises(ConfigError, match="--out full is there already"):
+    with pytest.raises(ConfigError, match=r"--out full is there already; name a new folder$"):
         folder.create("photos", out=Path("full"))
+    (own_place / "full/study.json").touch()
+    with pytest.raises(ConfigError, match=r"name a new folder, or continue the study with --resume full$"):
+        folder.create("photos", out=Path("full"))
+
+
+def test_who_comes_second_begins_nothing(fanlight, colours, own_place, quick):
+    (own_place / "s/runs").mkdir(parents=True)
+    with run_folders.locked(own_place / "s"):
+        answer = fanlight("study", colours, *LITTLE, "--layouts", "serial", "--out", "s")
+    assert answer.code == 1 and "Error: s is being trained by process" in answer.err, answer.err
+    assert not (own_place / "s/study.json").exists() and not (own_place / "s/basis.yaml").exists()
+
+
+def test_images_that_are_gone_cost_no_point(fanlight, tmp_path, colours, own_place, quick, monkeypatch):
+    images = shutil.copytree(colours, tmp_path / "images")
+    with monkeypatch.context() as only_here:
+        only_here.setattr(subject.Runner, "rounds", lambda self, asked: "nothing was run")
+        assert fanlight("study", images, *LITTLE, "--layouts", "serial", "--rounds", 1, "--out", "s").code == 0
+    images.rename(tmp_path / "elsewhere")
+    answer = fanlight("study", "--resume", "s")
+    assert answer.code == 1 and f"file(s) of {images} changed since s began" in answer.err, answer.err
+    assert not list((own_place / "s/runs").iterdir())
+
+
+@pytest.mark.parametrize("asks", [signal.SIGTERM, signal.SIGINT])
+def test_who_stops_it_between_runs_is_told_how_it_goes_on(fanlight, colours, quick, monkeypatch, asks):
+    """As where ranks do not heed the request: the pool then raises the signal again, here."""
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(subject.Runner, "rounds", lambda self, asked: signal.raise_signal(asks))
+    answer = fanlight("study", colours, *LITTLE, "--layouts", "serial", "--rounds", 1, "--out", "s")
+    assert answer.code == 75 and answer.err.endswith("Stopped; continue with: fanlight study --resume s\n"), answer.err
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize("name", ["basis.yaml", "manifest.parquet"])
+def test_a_study_without_one_of_its_files_says_which(fanlight, colours, own_place, quick, monkeypatch, name):
+    monkeypatch.setattr(subject.Runner, "rounds", lambda self, asked: "nothing was run")
+    assert fanlight("study", colours, *LITTLE, "--layouts", "serial", "--rounds", 1, "--out", "s").code == 0
+    (own_place / "s" / name).unlink()
+    answer = fanlight("study", "--resume", "s")
+    assert answer.code and f"s/{name}: " in answer.err and "; put the file back, or" in answer.err, answer.err
 
 
 def test_a_folder_that_is_there_is_told_before_anything_is_read(own_place, fanlight):

@@ -14,6 +14,7 @@ from fanlight.errors import ConfigError, RunError
 from fanlight.study.layouts import study as layouts
 from fanlight.study.loading import run as loading
 from fanlight.study.projects import page, run
+from fanlight.train import folder as run_folders
 from study.projects.made import ONE, TWO
 from train import colours as tiny
 
@@ -180,3 +181,18 @@ def test_a_result_of_another_version_names_the_way_out(fanlight, measured):
         page.write(Path("s"))
     assert fanlight("study", "--resume", "s").code == 0
     assert page.write(Path("s")).exists()
+
+
+def test_two_processes_do_not_measure_one_study(own_place):
+    """The second would begin anew the part that the first is measuring."""
+    with run_folders.locked(own_place), pytest.raises(RunError, match="is being trained by process"):
+        run._parts(own_place, {}, time_limit_s=None, command="")
+
+
+def test_a_result_of_a_part_that_is_not_whole_is_no_result(fanlight, measured, own_place):
+    assert fanlight(*BEGIN).code == 0
+    begun = len(measured.begun)
+    for path in own_place.glob("s/parts/*/points.json"):
+        path.write_text("{}")
+    assert fanlight("study", "--resume", "s", "--json").code == 0
+    assert {of for of, *_ in measured.begun[begun:]} == {"layouts"}

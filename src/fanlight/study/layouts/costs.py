@@ -7,7 +7,6 @@ machine, since a machine is rented whole.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,12 +22,13 @@ COLUMNS = {  # of points.csv, where there is any
     "energy": ("j_per_image", "j_per_image_low", "j_per_image_high", "mean_w", "mean_w_low", "mean_w_high"),
     "cost": ("cost_epoch", "cost_epoch_low", "cost_epoch_high", "cost_1000", "cost_1000_low", "cost_1000_high"),
 }
+PRICE_MOST = 1e12  # of an hour: more is a slip of the pen, and an epoch's cost would be no number
 KINDS = {"cpu": "processors", "gpu": "GPUs"}
 
 
 def check_price(price: float | None) -> None:
     """ConfigError for what is no price of an hour."""
-    if price is not None and not 0 < price < math.inf:
+    if price is not None and not 0 < price <= PRICE_MOST:
         raise ConfigError(
             f"--price {price:g}: say what this machine costs per hour, in any currency, such as 3.2; or leave it out"
         )

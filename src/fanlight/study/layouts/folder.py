@@ -13,6 +13,7 @@ killed goes on with the others.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -27,15 +28,19 @@ from fanlight.study.layouts.grid import Point
 VERSION = 1  # of study.json and points.json
 PLAN, POINTS, PROBE, FAILURE, LOG = "study.json", "points.json", "probe.json", "failure.json", "failure.log"
 PLAIN_LIST = re.compile(r"\[\n((?: *[^ \[{\]}].*\n)+) *\]")  # of numbers and words; JSON has no line's end in a word
-BEFORE_PLAN = {"runs", "basis.yaml", "manifest.parquet"}  # what is written before study.json
+INNER = ("runs", "parts")  # of a study of layouts, and of one of several parts: made first
+BEFORE_PLAN = {*INNER, "basis.yaml", "manifest.parquet", ".lock"}  # what is written before study.json
+TORN = ("study.json.part", "recipe.json.part", ".manifest.parquet.")  # how a file in the making is called
+KEYS = (  # of study.json, without which nothing can be told
+    "data", "asked", "rounds", "scaling", "target", "block_s", "repeats", "equal", "images", "machine", "versions", "command",
+    "started", "fanlight",
+)  # fmt: skip
 PRUNED = ("checkpoints", "weights")  # of a run that is done or failed: as large as the model, times all runs
 
 
 def create(data: str, *, out: Path | None, kind: str = "study", inner: str = "runs") -> Path:
     """A new folder, empty but for `inner`: `out`, or the next free runs/<data>-<kind>-<n>."""
-    if out is None:
-        stem = f"runs/{os.path.basename(os.path.abspath(data))}-{kind}"
-        out = next(path for n in range(1, 10_000) if not (path := Path(f"{stem}-{n}")).exists())
+    out = out or _next(Path(f"runs/{os.path.basename(os.path.abspath(data))}-{kind}"))
     check_free(out)
     try:
         (out / inner).mkdir(parents=True, exist_ok=True)
@@ -44,36 +49,77 @@ def create(data: str, *, out: Path | None, kind: str = "study", inner: str = "ru
     return out
 
 
+def _next(stem: Path) -> Path:
+    """The first <stem>-<n> that is free, made: studies that begin at the same time have one each."""
+    for number in itertools.count(1):
+        path = Path(f"{stem}-{number}")
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise ConfigError(f"{path} cannot be made: {error.strerror or error}; name a folder with --out") from None
+        return path
+    raise AssertionError("unreachable")
+
+
 def check_free(out: Path | None) -> None:
     """ConfigError where `out` is a file or a folder with something in it. Asked before what takes a minute is measured."""
     try:
         is_taken = out is not None and out.exists() and (not out.is_dir() or not _is_unbegun(out))
     except OSError as error:  # a name that is too long, a folder that may not be read
         raise ConfigError(f"--out {out} cannot be used: {error.strerror or error}; name another folder") from None
-    if is_taken:
-        raise ConfigError(f"--out {out} is there already; name a new folder, or continue a study with --resume {out}")
+    if is_taken and out is not None:
+        raise ConfigError(f"--out {out} is there already; name a new folder{_or_resume(out)}")
 
 
 def _is_unbegun(out: Path) -> bool:
     """Whether nothing would be lost: empty, or what a study left that was killed before its study.json was there."""
-    names = {path.name for path in out.iterdir()}
-    return names <= BEFORE_PLAN and not any((out / "runs").glob("*"))
+    names = {path.name for path in out.iterdir() if not path.name.startswith(TORN)}
+    if not names:
+        return True
+    # Without the folder that is made first, a manifest or a config is somebody else's.
+    begun = any(any((out / inner).glob("*")) for inner in INNER)
+    return names <= BEFORE_PLAN and not names.isdisjoint(INNER) and not begun
+
+
+def _or_resume(out: Path) -> str:
+    plan = next((name for name in (PLAN, "recipe.json") if (out / name).exists()), None)
+    return f", or continue the study with --resume {out}" if plan else ""
 
 
 def read_plan(study: Path) -> dict[str, Any]:
-    """study.json. RunError where `study` is no such folder."""
+    """study.json. RunError where `study` is no such folder, or the file is torn."""
     try:
-        plan = json.loads((study / PLAN).read_text(encoding="utf-8"))
-        found = plan["version"], plan["points"]
-    except (OSError, ValueError, KeyError, TypeError):
+        written = (study / PLAN).read_text(encoding="utf-8")
+    except (OSError, ValueError):
         raise RunError(
             f"{study} is not a study's folder: it has no readable {PLAN}; begin with: fanlight study DATA"
         ) from None
-    if found[0] != VERSION:
+    try:
+        plan = json.loads(written)
+        if (version := plan["version"]) == VERSION:
+            points(plan)
+            lacking = [key for key in KEYS if key not in plan]
+    except (ValueError, KeyError, TypeError) as error:
+        raise _broken(
+            study, str(error) if isinstance(error, ValueError) else "it lacks its version or points"
+        ) from None
+    if version != VERSION:
         raise RunError(
-            f"{study / PLAN} has version {found[0]!r}, this Fanlight reads {VERSION}; use the one that wrote it"
+            f"{study / PLAN} has version {version!r}, this Fanlight reads {VERSION}; use the one that wrote it"
         )
+    if lacking:
+        raise _broken(study, f"it lacks {lacking[0]}")
     return plan
+
+
+def _broken(study: Path, why: str) -> RunError:
+    """What a study says whose plan is there and is of no use."""
+    return RunError(
+        f"{study / PLAN} cannot be read ({why}); put the file back from a copy, or begin another study with --out. What was "
+        f"measured stays: fanlight runs {study}"
+    )
 
 
 def points(plan: Mapping[str, Any]) -> list[Point]:
@@ -123,7 +169,7 @@ def is_done(run: Path) -> bool:
 def failure(run: Path) -> str | None:
     try:
         return json.loads((run / FAILURE).read_text(encoding="utf-8"))["reason"]
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return None
 
 

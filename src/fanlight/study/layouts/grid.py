@@ -27,6 +27,7 @@ SHARE_LEAST = 8  # one in so many of all cores: a curve's points on fewer take l
 PRECISIONS = ("fp32", "bf16")
 ALL_PRECISIONS = ("fp32", "bf16", "fp16")
 RANKS_MOST = 1024  # of a machine: more is a slip of the pen, and would end in its memory
+TOO_MANY = f"a study starts them all on this machine, at most {RANKS_MOST}; for more: fanlight plan"
 ONE_PROCESS = ("serial", "dataparallel")
 NO_GPU = "no GPU is visible"
 
@@ -171,17 +172,15 @@ def _refusal(name: str, ranks: int) -> str:
 
 def _check(names: Sequence[str], ranks: Sequence[int], precisions: Sequence[str]) -> None:
     for name in names:
-        if "=" in name:
-            layouts.parse(name, ranks=None)
-        elif name not in layouts.NAMES:
+        if (own := layouts.degrees_of(name) or 0) > RANKS_MOST:
+            raise ConfigError(f"--layouts {name} is {own} ranks: {TOO_MANY}")
+        if not own and name not in layouts.NAMES:
             raise ConfigError(
                 f"--layouts {name!r} does not exist; choose {', '.join(layouts.NAMES)}, or a product such as "
                 f"replicate=2,pipe=2.{near(name, layouts.NAMES)}"
             )
     if bad := [count for count in ranks if count > RANKS_MOST]:
-        raise ConfigError(
-            f"--ranks {bad[0]}: a study starts them all on this machine, at most {RANKS_MOST}; for more: fanlight plan"
-        )
+        raise ConfigError(f"--ranks {bad[0]}: {TOO_MANY}")
     if bad := [count for count in ranks if count < 1]:
         raise ConfigError(f"--ranks {bad[0]}: numbers from 1 on, with commas between, such as 1,2,4")
     parallel = [name for name in names if name not in ONE_PROCESS and "=" not in name]

@@ -54,9 +54,11 @@ def blocks(study: Path, point: Point) -> list[Row]:
 
 def torn(run: Path, point: Point) -> str:
     """Why a finished run cannot be read, as after a crash of the machine or by a disk's fault; empty where it can."""
+    if (run / folder.FAILURE).exists():
+        return "" if folder.failure(run) else f"{folder.FAILURE} holds no reason"
     try:
         read(run, point)
-    except (FanlightError, OSError, ValueError, LookupError, TypeError, ArithmeticError) as error:
+    except (FanlightError, OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
         return (str(error).splitlines() or [type(error).__name__])[0]
     return ""
 

@@ -17,12 +17,13 @@ from fanlight.train import layouting, prepare, resolve
 
 PLAIN: dict[str, object] = {  # of every point: who computes is the question, and nothing else is to be chosen on the way
     "execution.layout": "serial", "execution.ranks": 1, "execution.autotune": False, "execution.report": False,
-    "execution.compile": False, "execution.cache_features": False,
+    "execution.compile": False, "execution.cache_features": False, "train.time_limit_s": None,
 }  # fmt: skip
 DECIDED = {  # by the study for each point, and what a user does who wants something of it
     "execution.layout": "say --layouts", "execution.ranks": "say --ranks", "train.precision": "say --precisions",
     "train.seed": "every round has its own; say how many by --rounds",
     "train.evaluate_every": "times need one evaluation, at the end, and --to-accuracy one after every epoch",
+    "train.time_limit_s": "points would have different epochs; say --time-limit, which is of the whole study",
     "execution.autotune": "it would choose otherwise for each point; try it by: fanlight train --autotune",
     "execution.compile": "it is off for all points; try it by: fanlight train --compile",
     "execution.cache_features": "it is off for all points, since only some layouts can; try it by: fanlight train",

@@ -55,8 +55,7 @@ class Runner:
     def mend(self) -> None:
         """Finished runs that cannot be read any more are measured again; else their study would end in every report."""
         for point in self.points:
-            for probe in sorted((self.study / "runs").glob(f"{point.name}-*/{folder.PROBE}")):
-                run = probe.parent
+            for run in sorted(filter(folder.is_done, (self.study / "runs").glob(f"{point.name}-*"))):
                 if run.name[len(point.name) + 1 :].isdecimal() and (why := measured.torn(run, point)):
                     aside = folder.put_aside(run)
                     why = why.split("; ")[0]  # the way out is taken here

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -11,8 +12,8 @@ from typing import Any
 from fanlight import config as configuration
 from fanlight import console, machine
 from fanlight.config import Config
-from fanlight.data import manifest as manifests
 from fanlight.errors import ConfigError
+from fanlight.study import stopping
 from fanlight.study.layouts import (
     costs,
     estimate,
@@ -58,15 +59,17 @@ def study(
     fails is a row with its reason."""
     begun = time.monotonic()
     costs.check_price(asked.price)
-    if resume is not None:
-        place, plan, about = _continued(config, resume, command=command)
-        rounds = asked.rounds or plan["rounds"]
-    else:
-        place, plan, about = _begun(config, asked, out=out, command=command)
-        rounds = plan["rounds"]
-    points = folder.points(plan)
-    probing = {"block_s": plan["block_s"], "repeats": plan["repeats"]}
-    with run_folders.locked(place):
+    with contextlib.ExitStack() as held:
+        if resume is not None:
+            place, plan, about = _continued(config, resume, command=command)
+            rounds = asked.rounds or plan["rounds"]
+            held.enter_context(run_folders.locked(place))
+        else:
+            place, plan, about = _begun(config, asked, out=out, command=command, held=held)
+            rounds = plan["rounds"]
+        held.enter_context(stopping.saying(place))
+        points = folder.points(plan)
+        probing = {"block_s": plan["block_s"], "repeats": plan["repeats"]}
         if asked.price is not None:
             plan["price"] = asked.price
         guess = estimate.seconds(points, about, **probing)
@@ -100,8 +103,10 @@ def _report(place: Path) -> str:
         return f"cannot be written ({error.strerror or error}); once that is mended: fanlight report {place}"
 
 
-def _begun(config: Config, asked: Asked, *, out: Path | None, command: str) -> tuple[Path, dict[str, Any], Basis]:
-    """A new folder with everything decided."""
+def _begun(
+    config: Config, asked: Asked, *, out: Path | None, command: str, held: contextlib.ExitStack
+) -> tuple[Path, dict[str, Any], Basis]:  # fmt: skip
+    """A new folder with everything decided, locked until `held` ends."""
     folder.check_free(out)
     target = asked.to_accuracy
     if target is not None and not 0 < target < 1:
@@ -127,6 +132,8 @@ def _begun(config: Config, asked: Asked, *, out: Path | None, command: str) -> t
     about = recipe.basis(config, command=command, weak=asked.weak, to_accuracy=target, cores_most=most)
     points = room.checked(points, about)
     place = folder.create(config.data.path, out=out)
+    held.enter_context(run_folders.locked(place))
+    folder.check_free(place)  # who began there meanwhile keeps it
     configuration.write(place / "basis.yaml", about.config)
     about.manifest.save(place / "manifest.parquet")
     start = sessions.now(command=command, gpus=gpus)
@@ -160,10 +167,19 @@ def _continued(config: Config, resume: Path, *, command: str) -> tuple[Path, dic
     start = sessions.now(command=command, gpus=devices.gpus_visible())
     sessions.check(plan, start, study=resume)
     plan["sessions"] = [*sessions.of(plan), start]
-    shared = configuration.read(resume / "basis.yaml")
-    manifest = manifests.load(resume / "manifest.parquet")
+    shared, manifest = _shared(resume), run_folders.read_manifest(resume)
+    # Else every point would fail, and be written down as one that cannot run.
+    run_folders.check_unchanged(resume, manifest)
     weak = plan["scaling"] == "weak"
     return resume, plan, Basis(plan["data"], shared, frozenset(plan["asked"]), manifest, plan["command"], weak)
+
+
+def _shared(study: Path) -> Config:
+    """The config that all points have in common. ConfigError where it cannot be read."""
+    try:
+        return configuration.read(study / "basis.yaml")
+    except ConfigError as error:
+        raise ConfigError(f"{error}; put the file back, or begin another study with --out") from None
 
 
 def _equal(config: Config) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from fanlight.study import runs
 from fanlight.study.layouts import folder
 
 Doc = dict[str, Any]
+NEEDED = {"baselines", "causes", "equal", "fits", "flags", "machine", "verdict"}  # of points.json
 TIMELINE_RANKS = 16  # of a point; the others look alike
 
 
@@ -44,6 +45,8 @@ def read(study: Path) -> Told:
     try:
         document = json.loads((study / folder.POINTS).read_text(encoding="utf-8"))
         measured = [point["name"] for point in document["points"] if point["status"] == "measured"]
+        if lacking := NEEDED - document.keys():
+            raise KeyError(lacking)
     except (OSError, ValueError, KeyError, TypeError):
         raise RunError(
             f"{study} has no readable {folder.POINTS}, which a study writes after every round; go on with: "

@@ -26,6 +26,7 @@ from fanlight.study.loading import sample as samples
 BLOCK_S = 0.4  # of work at least per point and round, so that five rounds are two seconds
 VERSION = 1  # of study.json
 BUSY = 0.15  # of all cores, used by others: more, and the figures are theirs as well
+WORKERS_MOST = 1024  # of one machine: more is a slip of the pen, and would end in its memory
 LINE = "{:<23} {:<24} {:>7}  {:>9} {:>19}  {:>7} {:>6}  {:>7}  {}"
 
 
@@ -106,8 +107,8 @@ def _rounds(measured: Sequence[points.Point], title: str, *, rounds: int, block_
 
 def check(*, workers: Sequence[int], names: Sequence[str]) -> None:
     """ConfigError for numbers and engines that cannot be on any machine."""
-    if bad := [count for count in workers if count < 1]:
-        raise ConfigError(f"--workers {bad[0]}: numbers from 1 on, with commas between, such as 1,2,4")
+    if bad := [count for count in workers if not 1 <= count <= WORKERS_MOST]:
+        raise ConfigError(f"--workers {bad[0]}: numbers from 1 to {WORKERS_MOST}, with commas between, such as 1,2,4")
     for name in names:
         if name not in engines.NAMES:
             raise ConfigError(

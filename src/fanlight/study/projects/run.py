@@ -27,6 +27,7 @@ from fanlight.config import Config
 from fanlight.data import checkup
 from fanlight.errors import ConfigError, FanlightError, RunError, Stopped
 from fanlight.models import zoo
+from fanlight.study import stopping
 from fanlight.study.layouts import folder, grid
 from fanlight.study.layouts import study as layouts
 from fanlight.study.loading import run as loading
@@ -121,7 +122,13 @@ def read_plan(place: Path) -> Doc:
 
 
 def _parts(place: Path, plan: Doc, *, time_limit_s: float | None, command: str) -> Doc:
-    """Measures what is missing, with `command` kept among the plan's sessions where anything is."""
+    """Measures what is missing. RunError where another process is at it: it would lose the part that it measures."""
+    with run_folders.locked(place), stopping.saying(place):
+        return _measured(place, plan, time_limit_s=time_limit_s, command=command)
+
+
+def _measured(place: Path, plan: Doc, *, time_limit_s: float | None, command: str) -> Doc:
+    """What is missing, measured, with `command` kept among the plan's sessions where anything is."""
     asked = recipe.parse(plan["recipe"], name=plan["name"])
     over: Doc = {key: tuple(value) if isinstance(value, list) else value for key, value in plan["given"].items()}
     given = Given(**over)
@@ -272,7 +279,10 @@ def _known(part: Part, own: Path, *, rounds: int | None) -> Doc | None:
     """The result of a part that has come to its end, in as many rounds as are asked for."""
     if (found := _read(own / ("study.json" if part.of == "loading" else folder.POINTS))) is None:
         return None
-    is_short = (rounds or 0) > found["rounds"] or (part.of == "layouts" and found["ended"])
+    try:
+        is_short = (rounds or 0) > found["rounds"] or (part.of == "layouts" and found["ended"])
+    except (KeyError, TypeError):  # it is not whole
+        return None
     return None if is_short else found
 
 
