@@ -115,7 +115,7 @@ def test_the_command(fanlight, own_place: Path, monkeypatch: pytest.MonkeyPatch)
         (["--of", "loading", "--workers", "two"], "--workers 'two': numbers from 1 on"),
         (["--of", "loading", "--workers", " "], "--workers is empty; name some"),
         (["--of", "loading", "--engines", ""], "--engines is empty; name some"),
-        (["--of", "loading", "--workers", "0"], "--workers 0: numbers from 1 on"),
+        (["--of", "loading", "--workers", "0"], "--workers 0: numbers from 1 to 1024, with commas"),
         (["--of", "loading", "--engines", "thread"], "--engines 'thread' is unknown; choose serial, threads"),
         (["--of", "loading", "--out", "full"], "--out full is there already; name a new folder"),
     ],

@@ -8,10 +8,13 @@ import os, signal, time
 from pathlib import Path
 from fanlight.study import stopping
 with stopping.saying(Path("s")):
+    ready, began = os.pipe()
     child = os.fork()
     if not child:
+        os.write(began, b".")
         time.sleep(60)
         os._exit(0)
+    os.read(ready, 1)  # Python drops the signals of its first moments after a fork
     os.kill(child, signal.SIGTERM)
     print(os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGTERM)
 """
