@@ -104,4 +104,6 @@ def test_edges_know_no_colour():
         assert each[0, 0, 16, 10] > 0 > each[0, 0, 2, 2], "an edge, and none"
         assert each[0, 1, 16, 10] > each[0, 2, 16, 10], "an upright one"
     assert torch.equal(edges(x := torch.rand(1, 3, 8, 8))[:, :3], x)
+    for order in (torch.channels_last, torch.contiguous_format):
+        assert edges(x.contiguous(memory_format=order)).is_contiguous(memory_format=order)
     assert edges(torch.zeros(2, 3, 8, 8)).isfinite().all()

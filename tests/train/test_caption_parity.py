@@ -52,6 +52,16 @@ def test_layouts_equal_the_serial_run_in_fp64(quick_ranks, fanlight, said, model
         assert row["loss_error"] < 1e-12 and row["gradient_error"] < 1e-11
 
 
+def test_gathered_weights_evaluate_as_weights_at_rest_in_every_bit(quick_ranks, fanlight, said):
+    """Also behind small-grid's edges, whose order in memory is nobody's but their own."""
+    answer = fanlight(
+        "verify", said, "--model", "small-grid+transformer64x1", *SMALL, "--steps", "1", "--precision", "fp32", "--only", "fsdp",
+        "--json",
+    )  # fmt: skip
+    (row,) = json.loads(answer.out)["layouts"]
+    assert answer.code == 0 and row["passed"], row
+
+
 def built(said, run, **options):
     config = sentences.config(said, **options)
     path = prepare.prepare(config, out=run, command="test")

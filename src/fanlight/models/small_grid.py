@@ -60,7 +60,11 @@ class ColoursAndEdges(nn.Module):
         edges_B3HW = torch.cat([squares_B2HW.sum(1, keepdim=True), squares_B2HW], 1).add(1e-6).sqrt()
         strength = edges_B3HW[:, :1]
         around = F.avg_pool2d(strength, EDGE_WINDOW, 1, EDGE_WINDOW // 2, count_include_pad=False)
-        return torch.cat([x_B3HW, 4 * edges_B3HW / (strength + around + FAINT) - 1], 1)
+        found = torch.cat([x_B3HW, 4 * edges_B3HW / (strength + around + FAINT) - 1], 1)
+        # In the order of the image: else the order of the next weights decides how their convolution computes, and weights that
+        # a layout gathers have another one than those at rest.
+        is_last = x_B3HW.is_contiguous(memory_format=torch.channels_last)
+        return found.contiguous(memory_format=torch.channels_last if is_last else torch.contiguous_format)
 
 
 class GridGroup(nn.Module):
