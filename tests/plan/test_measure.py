@@ -159,7 +159,31 @@ def test_a_calibration_is_kept_and_read_again(tmp_path):
     assert measure._read(tmp_path / "plans" / "a.json") == made()
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[1]", '{"by_ranks": {"1": {}}}', None])
+def test_a_calibration_that_was_changed_is_measured_anew(tmp_path, capsys):
+    path = tmp_path / "a.json"
+    measure._write(path, made())
+    whole = path.read_text()
+    for before, after in (
+        ('"took_s": 9.0', '"took_s": 8.0'),
+        ('"fp32"', '"bf16"'),
+        ('"rest_s": 0.001', '"rest_s": NaN'),
+    ):
+        assert before in whole
+        path.write_text(whole.replace(before, after))
+        assert measure._read(path) is None
+        assert f"{path} is damaged" in capsys.readouterr().out
+    path.write_bytes(b"\xff\0")
+    assert measure._read(path) is None
+
+
+def test_a_cache_that_takes_nothing_costs_a_warning(tmp_path, capsys):
+    (tmp_path / "plans").write_text("a file where the folder should be")
+    measure._write(tmp_path / "plans" / "a.json", made())
+    told = capsys.readouterr().err
+    assert "cannot be kept" in told and "measures again" in told and "FANLIGHT_CACHE" in told
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[1]", '{"by_ranks": {"1": {}}}', '{"by_ranks": []}', None])
 def test_what_cannot_be_read_is_measured_anew(tmp_path, text):
     if text is not None:
         (tmp_path / "a.json").write_text(text)

@@ -20,6 +20,7 @@ import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ from fanlight.train import memory, precision, probe
 JOB = "fanlight.plan.measure:rank_measured"
 FOLDER = "plans"  # in the cache
 PRELOAD = ("torch", "timm", "cv2", "fanlight.plan.measure")
-FORM = 2  # of what is kept: a file of another is measured anew
+FORM = 3  # of what is kept: a file of another is measured anew
 BUDGET_S = 16.0  # of the steps of one number of ranks, in all number formats: large networks are measured on fewer rows
 REPEATS, REPEATS_LEAST = 5, 3  # steps of each kind that count; the first of a kind does not
 QUICKEST = 2  # of them, whose mean is taken
@@ -185,6 +186,7 @@ def fingerprint(config: Config, *, classes: int, precisions: Sequence[str], core
     about |= {"power": machine.power(), "threads": threads_of(config, ranks=1, cores=cores)}
     about |= {"environment": {name: value for name, value in os.environ.items() if name.startswith(DECIDES)}}
     about |= {"torch": str(torch.__version__), "fanlight": __version__, "form": FORM, "precisions": list(precisions)}
+    about |= {name: metadata.version(name) for name in ("timm", "torchvision")}  # whose networks change
     about |= {"channels_last": config.execution.channels_last}
     return hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode()).hexdigest()[:24]
 
@@ -334,16 +336,33 @@ def _input_s(config: Config) -> float:
 
 
 def _write(path: Path, found: Calibration) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(asdict(found)), encoding="utf-8")
-    part.replace(path)
+    """Where the cache cannot take it, the next plan measures again."""
+    part = path.with_suffix(f".{os.getpid()}.part")  # of this process: two may measure at a time
+    text = json.dumps(asdict(found))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(json.dumps({"sum": _sum(json.loads(text)), "found": json.loads(text)}), encoding="utf-8")
+        part.replace(path)
+    except OSError as error:
+        why = f"{path.parent}: {os.strerror(error.errno or 0)}"
+        console.warn(
+            "what this machine was measured to do cannot be kept", why=f"{why}, so the next plan measures again",
+            do="Free some room there, or set FANLIGHT_CACHE to a folder that can be written",
+        )  # fmt: skip
+
+
+def _sum(found: Any) -> str:
+    """Of a document as JSON has it: a torn or changed file is told from a whole one."""
+    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
 
 
 def _read(path: Path) -> Calibration | None:
-    """What was kept; None where there is nothing that can be read."""
+    """What was kept; None where there is nothing, or it is not what was written."""
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        told = kept["found"]
+        if kept["sum"] != _sum(told):
+            raise ValueError("not what was written")
         by_ranks = {}
         for ranks, each in told["by_ranks"].items():
             steps = {
@@ -353,5 +372,8 @@ def _read(path: Path) -> Calibration | None:
             by_ranks[int(ranks)] = Measured(**{**each, "steps": steps})
         shares = {name: [(a, b, c) for a, b, c in rows] for name, rows in told["shares"].items()}
         return Calibration(told["fingerprint"], told["took_s"], shares, by_ranks, told["input_s"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        console.say(f"  {path} is damaged: what was measured before is measured again")
         return None
