@@ -42,6 +42,12 @@ def test_layouts_divide_what_they_divide():
     assert of("replicate=2,pipe=2", 4).buckets > 0
 
 
+def test_shards_keep_whole_gradients_until_the_last_microbatch():
+    """shard.py sends their sum once; with one microbatch they go as they come."""
+    assert of("fsdp", 4).gradients == 8e6
+    assert of("fsdp", 4, asked=Asked(32, 2)).gradients == 32e6
+
+
 def test_gpipe_keeps_every_microbatch_and_1f1b_no_more_than_ranks():
     asked = Asked(32, 16)
     keeps = {name: of("pipeline", 4, asked=asked, schedule=name).activations for name in ("gpipe", "1f1b")}

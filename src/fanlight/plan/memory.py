@@ -84,7 +84,7 @@ def _rank(layout: Layout, blocks: Sequence[Block], asked: Asked, kept: Kept, *, 
     bucketed = layout.dp_replicate > 1 and layout.dp_shard == 1 and not layout.is_periodic and not layout.is_whole
     return Bytes(
         weights=held + 4.0 * sum(b.buffers for b in blocks),
-        gradients=held,
+        gradients=whole if asked.microbatches > 1 else held,  # shard.py sends their sum after the last microbatch
         optimizer=MOMENTS.get(kept.optimizer, 2) * held,
         average=held if kept.has_average else 0.0,
         activations=_activations(layout, blocks, rows=rows, in_flight=in_flight, is_short=is_short),
