@@ -50,7 +50,7 @@ def test_units_are_what_they_say():
         ("nodes: 2", "nodes: 0", 2, "nodes is '0'"),
         ("kind: cpu", "kind: cdua", 4, "device.kind is 'cdua'; use cpu or cuda. Near names: cuda"),
         ("  count: 2\n", "", 4, "device.count is missing"),
-        ("16 GB", "16", 6, "device.memory is '16'; it should be bytes, above 0 and with a unit (MB, GB"),
+        ("16 GB", "16", 6, "device.memory is '16'; it should be bytes, from 1 MB to 1,000 TB and with a unit (MB, GB"),
         ("16 GB", "16 GBit", 6, "device.memory is '16 GBit'"),
         ("bandwidth: 5 GB/s", "bandwidth: 5 Gb/s", 9, "links.within.bandwidth is '5 Gb/s'"),
         (
@@ -73,6 +73,20 @@ def test_units_are_what_they_say():
         ),
         ("links:\n", "links: fast\nsource:\n", 8, "links should hold fields such as"),
         ("spread: 3 %", "spread: {", 12, "not YAML"),
+        ("spread: 3 %", "spread: 3", 11, "spread is '3'; it should be a share, from 0 to 150 %, such as 3 %"),
+        ("spread: 3 %", "spread: -3 %", 11, "spread is '-3 %'"),
+        ("spread: 3 %", "spread: nan", 11, "spread is 'nan'"),
+        ("spread: 3 %", "\tspread: 3 %", 11, "not YAML"),
+        ("spread: 3 %", "spread: \0", 11, "not YAML: special characters"),
+        ("spread: 3 %", '"a\\nb": 3 %', 11, "a\\nb is unknown"),
+        ("nodes: 2", "nodes: " + 5000 * "9", 2, "it counts"),
+        ("bandwidth: 5 GB/s", "bandwidth: 1e300 GB/s", 9, "from 0.001 MB/s to 1,000,000 GB/s"),
+        ("bandwidth: 5 GB/s", "bandwidth: 1e-320 GB/s", 9, "from 0.001 MB/s to 1,000,000 GB/s"),
+        ("latency: 0.2ms", "latency: 1e400 s", 10, "links.between.latency is '1e400 s'; it should be seconds, from 0"),
+        ("  speed: 1\n", "  speed: 0\n", 7, "device.speed is '0'; it should be times as fast, from 0.001 to 1,000"),
+        ("  speed: 1\n", "", 4, "device says neither speed nor achieved; add one"),
+        ("  speed: 1\n", "  speed: 1\n  achieved: {fp32: 1 TFLOP/s}\n", 4, "device says both speed and achieved"),
+        ("name: two hosts", 'name: "two\\nhosts"', 1, "name should be one line of text"),
     ],
 )
 def test_a_mistake_points_at_its_line(old, new, line, words):
@@ -113,6 +127,39 @@ def test_neither_a_file_nor_a_preset():
         cluster.read("dgx-a10")
     with pytest.raises(ConfigError, match=r"cannot read the cluster file nowhere.yaml: No such file"):
         cluster.read("nowhere.yaml")
+
+
+def test_what_is_no_text_file_is_refused_with_a_way_out(tmp_path):
+    (tmp_path / "latin.yaml").write_bytes("name: Zürich".encode("latin-1"))
+    (tmp_path / "empty.yaml").write_bytes(b"")
+    for name, words in (
+        (tmp_path, "Is a directory; name a YAML file"),
+        (300 * "a", "is neither a file nor a preset"),
+        (300 * "a" + ".yaml", "name too long; name a YAML file"),
+        ("", "is neither a file nor a preset"),
+        (tmp_path / "latin.yaml", "is not text in UTF-8; save it as UTF-8"),
+        (tmp_path / "empty.yaml", "is empty; say nodes, device and links"),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            cluster.read(name)
+        assert words in str(caught.value)
+
+
+def test_more_ranks_than_one_node_has_need_a_network():
+    """Else what lies between nodes would cost nothing."""
+    alone = cluster.parse(
+        GOOD.replace("nodes: 2", "nodes: 1").replace("  between: {latency: 0.2ms, bandwidth: 1 Gbit/s}\n", ""),
+        where="c",
+    )
+    cluster.check_ranks(alone, [1, 2])
+    with pytest.raises(
+        ConfigError, match=r"3 ranks take 2 nodes of two hosts, .* links.between, .* --ranks 2 or fewer"
+    ):
+        cluster.check_ranks(alone, [1, 3])
+    both = cluster.parse(GOOD, where="c")
+    cluster.check_ranks(both, [1, 3, 1024])
+    with pytest.raises(ConfigError, match=r"20,000 ranks of two hosts .* at most 16,384, with --ranks"):
+        cluster.check_ranks(both, [20_000])
 
 
 def test_more_ranks_take_more_machines_of_the_kind():

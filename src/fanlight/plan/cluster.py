@@ -6,8 +6,9 @@ A mistake names the file, the line, the field, the value and what would do. Ever
 from __future__ import annotations
 
 import math
+import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 from fanlight.errors import ConfigError, near, shown
 
 PRESETS = Path(__file__).parent / "presets"
+RANKS_MOST = 16_384  # of a what-if: the time it takes grows with them
 KINDS = ("cpu", "cuda")
 UNITS: dict[str, dict[str, float]] = {  # of a number in a file, by what it measures
     "seconds": {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0},
@@ -24,12 +26,22 @@ UNITS: dict[str, dict[str, float]] = {  # of a number in a file, by what it meas
     "bytes": {"MB": 1e6, "GB": 1e9, "TB": 1e12, "MiB": 2.0**20, "GiB": 2.0**30},
     "operations per second": {"GFLOP/s": 1e9, "TFLOP/s": 1e12, "PFLOP/s": 1e15},
     "a share": {"%": 1e-2, "": 1.0},
+    "times as fast": {"%": 1e-2, "": 1.0},
     "images per second": {"/s": 1.0, "": 1.0},
 }  # fmt: skip
 EXAMPLES = {
     "seconds": "20us", "bytes per second": "25 GB/s or 1 Gbit/s", "bytes": "16 GB", "operations per second": "30 TFLOP/s",
-    "a share": "3 %", "images per second": "2000/s",
+    "a share": "3 %", "times as fast": "1.5", "images per second": "2000/s",
 }  # fmt: skip
+RANGES: dict[str, tuple[float, float, str]] = {  # beyond them is a slip of the pen, and arithmetic that overflows
+    "seconds": (0.0, 60.0, "from 0 to 60 s"),
+    "bytes per second": (1e3, 1e15, "from 0.001 MB/s to 1,000,000 GB/s"),
+    "bytes": (1e6, 1e15, "from 1 MB to 1,000 TB"),
+    "operations per second": (1e6, 1e18, "from 0.001 GFLOP/s to 1,000 PFLOP/s"),
+    "a share": (0.0, 1.5, "from 0 to 150 %"),
+    "times as fast": (1e-3, 1e3, "from 0.001 to 1,000"),
+    "images per second": (1e-3, 1e12, "from 0.001/s to 1e12/s"),
+}
 _NUMBER = re.compile(r"\s*([0-9.]+(?:[eE][+-]?[0-9]+)?)\s*(\S*)\s*$")
 
 
@@ -81,6 +93,11 @@ class Cluster:
         """That a rank can have."""
         return self.device.memory_bytes / (self.devices if self.device.kind == "cpu" else 1)
 
+    @property
+    def has_network(self) -> bool:
+        """Whether anybody said what sending between its nodes costs."""
+        return math.isfinite(self.between.bytes_per_s)
+
     def over(self, ranks: int) -> Cluster:
         """As many of its machines as `ranks` ranks take: the first node is filled first. The machine that was measured is one:
         further ranks take turns at its cores."""
@@ -91,6 +108,22 @@ class Cluster:
         return replace(self, nodes=-(-ranks // self.devices))
 
 
+def check_ranks(cluster: Cluster, ranks: Sequence[int]) -> None:
+    """ConfigError where so many of a described cluster's ranks cannot be simulated, or would send over what nobody described."""
+    most = max(ranks)
+    if most > RANKS_MOST:
+        raise ConfigError(
+            f"{most:,} ranks of {cluster.name} are more than can be simulated; say fewer, at most {RANKS_MOST:,}, with --ranks"
+        )
+    if most > cluster.devices and not cluster.is_measured and not cluster.has_network:
+        nodes = cluster.over(most).nodes
+        raise ConfigError(
+            f"{most:,} ranks take {nodes:,} nodes of {cluster.name}, whose file does not say what lies between nodes; add "
+            f"links.between, such as {{latency: {EXAMPLES['seconds']}, bandwidth: 25 GB/s}}, or use --ranks {cluster.devices} "
+            "or fewer"
+        )
+
+
 def presets() -> list[str]:
     return sorted(path.stem for path in PRESETS.glob("*.yaml"))
 
@@ -99,7 +132,7 @@ def read(name: str | Path) -> Cluster:
     """The cluster of a file, or of a preset's name. ConfigError, with the line, where it says what cannot be."""
     text = str(name)
     path = Path(name)
-    if not path.suffix and not path.exists():
+    if not path.suffix and (not text or not os.path.exists(path)):  # Path's own raises where a name is too long
         if text not in presets():
             raise ConfigError(
                 f"--cluster {shown(text)!r} is neither a file nor a preset; presets: {', '.join(presets())}."
@@ -109,9 +142,12 @@ def read(name: str | Path) -> Cluster:
     try:
         written = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise ConfigError(f"cannot read the cluster file {path}: {error.strerror}") from None
+        raise ConfigError(
+            f"cannot read the cluster file {shown(text, letters=200)}: {error.strerror}; name a YAML file as docs/plan.md "
+            f"shows, or a preset: {', '.join(presets())}"
+        ) from None
     except UnicodeDecodeError:
-        raise ConfigError(f"the cluster file {path} is not text in UTF-8; write it anew") from None
+        raise ConfigError(f"the cluster file {path} is not text in UTF-8; save it as UTF-8, or name another") from None
     return parse(written, where=path.name if path.parent == PRESETS else str(path))
 
 
@@ -122,9 +158,10 @@ def parse(text: str, *, where: str) -> Cluster:
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f" line {mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or str(error)
+        mark, position = getattr(error, "problem_mark", None), getattr(error, "position", None)
+        at = mark.line if mark else text.count("\n", 0, position) if isinstance(position, int) else None
+        line = "" if at is None else f" line {at + 1}"
+        problem = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
         raise ConfigError(f"{where}{line}: not YAML: {' '.join(str(problem).split())}") from None
     if root is None:
         raise ConfigError(f"{where} is empty; say nodes, device and links, as docs/plan.md shows")
@@ -149,7 +186,7 @@ class _Section:
             self.keys = {**getattr(self, "keys", {}), name: key.start_mark.line + 1}
 
     def error(self, name: str, words: str, *, line: int | None = None) -> ConfigError:
-        full = ".".join(part for part in (self.path, name) if part)
+        full = ".".join(part for part in (self.path, shown(name)) if part)
         at = line or (self.nodes[name].start_mark.line + 1 if name in getattr(self, "nodes", {}) else self.line)
         return ConfigError(f"{self.where} line {at}: {full + ' ' if full else ''}{words}")
 
@@ -172,17 +209,17 @@ class _Section:
                 raise self.error(name, "is missing")
             return default
         value = self.nodes[name].value
-        if not isinstance(value, str):
+        if not isinstance(value, str) or not value.strip().isprintable():
             raise self.error(name, "should be one line of text")
         return value.strip()
 
     def whole(self, name: str) -> int:
         value = self.text(name)
-        if not value.isdecimal() or not 1 <= int(value) <= 1_000_000:
+        if not value.isdecimal() or len(value) > 7 or not 1 <= int(value) <= 1_000_000:
             raise self.error(name, f"is {shown(value)!r}; it counts, so a whole number from 1 to 1,000,000")
         return int(value)
 
-    def number(self, name: str, unit: str, default: float | None = None, *, positive: bool = True) -> float:
+    def number(self, name: str, unit: str, default: float | None = None) -> float:
         """A number with its unit, in the unit's base."""
         if name not in self.nodes and default is not None:
             return default
@@ -193,11 +230,11 @@ class _Section:
         except ValueError:
             size = math.nan
         factor = UNITS[unit].get(found.group(2)) if found else None
-        if factor is None or not math.isfinite(size) or (positive and size <= 0):
-            kinds = ", ".join(each for each in UNITS[unit] if each)
+        least, most, words = RANGES[unit]
+        if factor is None or not least <= size * factor <= most:  # also where it is no number
+            kinds = f" and with a unit ({', '.join(UNITS[unit])})" if "" not in UNITS[unit] else ""
             raise self.error(
-                name,
-                f"is {shown(value)!r}; it should be {unit}, above 0 and with a unit ({kinds}), such as {EXAMPLES[unit]}",
+                name, f"is {shown(value)!r}; it should be {unit}, {words}{kinds}, such as {EXAMPLES[unit]}"
             )
         return size * factor
 
@@ -226,6 +263,12 @@ def _cluster(top: _Section) -> Cluster:
         table = device.section("achieved")
         table.known("fp32", "bf16", "fp16")
         achieved = {name: table.number(name, "operations per second") for name in table.nodes}
+    if ("speed" in device.nodes) == bool(achieved):
+        how = "both speed and achieved; leave one out" if achieved else "neither speed nor achieved; add one"
+        raise device.error(
+            "",
+            f"says {how}: speed: 1 is as fast as this machine, achieved: {{fp32: 8.7 TFLOP/s}} what it reaches in training",
+        )
     links = top.section("links")
     links.known("within", "between")
     nodes = top.whole("nodes")
@@ -236,15 +279,15 @@ def _cluster(top: _Section) -> Cluster:
         raise links.error("within", f"is missing, and a node has {count} devices; say its latency and bandwidth")
     hops = {name: _hop(links.section(name)) for name in links.nodes}
     nothing = Hop(0.0, math.inf)
-    speed = device.number("speed", "a share") if "speed" in device.nodes else None
-    share: Callable[..., float] = lambda name: top.number(name, "a share", 0.0, positive=False)  # noqa: E731
+    speed = device.number("speed", "times as fast") if "speed" in device.nodes else None
+    share: Callable[..., float] = lambda name: top.number(name, "a share", 0.0)  # noqa: E731
     return Cluster(
         top.text("name", top.where), nodes, count,
         Device(kind, device.text("name", ""), device.number("memory", "bytes", math.inf), achieved, speed),
         within=hops.get("within") or hops.get("between") or nothing, between=hops.get("between") or nothing,
         spread=share("spread"), contention=share("contention"), steals=share("steals"),
-        tensor_s=top.number("per_tensor", "seconds", 0.0, positive=False),
-        overhead_s=top.number("overhead", "seconds", 0.0, positive=False),
+        tensor_s=top.number("per_tensor", "seconds", 0.0),
+        overhead_s=top.number("overhead", "seconds", 0.0),
         images_per_s=top.number("input", "images per second", math.inf), source=top.text("source", ""),
     )  # fmt: skip
 
@@ -256,4 +299,4 @@ def _hop(link: _Section) -> Hop:
             raise link.error(
                 name, f"is missing; such as {name}: {EXAMPLES['seconds' if name == 'latency' else 'bytes per second']}"
             )
-    return Hop(link.number("latency", "seconds", positive=False), link.number("bandwidth", "bytes per second"))
+    return Hop(link.number("latency", "seconds"), link.number("bandwidth", "bytes per second"))
