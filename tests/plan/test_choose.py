@@ -169,6 +169,17 @@ def test_buckets_are_those_that_a_run_fits_to_the_link():
     assert asked.bucket_bytes == 7 * 2**20
 
 
+def test_gradients_travel_as_the_config_rounds_them():
+    mine = replace(question().config.with_value("train.compress_gradients", "bf16"), asked=frozenset())
+    told = {
+        name: choose.asked_of(
+            about, parse("ddp", ranks=4), batch=64, number_format="fp32", machines=GPUS
+        ).gradient_bytes
+        for name, about in {"plain": question(), "rounded": question(config=mine)}.items()
+    }
+    assert told == {"plain": 4.0, "rounded": 2.0}
+
+
 def test_more_ranks_than_cores_are_no_further_machines():
     """Four ranks on two cores: each has half of the rows, and takes turns."""
     calibration = made()

@@ -104,6 +104,12 @@ def test_ddp_sends_a_bucket_while_the_next_is_computed():
     assert found.step_s == pytest.approx(10 + 2000 * 1e-3 + agreed(4000 / 3))
 
 
+def test_gradients_that_are_rounded_on_their_way_take_half_as_long():
+    cluster = machine(devices=2, bytes_per_s=4000 / 3)
+    asked = Asked(2, bucket_bytes=8000, gradient_bytes=2.0)
+    assert step_s("ddp", 2, chain(2), asked, cluster) == pytest.approx(6 + 3 + agreed(4000 / 3))
+
+
 def test_ddp_waits_for_all_it_sends_where_one_bucket_holds_all():
     cluster = machine(devices=2, bytes_per_s=4000 / 3)
     assert step_s("ddp", 2, chain(2), Asked(2, bucket_bytes=8000), cluster) == pytest.approx(6 + 6 + agreed(4000 / 3))

@@ -228,6 +228,7 @@ def asked_of(about: Question, layout: Layout, *, batch: int, number_format: str,
         microbatches = max(1, min(layouting.MICROBATCHES_PER_STAGE * layout.pp, most))
     asked = Asked(
         batch, microbatches, weight_bytes=2.0 if is_short else 4.0, activation_bytes=2.0 if is_short else 4.0,
+        gradient_bytes=2.0 if config.train.compress_gradients else 4.0,
         sync_every=config.train.sync_every or layouting.SYNC_EVERY,
         bucket_bytes=int((config.execution.bucket_mb or _bucket_mb(layout, machines)) * 2**20),
     )  # fmt: skip

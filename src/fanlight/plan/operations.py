@@ -28,6 +28,7 @@ class Asked:
     bucket_bytes: int | None = None  # of gradients; None: torch's own, the first smaller
     weight_bytes: float = 4.0  # of a number of sharded weights on its way
     activation_bytes: float = 4.0  # of a number of activations
+    gradient_bytes: float = 4.0  # of a number of whole replicas' gradients on its way
     update_s: float = 0.0  # optimizer, for each number that a rank holds
     host_s: float = 0.0  # of the loop, once in a step
     input_s: float = 0.0  # of preparing one image, on the input threads of its rank, beside the step

@@ -306,6 +306,7 @@ class _Writer:
                 [self.asked.bucket_bytes] if self.asked.bucket_bytes else [FIRST_BUCKET_BYTES, cutting.BUCKET_BYTES]
             )
             groups = cutting.filled(sizes, limits=limits)
+            sizes = [each / 4 * self.asked.gradient_bytes for each in sizes]  # cut as fp32, rounded when they are sent
         else:
             groups = cutting.within(sizes, limit=cutting.BUCKET_BYTES)
         return [(group[-1] + 1, sum(sizes[i] for i in group), len(group)) for group in groups]

@@ -100,6 +100,7 @@ class Machine:
         asked = Asked(
             batch, microbatches, weight_bytes=number_bytes, activation_bytes=number_bytes, update_s=own.optimizer_s / numbers,
             host_s=own.rest_s + own.input_s * batch / layout.data_ranks, sync_every=train.get("sync_every") or SYNC_EVERY,
+            gradient_bytes=2.0 if train.get("compress_gradients") else 4.0,
             bucket_bytes=int(execution["bucket_mb"] * 2**20) if execution.get("bucket_mb") else None,
         )  # fmt: skip
         return Case(layout, tuple(self._timed(own)), asked, machines)
