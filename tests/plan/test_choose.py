@@ -212,6 +212,23 @@ def test_what_was_measured_is_chosen_before_what_is_only_foretold():
 
 
 @pytest.mark.parametrize(("rate", "chosen"), [(110, "fp32"), (130, "bf16")])
+def test_a_shorter_format_must_be_worth_it_where_it_alone_was_measured(rate, chosen):
+    found = [candidate("ddp", 100), candidate("ddp", rate, precision="bf16", source="measured")]
+    assert choose.choose(found, precision_is_open=True)[0].precision == chosen
+
+
+def test_another_algorithm_that_fits_is_no_layout_that_does_not():
+    found = [
+        candidate("local-sgd", 150),
+        replace(candidate("ddp", 100, fits=False), reason="takes too much", bytes=2e9),
+    ]
+    with pytest.raises(
+        ConfigError, match=r"nothing fits: ddp on 2 rank\(s\) in fp32 is the smallest and takes too much"
+    ):
+        choose.choose(found, precision_is_open=True)
+
+
+@pytest.mark.parametrize(("rate", "chosen"), [(110, "fp32"), (130, "bf16")])
 def test_a_shorter_format_must_be_worth_its_accuracy(rate, chosen):
     found = [candidate("ddp", 100), candidate("ddp", rate, precision="bf16")]
     assert choose.choose(found, precision_is_open=True)[0].precision == chosen

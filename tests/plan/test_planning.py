@@ -66,6 +66,19 @@ def test_captioners_are_refused_with_a_reason_and_a_way_out(fanlight, tmp_path, 
     assert "captioners are not planned" in answer.err and "name a --layout" in answer.err
 
 
+def test_the_best_of_fp32_is_tried_where_shorter_formats_lead(monkeypatch):
+    """Else there would be no measured rate that they could be held against."""
+    from dataclasses import replace
+
+    tried = []
+    monkeypatch.setattr(planning, "run", lambda each, *_, **__: tried.append((each.layout, each.precision)) or each)
+    monkeypatch.setattr(planning.machine, "cores_usable", lambda: 2)
+    short = [replace(candidate(name, 200 - i), precision="bf16") for i, name in enumerate(("ddp", "fsdp", "pipeline"))]
+    found = [*short, replace(serial(150), precision="bf16"), candidate("ddp", 140), serial(100)]
+    planning._confirmed(found, None, classes=3)
+    assert tried == [("ddp", "bf16"), ("fsdp", "bf16"), ("pipeline", "bf16"), ("serial", "bf16"), ("ddp", "fp32")]
+
+
 @pytest.mark.parametrize(("gain", "formats"), [(0.4, ["fp32"]), (1.0, ["fp32", "bf16"]), (3.0, ["fp32", "bf16"])])
 def test_a_format_that_is_emulated_is_not_measured(monkeypatch, gain, formats):
     monkeypatch.setattr(planning.precision, "cpu_gain", lambda: gain)

@@ -179,9 +179,10 @@ def choose(
     fitting = [each for each in found if each.fits and not each.is_other]
     if not fitting:
         raise ConfigError(remedies.nothing_fits(found, about))
+    every_exact = [each for each in fitting if each.precision == "fp32"]
     fitting = [each for each in fitting if each.source == "measured"] or fitting
     best = max(fitting, key=lambda each: each.images_per_s)
-    exact = [each for each in fitting if each.precision == "fp32"]
+    exact = [each for each in fitting if each.precision == "fp32"] or every_exact
     if precision_is_open and best.precision != "fp32" and exact:
         whole = max(exact, key=lambda each: each.images_per_s)
         if best.images_per_s < precision.PAYS * whole.images_per_s:  # a shorter format costs accuracy
@@ -247,8 +248,8 @@ def asked_of(about: Question, layout: Layout, *, batch: int, number_format: str,
 
 
 def _too_few(about: Question, *, batch: int) -> str:
-    """Why a batch that grew with its ranks is too large for the data; empty where it is not."""
-    if about.is_weak and batch * batchsize.STEPS_PER_EPOCH > about.images:
+    """Why a batch that grew with its ranks is too large for the data; empty where it is not, or did not grow."""
+    if about.is_weak and batch > about.rows and batch * batchsize.STEPS_PER_EPOCH > about.images:
         return (
             f"{batch} images a step, {about.rows} on each rank, leave fewer than {batchsize.STEPS_PER_EPOCH} steps of an epoch "
             f"of {about.images}; use fewer ranks, or say a --batch-size"

@@ -16,22 +16,24 @@ if TYPE_CHECKING:
 
 def nothing_fits(found: Sequence[Candidate], about: Question | None = None) -> str:
     """Of candidates none of which fits. `about`: the question that they answer; None: no way out is looked for."""
-    sized = [each for each in found if each.bytes]
+    refused = [each for each in found if not each.fits]  # what fits is another algorithm
+    sized = [each for each in refused if each.bytes]
     if not sized:
-        return f"no layout can train this here: {found[0].reason}" if found else "no layout was asked for"
+        return f"no layout can train this here: {refused[0].reason}" if refused else "no layout was asked for"
     least = min(sized, key=lambda each: each.bytes)
     told = (
         f"nothing fits: {least.layout} on {least.ranks} rank(s) in {least.precision} is the smallest and {least.reason}"
     )
-    return f"{told}; {' or '.join(ways_out(least, about))}" if about is not None else told
+    ways = ways_out(least, about) if about is not None else []
+    return f"{told}; {' or '.join(ways)}" if ways else told
 
 
 def ways_out(least: Candidate, about: Question) -> list[str]:
-    """What would make a candidate fit that takes too much or whose batch is too large, the least change of each kind."""
+    """What would make a candidate fit that takes too much, the least change of each kind; nothing where its reason says it."""
     from fanlight.plan import choose
 
     if "too much" not in least.reason:
-        return ["use fewer ranks, or say a --batch-size"]
+        return []
     machines = choose.machines_of(about, ranks=least.ranks, number_format=least.precision)
     layout = choose.layout_of(about, least.layout, ranks=least.ranks, machines=machines)
     blocks = choose.blocks_of(about, layout, number_format=least.precision)
