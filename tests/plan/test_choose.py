@@ -57,7 +57,13 @@ def candidate(name: str, rate: float, **more) -> Candidate:
 def test_every_layout_is_predicted_or_says_why_not():
     found = choose.candidates(question(), ranks=8, precisions=["fp32", "bf16"])
     names = {*choose.NAMES, *choose.products(8, stages=8, devices=4)}
-    assert {"replicate=4,pipe=2", "replicate=2,tensor=4", "pipe=4,tensor=2"} < names
+    assert {
+        "replicate=2,shard=4",
+        "replicate=4,shard=2",
+        "replicate=4,pipe=2",
+        "replicate=2,tensor=4",
+        "pipe=4,tensor=2",
+    } < names
     assert {(each.layout, each.precision) for each in found} == {(n, p) for n in names for p in ("fp32", "bf16")}
     for each in found:
         if each.fits:

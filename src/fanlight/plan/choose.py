@@ -27,7 +27,13 @@ from fanlight.plan.simulate import Timeline, simulate
 from fanlight.train import batchsize, layouting, precision
 
 NAMES = ("ddp", "fsdp", "hsdp", "pipeline", "model-parallel", "tensor", "local-sgd")
-PRODUCTS = (("replicate", "pipe"), ("replicate", "tensor"), ("shard", "tensor"), ("pipe", "tensor"))  # of two degrees
+PRODUCTS = (
+    ("replicate", "shard"),
+    ("replicate", "pipe"),
+    ("replicate", "tensor"),
+    ("shard", "tensor"),
+    ("pipe", "tensor"),
+)  # of two degrees
 FILE_NOISE = 0.15  # of a rate that a file tells, of another network and found by others: ResNets differ by as much
 MEMORY_SHARE = batchsize.MEMORY_SHARE  # of what is there: fragments need the rest
 
