@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,7 +9,9 @@ import typer
 
 from fanlight import console
 from fanlight.cli_data import JsonOption
-from fanlight.errors import ConfigError
+from fanlight.cli_typed import command
+from fanlight.errors import ConfigError, shown
+from fanlight.plan.cluster import RANKS_MOST
 
 KEYS = {
     "model.name": "model", "train.batch_size": "batch_size", "data.image_px": "image_size", "train.precision": "precision",
@@ -44,7 +45,7 @@ def plan(
     flags = {key: given[name] for key, name in KEYS.items()}
     config = assemble(data, recipe=recipe, config=None, flags=flags, values=values or [])
     wanted = planning.Wanted(cluster, counts, trace, anew, confirm)
-    console.result(planning.plan(config, wanted, command=" ".join(["fanlight", *sys.argv[1:]])))
+    console.result(planning.plan(config, wanted, command=command()))
 
 
 def laid_out(config: Any, *, resume: object) -> Any:
@@ -72,6 +73,12 @@ def laid_out(config: Any, *, resume: object) -> Any:
 
 def _numbers(text: str | None) -> tuple[int, ...]:
     words = [word.strip() for word in (text or "").split(",") if word.strip()]
-    if text is not None and (not words or any(not word.isdecimal() or int(word) < 1 for word in words)):
-        raise ConfigError(f"--ranks {text!r}: numbers from 1 on, with commas between, such as 8,64,512")
+    if text is not None and (not words or not all(map(_is_count, words))):
+        raise ConfigError(
+            f"--ranks {shown(text)!r}: numbers from 1 to {RANKS_MOST}, with commas between, such as 8,64,512"
+        )
     return tuple(dict.fromkeys(int(word) for word in words))
+
+
+def _is_count(word: str) -> bool:
+    return word.isdecimal() and len(word) <= 18 and 1 <= int(word) <= RANKS_MOST  # Python refuses thousands of digits

@@ -38,9 +38,37 @@ def test_the_what_if_needs_no_machine_but_a_file(fanlight, colours, tmp_path):
 
 
 def test_ranks_are_numbers(fanlight, colours):
-    for text in ("8,many", "0", ","):
+    for text in ("8,many", "0", ",", "-1", "1e9", "3,3,abc", "16385", 5000 * "9", "8\n9"):
         answer = fanlight("plan", colours, "--ranks", text)
         assert answer.code == 2 and "with commas between, such as 8,64,512" in answer.err
+        assert "Traceback" not in answer.err and len(answer.err) < 200
+
+
+def test_more_ranks_than_a_run_here_would_have_are_refused_before_anything_is_measured(fanlight, colours):
+    answer = fanlight("plan", colours, "--ranks", 16_000)
+    assert answer.code == 2 and "execution.ranks is 16000 on" in answer.err and "measuring" not in answer.out
+
+
+def test_a_network_that_nobody_described_is_not_free(fanlight, colours, tmp_path):
+    path = tmp_path / "one.yaml"
+    path.write_text(
+        "name: <b>one</b>\nnodes: 1\ndevice: {kind: cuda, count: 1, achieved: {fp32: 1 TFLOP/s}}\nlinks: {}\n"
+    )
+    answer = fanlight("plan", colours, "--cluster", path, "--ranks", "8")
+    assert answer.code == 2 and "8 ranks take 8 nodes of <b>one</b>" in answer.err
+
+
+def test_a_trace_that_has_no_place_is_refused_before_anything_is_planned(fanlight, colours, tmp_path):
+    for place, words in ((tmp_path, "is a folder"), (tmp_path / "no" / "t.json", "there is no folder")):
+        answer = fanlight("plan", colours, "--cluster", "dgx-1", "--trace", place)
+        assert answer.code == 2 and words in answer.err and not answer.out
+
+
+def test_a_batch_that_did_not_grow_is_not_too_large_for_few_images(fanlight, colours):
+    """60 images: one rank trains as `train` would, and is a way to train it."""
+    answer = fanlight("plan", colours, "--model", "small-resnet", "--cluster", "dgx-1", "--ranks", "1,8", "--json")
+    assert answer.code == 0, answer.err
+    assert json.loads(answer.out)["chosen"]["layout"] == "serial"
 
 
 def test_a_mistake_in_the_cluster_file_points_at_its_line(fanlight, colours, tmp_path):

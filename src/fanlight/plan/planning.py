@@ -19,7 +19,7 @@ from fanlight.plan import choose, confirm, counting, measure, trace
 from fanlight.plan import cluster as clusters
 from fanlight.plan.choose import Candidate, Question
 from fanlight.plan.cluster import Cluster
-from fanlight.train import autotune, checks, layouting, precision, resolve
+from fanlight.train import autotune, checks, devices, layouting, precision, resolve
 
 CONFIRMED, STEPS = 3, 10  # of the best, for so many steps each
 PLAIN: dict[str, object] = {
@@ -58,6 +58,17 @@ def foretold(config: Config, wanted: Wanted) -> tuple[Question, list[Candidate]]
     """Every way to train it on the machines that are wanted, the best of them tried where they are here."""
     asked_precision, asked_batch = config.train.precision, config.train.batch_size
     other = clusters.read(wanted.cluster) if wanted.cluster is not None else None
+    if other is not None:
+        clusters.check_ranks(other, wanted.ranks or (other.ranks,))
+    elif wanted.ranks:
+        devices.check_ranks(max(wanted.ranks), device="cpu")  # what a run here would refuse
+    if other is None and (config.execution.device or devices.default()[0]) != "cpu":
+        console.warn(
+            "a plan measures CPUs only so far, and this machine has a GPU", why="What follows is of its processor",
+            do="Describe the GPUs in a file and name it with --cluster, or compare layouts on them with `fanlight study`",
+        )  # fmt: skip
+    if wanted.trace is not None:
+        trace.check(wanted.trace)
     config, manifest = resolved(config)
     counted = counted_of(config, classes=len(manifest.classes))
     precisions = _precisions(asked_precision, other)

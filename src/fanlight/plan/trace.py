@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
-from fanlight.errors import unwritable
+from fanlight.errors import ConfigError, unwritable
 from fanlight.plan.simulate import Timeline
 
 LANES = ("input", "host", "compute", "communication")
@@ -27,6 +28,16 @@ def document(timeline: Timeline, *, title: str) -> dict[str, Any]:
                 "ts": begin * 1e6, "dur": (end - begin) * 1e6,
             })  # fmt: skip
     return {"traceEvents": events, "displayTimeUnit": "ms", "otherData": {"title": title, "source": "simulated"}}
+
+
+def check(path: Path) -> None:
+    """ConfigError where no file could be written there: before a plan is made, not after it."""
+    if path.is_dir():
+        raise ConfigError(f"--trace {path} is a folder; name a file in it, such as {path / 'step.json'}")
+    if not path.parent.is_dir():
+        raise ConfigError(f"--trace {path}: there is no folder {path.parent}; make it, or name another file")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise ConfigError(f"--trace {path} may not be written; name another file")
 
 
 def write(path: Path, timeline: Timeline, *, title: str) -> None:
