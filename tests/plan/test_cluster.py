@@ -98,6 +98,11 @@ def test_a_mistake_points_at_its_line(old, new, line, words):
     assert "\n" not in str(caught.value)
 
 
+def test_a_file_without_fields_is_refused_by_what_it_is():
+    assert told("- 1\n- 2\n") == "c.yaml line 1: should hold fields such as `nodes: 2`, got a list"
+    assert told("fast") == "c.yaml line 1: should hold fields such as `nodes: 2`, got 'fast'"
+
+
 @given(st.text(max_size=200))
 def test_any_text_is_a_cluster_or_one_line_of_words(text):
     words = told(text)

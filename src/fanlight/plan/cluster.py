@@ -176,7 +176,8 @@ class _Section:
 
         self.where, self.path, self.line = where, path, node.start_mark.line + 1
         if not isinstance(node, yaml.MappingNode):
-            raise self.error("", f"should hold fields such as `nodes: 2`, got {shown(str(node.value))!r}")
+            got = repr(shown(node.value)) if isinstance(node.value, str) else "a list"
+            raise self.error("", f"should hold fields such as `nodes: 2`, got {got}")
         self.nodes: dict[str, Any] = {}
         for key, value in node.value:
             name = str(key.value)
