@@ -75,6 +75,7 @@ def fake(monkeypatch):
     """fake(step_s): machines that are measured; `step_s(config, number_format, threads)`."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(resolve.precision, "fastest", lambda device: ("bf16", "a convolution said so"))
+    monkeypatch.setattr(candidates.precision, "cpu_gain", lambda: 1.0)
     monkeypatch.setattr(resolve.machine, "cores_usable", lambda: 4)
     monkeypatch.setattr(candidates.psutil, "cpu_count", lambda logical=True: 8 if logical else 4)
     for module in (tune, candidates):
@@ -273,10 +274,21 @@ def test_epochs_that_cannot_be_in_time_are_said(fake, capsys):
     assert "30 epochs take about 5 min" in said and "before the learning rate has come down" in said
 
 
+def test_a_format_that_this_processor_lacks_is_not_tried(fake, monkeypatch):
+    """Steps of eight times the length would leave no time to measure ranks."""
+    monkeypatch.setattr(resolve.precision, "fastest", lambda device: ("fp32", "a convolution said so"))
+    monkeypatch.setattr(candidates.precision, "cpu_gain", lambda: 0.12)
+    fake(lambda config, number_format, threads: 0.1 if number_format == "fp32" else 1 / 0)
+    choices, measured = decide()
+    assert choices.config.train.precision == "fp32" and choices.reasons["train.precision"] == "a convolution said so"
+    assert "execution.ranks" in {gain["key"] for gain in measured.autotune["gains"]}
+
+
 # Real runs
 
 
-def test_a_real_autotune(fanlight, colours, own_place):
+def test_a_real_autotune(fanlight, colours, own_place, monkeypatch):
+    monkeypatch.setattr(candidates.precision, "HOPELESS", 0.0)  # also where bf16 is slow
     words = [word for word in tiny.QUICK if word not in ("--precision", "fp32")]
     answer = fanlight("train", colours, *words, "--autotune", "--layout", "serial", "--out", "run")
     assert answer.code == 0 and answer.err == ""

@@ -52,6 +52,7 @@ def _write_shapes(folder: Path) -> None:
     """21,000 drawn scenes, with five captions each that can be judged."""
     from fanlight.console import Progress
     from fanlight.data.shapes import write as shapes
+    from fanlight.machine import cores_usable
 
     with Progress("Drawing shapes", total=sum(shapes.COUNTS.values()), unit="images") as progress:
-        shapes.write(folder, done=progress.advance)
+        shapes.write(folder, done=progress.advance, cores=cores_usable())

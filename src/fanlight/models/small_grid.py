@@ -59,7 +59,10 @@ class ColoursAndEdges(nn.Module):
         squares_B2HW = gradient_B32HW.square().sum(1)
         edges_B3HW = torch.cat([squares_B2HW.sum(1, keepdim=True), squares_B2HW], 1).add(1e-6).sqrt()
         strength = edges_B3HW[:, :1]
-        around = F.avg_pool2d(strength, EDGE_WINDOW, 1, EDGE_WINDOW // 2, count_include_pad=False)
+        around = strength
+        for window in ((EDGE_WINDOW, 1), (1, EDGE_WINDOW)):  # the mean of a window is that of its rows' means
+            reach = (window[0] // 2, window[1] // 2)
+            around = F.avg_pool2d(around, window, 1, reach, count_include_pad=False)
         found = torch.cat([x_B3HW, 4 * edges_B3HW / (strength + around + FAINT) - 1], 1)
         # In the order of the image: else the order of the next weights decides how their convolution computes, and weights that
         # a layout gathers have another one than those at rest.

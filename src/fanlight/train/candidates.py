@@ -48,8 +48,12 @@ def number_format(tuner: Tuner, choices: resolve.Choices, bench: Bench) -> None:
     if not choices.is_open("train.precision"):
         return
     device = torch.device(choices.config.execution.device or "cpu")
-    names = ["bf16"] if device.type == "cpu" or torch.cuda.is_bf16_supported() else []
-    names += ["fp16"] if device.type == "cuda" else []
+    if device.type == "cuda":
+        names = [*(["bf16"] if torch.cuda.is_bf16_supported() else []), "fp16"]
+    elif precision.cpu_gain() < precision.HOPELESS:
+        return  # steps of many times the length would take the time for all other measurements
+    else:
+        names = ["bf16"]
 
     def in_format(name: str) -> Step:
         return functools.partial(bench.step, number_format=name)

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 TURNS = 12  # of measuring: about 50 ms
 PAYS = 1.2  # times faster than fp32 before a shorter format is chosen: below that it costs accuracy for little
+HOPELESS = (
+    0.7  # times fp32's speed, of a convolution: no network is faster by PAYS in a format whose products are so slow
+)
 
 
 def check(name: str, device: str) -> None:

@@ -98,6 +98,29 @@ def test_written_again_it_is_the_same(folder: Path, tmp_path: Path) -> None:
         assert path.read_bytes() == (tmp_path / path.relative_to(folder)).read_bytes()
 
 
+def test_several_processes_write_the_same(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(write, "EACH_LEAST", 4)
+    done: list[int] = []
+    write.write(tmp_path, counts=COUNTS, cores=3, done=done.append)
+    assert len(done) == sum(COUNTS.values())
+    for path in filter(Path.is_file, folder.rglob("*")):
+        assert path.read_bytes() == (tmp_path / path.relative_to(folder)).read_bytes()
+
+
+def test_processes_that_cannot_write_say_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(write, "EACH_LEAST", 4)
+    (tmp_path / "gone").mkdir()
+    found = write._drawn(tmp_path / "gone", [("train", number) for number in range(4)], 2)
+    with pytest.raises(FileNotFoundError, match="No such file"):
+        list(found)
+
+
+def test_processes_that_die_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(write, "BOOT", "import os; os._exit(3)")
+    with pytest.raises(OSError, match="ended with code 3"):
+        list(write._drawn(tmp_path, [("train", 0), ("train", 1)], 2))
+
+
 def test_built_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(write, "COUNTS", COUNTS)
     found = recognise("shapes", cache=tmp_path)

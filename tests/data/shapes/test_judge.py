@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fanlight.data.shapes import judge, write
+from fanlight.data.shapes import judge, part, write
 from fanlight.errors import DataError
 
 
 def made(split: str, count: int) -> tuple[list[str], list[str], dict[str, object]]:
     """Paths, a caption of each, and scenes."""
-    drawn = {f"{split}/{number:05d}.png": write.made(split, number) for number in range(count)}
+    drawn = {f"{split}/{number:05d}.png": part.made(split, number) for number in range(count)}
     return list(drawn), [texts[0] for _, texts in drawn.values()], {path: scene for path, (scene, _) in drawn.items()}
 
 
@@ -66,7 +66,7 @@ def test_damaged_scenes_are_named(tmp_path: Path, document: str, message: str) -
 
 
 def test_scenes_come_back(tmp_path: Path) -> None:
-    scene, _ = write.made("val", 3)
+    scene, _ = part.made("val", 3)
     document = {"version": write.VERSION, "scenes": {"val/3.png": scene.as_json()}}
     (tmp_path / "scenes.json").write_text(json.dumps(document))
     assert judge.scenes_of(tmp_path) == {"val/3.png": scene}

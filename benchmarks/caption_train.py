@@ -1,0 +1,202 @@
+"""What does Fanlight's training of captioners cost beside a plain PyTorch loop, and what do cached features save?
+
+Three loops of one process, alternating block by block, in rotating order: A is Fanlight's whole loop body (loader, step, ledger,
+clock, optimizer), A' the same on batches in memory, B the shortest loop there is over those batches: the same network, told the
+same words, the same loss, gradient clipping, AdamW. Floor: at least .97 of B.
+
+Then the same data with the encoder frozen, by the command line: seconds of an epoch's training when features are computed
+once, and when they are not; the rounds alternate. Floor: 5 times.
+
+    python benchmarks/caption_train.py ../shared/data/flickr700 --model resnet18+lstm
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from itertools import cycle, islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fanlight.config import Config
+from fanlight.parallel import launch
+from fanlight.parallel.comm import World
+from hardware import heading, median_interval
+
+if TYPE_CHECKING:
+    import torch
+
+    from fanlight.train.training import Training
+    from fanlight.types import Batch
+
+KEPT = 6  # batches in memory: their captions differ in length
+
+
+def compare(world: World, *, run: str, blocks: int, steps: int) -> dict[str, list[float]]:
+    """img/s, block by block."""
+    from fanlight.data.loader import train_batches
+    from fanlight.train import build, clock, folder
+    from fanlight.train.ledger import Ledger
+    from fanlight.types import Position
+
+    config, manifest = folder.read_config(Path(run)), folder.read_manifest(Path(run))
+    t = build.build(config, manifest, world)
+    stream = train_batches(t.samples["train"], t.cutting, start=Position(0, 0), epochs=10_000, workers=1)
+    kept = list(islice(stream, KEPT))
+    by_hand = _by_hand(build.create_model(config, manifest).model.to(world.device), t)
+    ledger, times = Ledger(world), clock.StepClock(world.device)
+
+    def by_fanlight(batches: Iterator[Batch]) -> None:
+        for step in range(steps):
+            times.begin()
+            batch = next(batches)
+            times.arrived()
+            sums = t.step(batch, loss_scale=1.0, clock=times)
+            ledger.add(sums, denominator=batch.denominator, norm=t.ready())
+            ledger.exchange(step=step, stop=False, save=False)
+            t.move(step)
+            times.mark("optimizer")
+            times.end(step=step, epoch=0, images=batch.rows)
+
+    def plain() -> None:
+        for batch in islice(cycle(kept), steps):
+            by_hand(batch)
+
+    loops: dict[str, Callable[[], None]] = {
+        "fanlight": lambda: by_fanlight(stream),
+        "fanlight, batches in memory": lambda: by_fanlight(cycle(kept)),
+        "by hand, batches in memory": plain,
+    }
+    found: dict[str, list[float]] = {name: [] for name in loops}
+    for work in loops.values():  # warm-up
+        work()
+    for block in range(blocks):
+        order = list(loops.items())
+        for name, work in order[block % len(order) :] + order[: block % len(order)]:
+            begin = time.perf_counter()
+            work()
+            found[name].append(steps * t.cutting.batch / (time.perf_counter() - begin))
+    stream.close()
+    return found
+
+
+def _by_hand(model: torch.nn.Module, t: Training) -> Callable[[Batch], None]:
+    import torch
+    import torch.nn.functional as F
+
+    from fanlight.models.detect import FIRST, looked_for
+    from fanlight.types import PAD
+
+    o = t.config.optim
+    if t.config.execution.channels_last:
+        model.to(memory_format=torch.channels_last)
+    model.train()
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (t.config.augment.mean, t.config.augment.std))
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=o.lr or 1e-3, betas=(o.momentum, o.beta2), weight_decay=o.weight_decay or 0.0, fused=True
+    )
+
+    def step(batch: Batch) -> None:
+        rows = batch.parts[0]
+        x = (rows.images.permute(0, 3, 1, 2).float() / 255 - mean) / std  # type: ignore[union-attr]
+        words = rows.targets.long()  # type: ignore[union-attr]
+        model.decoder.told(words)  # type: ignore[union-attr, operator]
+        out, following = model(x), words[:, :, 1:]
+        loss = F.cross_entropy(
+            out[:, :, -following.shape[2] :].flatten(0, 2),
+            following.flatten(),
+            ignore_index=PAD,
+            label_smoothing=o.label_smoothing,
+        )
+        if out.shape[2] == words.shape[2]:
+            kinds = out.shape[3]
+            stands = torch.zeros(*words.shape[:2], kinds).scatter_(2, words, 1.0)[
+                ..., FIRST : FIRST + looked_for(kinds)
+            ]
+            seen = out[:, :, 0, FIRST : FIRST + looked_for(kinds)]
+            loss = loss + F.binary_cross_entropy_with_logits(seen, stands, reduction="sum") / stands[..., 0].numel()
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), o.clip_norm or 1.0)
+        optimizer.step()
+
+    return step
+
+
+def epoch_s(data: str, model: str, image_px: int, batch: int, *, parent: Path, is_cached: bool) -> tuple[float, float]:
+    """Median seconds of the epochs after the first, and what was spent before the first step, of a training with the encoder
+    frozen."""
+    out = Path(tempfile.mkdtemp(dir=parent)) / "run"
+    command = [sys.executable, "-m", "fanlight", "train", data, "--model", model, "--freeze", "--no-augment", "--epochs", "4",
+               "--image-size", str(image_px), "--batch-size", str(batch), "--no-autotune", "--out", str(out)]  # fmt: skip
+    subprocess.run([*command, *([] if is_cached else ["--no-cache-features"])], check=True, stdout=subprocess.DEVNULL)
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    epochs = [row for row in rows if row["kind"] == "train"]
+    starts = [row["seconds_in"] for row in rows if row["kind"] == "evaluate" and row["split"] == "val"]
+    took = sorted(row["seconds_in"] - start for row, start in zip(epochs[1:], starts))
+    return took[len(took) // 2], float(epochs[0]["seconds_in"])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data")
+    parser.add_argument("--model", default="resnet18+lstm")
+    parser.add_argument("--image-size", type=int, default=128)
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--blocks", type=int, default=12)
+    parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--rounds", type=int, default=3, help="of trainings with the encoder frozen; 0: none")
+    arguments = parser.parse_args()
+    from fanlight.train import prepare
+
+    config = Config().with_values(
+        {"data.path": arguments.data, "model.name": arguments.model, "data.image_px": arguments.image_size,
+         "train.batch_size": arguments.batch_size, "train.epochs": 10_000, "execution.autotune": False}
+    )  # fmt: skip
+    sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+    with tempfile.TemporaryDirectory() as parent:
+        run = prepare.prepare(config, out=Path(parent) / "run", command="benchmarks/caption_train.py")
+        with launch.Pool(1) as pool:
+            sizes: dict[str, Any] = {"blocks": arguments.blocks, "steps": arguments.steps}
+            found = pool.run("caption_train:compare", run=str(run), **sizes)[0]
+        of = {True: [], False: []}  # type: dict[bool, list[tuple[float, float]]]
+        for turn in range(2 * arguments.rounds):
+            is_cached = turn % 4 in (0, 3)
+            of[is_cached].append(
+                epoch_s(arguments.data, arguments.model, arguments.image_size, arguments.batch_size, parent=Path(parent),
+                        is_cached=is_cached)
+            )  # fmt: skip
+    print(heading(f"Training a captioner, {arguments.model} at {arguments.image_size} px"))
+    print(f"n = {arguments.blocks} rounds of {arguments.steps} steps of {arguments.batch_size} images, alternating\n")
+    print(
+        "| loop | img/s, median | 95 % interval | ratio to the loop by hand, round by round (floor .97) | 95 % interval |"
+    )
+    print("|---|--:|--:|--:|--:|")
+    *ours, by_hand = found
+    for name in ours:
+        ratio = median_interval([a / b for a, b in zip(found[name], found[by_hand])])
+        figures = *median_interval(found[name]), *ratio
+        print("| {} | {:.1f} | {:.1f} … {:.1f} | {:.3f} | {:.3f} … {:.3f} |".format(name, *figures))
+    print("| {} | {:.1f} | {:.1f} … {:.1f} | 1 | |".format(by_hand, *median_interval(found[by_hand])))
+    if arguments.rounds:
+        print(f"\nEncoder frozen, no augmentation, n = {arguments.rounds} trainings of 4 epochs each, alternating:\n")
+        print("| features | s of an epoch's training, median | least … most | s until the first epoch's end |")
+        print("|---|--:|--:|--:|")
+        for is_cached, name in ((True, "computed once"), (False, "computed in each epoch")):
+            epochs, firsts = zip(*of[is_cached])
+            middle = sorted(epochs)[len(epochs) // 2]
+            print(
+                f"| {name} | {middle:.2f} | {min(epochs):.2f} … {max(epochs):.2f} | {sorted(firsts)[len(firsts) // 2]:.1f} |"
+            )
+        ratio = median_interval([one[0] / other[0] for one, other in zip(of[False], of[True])])
+        print("\nAn epoch without the cache takes {:.1f} ({:.1f} … {:.1f}) times as long (floor 5).".format(*ratio))
+
+
+if __name__ == "__main__":
+    main()
