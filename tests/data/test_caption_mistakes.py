@@ -185,3 +185,162 @@ def test_captions_of_one_word_and_of_none(tmp_path: Path) -> None:
     assert found is not None and len(found.odd["without a word"]) == 6
     with pytest.raises(DataError, match="none of the training captions has a word, only marks and blanks; give them"):
         spoken.of(manifest).vocabulary(manifest.rows(), 1)
+
+
+@pytest.mark.parametrize(
+    ("lists", "message"),
+    [
+        ({"train": ["0.jpg", "1.jpg"], "dev": ["1.jpg"]}, "trainImages.txt: 1.jpg is in the list of val, too, and an"),
+        (
+            {"train": ["x/a.jpg"], "test": ["b.jpg"]},
+            "none of the 6 images with captions, such as images/0.jpg, is in a list of a split; these name b.jpg and the like",
+        ),
+    ],
+)  # fmt: skip
+def test_lists_of_splits_that_cannot_be(tmp_path: Path, lists: dict[str, list[str]], message: str) -> None:
+    root = written(tmp_path, lines("image,caption"))
+    layouts.write(root, {f"Flickr_8k.{split}Images.txt": "\n".join(names).encode() for split, names in lists.items()})
+    with pytest.raises(DataError) as error:
+        listing(root)
+    assert message in str(error.value)
+
+
+def test_lists_of_splits_as_other_systems_save_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A mark before the first letter, other ends of lines, names with blanks and with their folder."""
+    rows = [*SAID, ("a dog.jpg", "a dog")]
+    files = {**IMAGES, "images/a dog.jpg": layouts.jpeg(1, 9)}
+    text = "image,caption\n" + "\n".join(map(",".join, rows))
+    layouts.write(tmp_path, {**files, "captions.txt": text.encode()})
+    layouts.write(tmp_path, {
+        "Flickr_8k.trainImages.txt": "\ufeff0.jpg\r\n1.jpg\r\na dog.jpg\r\n".encode(),
+        "Flickr_8k.devImages.txt": b"images/2.jpg\rgone.jpg\r",
+    })  # fmt: skip
+    found = listing(tmp_path)
+    assert dict(zip(found.paths, found.splits)) == {
+        "images/0.jpg": "train", "images/1.jpg": "train", "images/2.jpg": "val", "images/a dog.jpg": "train",
+    }  # fmt: skip
+    told = capsys.readouterr().out
+    assert "3 images are in none of the lists of splits and not used" in told
+    assert "1 images of the lists of splits have no caption, and are not used, such as gone.jpg" in told
+
+
+@pytest.mark.parametrize("form", ["token", "csv", "jsonl"])
+def test_other_ends_of_lines_belong_to_the_caption(tmp_path: Path, form: str) -> None:
+    said = [(name, f"{text}\u2028asleep\x85here") for name, text in SAID]
+    if form == "jsonl":
+        text = "\n".join(json.dumps({"image": name, "caption": text}, ensure_ascii=False) for name, text in said)
+        found = listing(written(tmp_path, text, name="said.jsonl") / "said.jsonl")
+    elif form == "token":
+        found = listing(written(tmp_path, "".join(f"{name}#0\t{text}\n" for name, text in said), name="a.token"))
+    else:
+        found = listing(written(tmp_path, "image,caption\r" + "\r".join(map(",".join, said))))
+    assert len(found.paths) == 6 and all(
+        " ".join(json.loads(each)[0].split()).endswith("asleep here") for each in found.captions
+    )
+
+
+TABLE = [f'{{"path": "images/{name}", "caption": "a dog"}}' for name in NAMES[:5]]
+
+
+@pytest.mark.parametrize(
+    ("caption", "message"),
+    [
+        ({"en": "a dog"}, 'entry 6: its caption {"en": "a dog"} has an object where a text should be; write a text'),
+        ([["a", "dog"]], "has a list where a text should be"),
+        (["a dog", True], "has true or false where a text should be"),
+    ],
+)
+def test_captions_in_a_list_that_are_no_text(tmp_path: Path, caption: object, message: str) -> None:
+    rows = [*TABLE, json.dumps({"path": "images/5.jpg", "caption": caption})]
+    with pytest.raises(DataError) as error:
+        listing(written(tmp_path, "\n".join(rows), name="list.jsonl") / "list.jsonl")
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("caption", "read"),
+    [
+        ("[" * 100_000, "[" * 100_000),  # deeper than JSON is read
+        ("[left] a dog", "[left] a dog"),
+        ([{"raw": "a dog", "tokens": ["a", "dog"]}, None, " "], "a dog"),
+        (3, "3"),
+    ],
+)
+def test_captions_in_a_list_that_are_texts(tmp_path: Path, caption: object, read: str) -> None:
+    rows = [*TABLE, json.dumps({"path": "images/5.jpg", "caption": caption})]
+    found = listing(written(tmp_path, "\n".join(rows), name="list.jsonl") / "list.jsonl")
+    assert json.loads(found.captions[-1]) == [read]
+
+
+@pytest.mark.parametrize("place", ["list.csv", ""])
+def test_a_list_whose_images_are_elsewhere_says_so(tmp_path: Path, place: str) -> None:
+    text = "path,caption\n" + "\n".join(f"gone/{name},{text}" for name, text in SAID)
+    message = r"list\.csv: its column caption has captions, and most of the files in its column path are not here, such as gone"
+    with pytest.raises(DataError, match=message):
+        listing(written(tmp_path, text, name="list.csv") / place)
+
+
+@pytest.mark.parametrize("place", ["captions.csv", ""])
+def test_a_comma_in_a_caption_is_named_by_its_row(tmp_path: Path, place: str) -> None:
+    text = "path,caption\nimages/0.jpg,a dog\nimages/1.jpg,a dog, asleep\n"
+    message = r"captions\.csv, entry 2: 3 fields where the first line has 2: .*; a field that has ',' in it needs quotation marks"
+    with pytest.raises(DataError, match=message):
+        listing(written(tmp_path, text, name="captions.csv") / place)
+
+
+def test_labels_and_captions_in_one_list(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [f"images/{name},{'even' if int(name[0]) % 2 else 'odd'},{text}" for name, text in SAID]
+    path = written(tmp_path, "\n".join(["path,label,caption", *rows]), name="list.csv") / "list.csv"
+    found = listing(path)
+    assert set(found.labels) == {"odd", "even"} and not found.captions
+    assert "the column caption is not used, because label says the classes; list.csv?captions=caption takes it" in (
+        capsys.readouterr().out
+    )
+    found = listing(Path(f"{path}?captions=caption"))
+    assert set(found.labels) == {""} and json.loads(found.captions[0]) == ["a dog number 0"]
+    with pytest.raises(DataError, match=r"\?label= asks for classes and \?captions= for sentences; choose one"):
+        listing(Path(f"{path}?captions=caption&label=label"))
+
+
+def test_images_that_cannot_be_read_are_not_asked_to_be_classes(tmp_path: Path) -> None:
+    layouts.write(
+        tmp_path, {f"images/{name}": b"no image" for name in NAMES} | {"captions.txt": lines("image,caption").encode()}
+    )
+    with pytest.raises(
+        DataError, match=r"none of the 6 files of .* can be used .*Put the images that the captions name"
+    ):
+        scan(listing(tmp_path), workers=1)
+
+
+def test_half_of_a_letter_is_refused_before_anything_is_learned(tmp_path: Path) -> None:
+    def half(document: dict[str, Any]) -> None:
+        document["annotations"][2]["caption"] = "a \ud83d dog"
+
+    manifest = scan(listing(coco(tmp_path, half)), workers=1)
+    with pytest.raises(
+        DataError, match=r"2\.jpg: its caption '.*ud83d dog' holds half of a letter and cannot be kept; write"
+    ):
+        spoken.of(manifest)
+
+
+ENTRIES: list[Any] = [{"filename": name, "split": "train", "sentences": [{"raw": text}]} for name, text in SAID]
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        ([None, *ENTRIES], "entry 1 of images is null, not an object"),
+        ([*ENTRIES, "0.jpg"], "entry 7 of images is a text, not an object"),
+        ([{"filename": "0.jpg", "split": "train"}, *ENTRIES], "entry 1 of images has no sentences"),
+        ([{**ENTRIES[0], "filename": " "}], "entry 1 of images: its filename is empty"),
+        ([{**ENTRIES[0], "filename": "../0.jpg"}], "entry 1 of images: '../0.jpg' points out of"),
+        ([{**ENTRIES[0], "sentences": [{"raw": 3}]}], "entry 1 of images: sentence 1: its raw is a number"),
+        ([], "images is empty; download it again"),
+    ],
+)
+@pytest.mark.parametrize("place", ["", "dataset_x.json"])
+def test_a_split_file_that_is_damaged_is_named(tmp_path: Path, place: str, images: list[Any], message: str) -> None:
+    text = json.dumps({"dataset": "x", "images": images})
+    with pytest.raises(DataError) as error:
+        listing(written(tmp_path, text, name="dataset_x.json") / place)
+    assert "dataset_x.json: " in str(error.value) and message in str(error.value)

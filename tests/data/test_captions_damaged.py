@@ -46,6 +46,9 @@ def first(key: str, **fields: Any) -> Callable[[Any], Any]:
         (first("images", id=[1]), "entry 1 of images: its id is a list"),
         (first("images", id=1.5), "entry 1 of images: its id is a number that is not whole"),
         (first("images", id=True), "entry 1 of images: its id is true or false"),
+        (first("images", file_name=""), "entry 1 of images: its file_name is empty"),
+        (first("images", file_name="../../etc/passwd"), "entry 1 of images: '../../etc/passwd' points out of"),
+        (first("images", file_name="/etc/passwd"), "entry 1 of images: '/etc/passwd' points out of"),
         (first("images", file_name=5), "entry 1 of images: its file_name is a number"),
         (first("annotations", image_id={}), "entry 1 of annotations: its image_id is an object"),
         (lambda document: document | {"annotations": [{"image_id": 1}]}, "entry 1 of annotations has no caption"),
@@ -109,3 +112,37 @@ def test_entries_that_are_repeated_are_counted_and_used_once(
         f"{NAME}: 4 of 8 entries of images are there before, first entry 5, of image 0. Each image is used once, with all "
         "its captions. Remove the repeated entries."
     ) in capsys.readouterr().err
+
+
+def copied(root: Path, name: str, change: Callable[[Any], Any]) -> Path:
+    """The annotations of train2017 once more, under another name."""
+    layouts.coco(root)
+    document = change(json.loads((root / NAME).read_text()))
+    (root / "annotations" / name).write_text(json.dumps(document))
+    return root
+
+
+def test_an_image_in_several_files_is_used_once_with_the_captions_of_all(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = listing(copied(tmp_path, "captions_train2017_de.json", first("annotations", caption="Eine Katze.")))
+    assert len(found.paths) == len(set(found.paths)) == 7
+    assert json.loads(found.captions[0]) == [f"A cat {n}." for n in range(0, 20, 4)] + ["Eine Katze."]
+    told = capsys.readouterr().out
+    assert "captions_train2017_de.json" in told
+    assert (
+        "4 images are in several of these files, such as train2017/000000000000.jpg; each is used once, with the"
+        in told
+    )
+
+
+def test_an_image_in_two_splits_is_refused(tmp_path: Path) -> None:
+    for name in ("captions_train.json", "captions_val.json"):
+        document = {"images": [{"id": 1, "file_name": "1.jpg"}], "annotations": [{"image_id": 1, "caption": "a dog"}]}
+        layouts.write(
+            tmp_path, {f"annotations/{name}": json.dumps(document).encode(), "images/1.jpg": layouts.jpeg(0, 0)}
+        )
+    with pytest.raises(
+        DataError, match=r"images/1\.jpg is in train by one of these files and in val by another, and an image"
+    ):
+        listing(tmp_path)

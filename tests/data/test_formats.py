@@ -282,7 +282,10 @@ def test_parquet_list_without_the_extension(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("image,caption\n1,x\n", "no column 'label', only image, caption"),
+        (
+            "image,caption\n1,x\n",
+            "its column caption has captions, and most of the files in its column image are not here",
+        ),
         ("", "list.csv is empty; download or make it again"),
         (
             "path,a,b\n1,0,1\n2,1,1\n3,0,0\n4,1,0\n",

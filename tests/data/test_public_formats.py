@@ -341,3 +341,21 @@ def test_images_beside_their_zips(tmp_path: Path) -> None:
     manifest = scan(listing(root), workers=1)
     assert Counter(manifest.column("status")) == {"ok": 6, "quarantined": 1}
     assert manifest.column("path")[0] == "train2017.zip/train2017/000000000000.jpg"
+
+
+def test_captions_in_shards_that_are_none_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = [
+        {"captions": [None, "a dog", " "]},
+        {"caption": {"en": "a dog"}},
+        {"captions": ["", None]},
+        {"text": "a cat"},
+    ]
+    files = {f"{number}.jpg": layouts.jpeg(0, number) for number in range(4)}
+    files |= {f"{number}.json": json.dumps(each).encode() for number, each in enumerate(said)}
+    found = listing(layouts.tarred(tmp_path / "a.tar", files))
+    assert dict(zip(found.paths, map(json.loads, found.captions))) == {"0.jpg": ["a dog"], "3.jpg": ["a cat"]}
+    told = capsys.readouterr().out
+    assert (
+        "2 images without a caption are not used, such as 1.jpg (1.json has an object where a caption should be)"
+        in told
+    )

@@ -181,3 +181,14 @@ def test_runs_that_have_written_nothing_have_no_section(tmp_path):
     assert captions.section(table, folder=tmp_path, root=tmp_path, missing={}) == {}
     bare = table.append_column("caption", [["a"]]).set_column(3, "references", pa.array([[]], pa.list_(pa.string())))
     assert captions.section(bare, folder=tmp_path, root=tmp_path, missing={}) == {}
+
+
+def test_the_page_says_nothing_of_classes(tmp_path):
+    run = make_run(tmp_path)
+    data = {"path": "photos", "images": COUNT, "captions": 2 * COUNT, "classes": [], "exact_copies": 0, "leaks": [],
+            "label_conflicts": []}  # fmt: skip
+    told = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps(told | {"data": data, "metrics": {"val": {"accuracy": 0.5}}}))
+    page = report.write(run).read_text()
+    assert "80 captions" in page and "share of right words, each after the true words before it" in page
+    assert "no predictions kept" not in page and "one class" not in page and "by class and split" not in page

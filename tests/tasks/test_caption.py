@@ -9,12 +9,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
 from fanlight import tasks
 from fanlight.config import Config
 from fanlight.data import manifest as manifests
 from fanlight.data.manifest import Manifest
-from fanlight.data.vocabulary import Vocabulary
+from fanlight.data.vocabulary import SPECIAL, Vocabulary
 from fanlight.errors import ConfigError
 from fanlight.models import decode
 from fanlight.tasks import caption
@@ -257,3 +258,25 @@ def test_made_up_targets_are_like_the_real_ones():
     assert len(task.vocabulary) == len(WORDS)
     targets = task.targets(probe.made_up(count=2, **like), np.arange(2))
     assert targets.shape == (2, 2, 8) and (targets != PAD).all()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ("a", "cat", "dog"),
+            "of 7 words, and these captions have 7, which differ, first 'cat' there where 'dog' is here; give",
+        ),
+        (("a", "dog"), "of 6 words, and these captions have 7, which differ, their numbers 6 and 7; give"),
+    ],
+)
+def test_weights_of_other_words_are_refused(tmp_path, words, message):
+    """As many words would fit, and every number would mean another one."""
+    here, there = (Caption(Vocabulary((*SPECIAL, *each)), 6, 2, 1) for each in (("a", "dog", "cat"), words))
+    path = tmp_path / "whole.safetensors"
+    made = there.model("small-cnn+lstm8", image_px=16, seed=0).model
+    save_file(made.state_dict(), path, metadata={"fanlight": json.dumps(there.about())})
+    with pytest.raises(ConfigError, match=message):
+        here.model("small-cnn+lstm8", image_px=16, seed=0, weights=str(path))
+    again = there.model("small-cnn+lstm8", image_px=16, seed=1, weights=str(path)).model
+    assert all(torch.equal(value, made.state_dict()[key]) for key, value in again.state_dict().items())

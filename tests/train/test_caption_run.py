@@ -262,3 +262,63 @@ def test_classes_and_captions_are_not_confused(fanlight, colours, own_place):
         sentences.train(tiny.make(own_place / "one", classes=("red",)), model="small-cnn")
     with pytest.raises(ConfigError, match="--beams"):
         predict.tasks.restored({"task": "classify", "classes": ["a"]}, beams=2)
+
+
+def test_captions_of_markup_are_shown_and_not_obeyed(fanlight, own_place):
+    data = sentences.make(own_place / "data", images=18, most=1)
+    hostile = (
+        '<script>alert(1)</script> <pad> <start> {{ 7 * 7 }} [/bold] & "><img src=x onerror=alert(2)> 🐕 собака 犬'
+    )
+    names = [line.partition(",")[0] for line in (data / "captions.txt").read_text().splitlines()[1:]]
+    with open(data / "captions.txt", "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("image", "caption"), *((name, hostile) for name in names)])
+    words = {**sentences.OPTIONS, "epochs": 1, "report": True}
+    answer = fanlight("train", data, *tiny.flags(words), "--out", "run", "--json")
+    assert answer.code == 0, answer.err
+    page = (own_place / "run" / "report.html").read_text("utf-8")
+    assert "<script>alert" not in page and "<img src=x" not in page and "&lt;script&gt;alert(1)" in page
+    assert "{{ 7 * 7 }}" in page and "собака" in page
+    known = vocabulary.Vocabulary.load(own_place / "run" / "vocabulary.json").words
+    assert {"script", "pad", "start", "🐕", "собака", "犬"} <= set(known) and known.count("<pad>") == 1
+
+
+def test_half_of_a_letter_stops_a_run_before_it_begins(fanlight, own_place):
+    data = sentences.make(own_place / "data", images=18, most=1)
+    names = [line.partition(",")[0] for line in (data / "captions.txt").read_text().splitlines()[1:]]
+    rows = [("path", "caption"), *((f"images/{name}", json.dumps(["a \ud83d dog", "a dog"])) for name in names)]
+    with open(data / "list.csv", "w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    for words in (
+        ("train", data / "list.csv", *tiny.flags(sentences.OPTIONS), "--out", "run"),
+        ("check", data / "list.csv"),
+    ):
+        answer = fanlight(*words)
+        assert answer.code == 3 and "holds half of a letter and cannot be kept; write it anew" in answer.err
+    assert not (own_place / "run").exists()
+
+
+def test_a_run_goes_on_with_the_captions_that_it_began_with(own_place, fanlight, monkeypatch):
+    """The manifest of a run holds them: what is written into the file afterwards is of other runs."""
+    data = sentences.make(own_place / "data", images=18)
+
+    def fail():
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        tiny.before_update(patch, 3, fail)
+        with pytest.raises(job.Stopped):
+            sentences.train(data, out=own_place / "half", epochs=2, batch_size=4, execution__checkpoint_steps=1)
+    began = folder.read_manifest(own_place / "half").column("captions").tolist()
+    (data / "captions.txt").write_text("image,caption\n000.png,something else\n")
+    answer = fanlight("train", "--resume", own_place / "half")
+    assert answer.code == 0, answer.err
+    assert folder.read_manifest(own_place / "half").column("captions").tolist() == began
+
+
+def test_one_image_is_no_class_that_could_be_removed(fanlight, own_place):
+    answer = fanlight(
+        "train", sentences.make(own_place / "data", images=1), *tiny.flags(sentences.OPTIONS), "--out", "run"
+    )
+    assert (
+        answer.code == 3 and "a single image with captions is there to train on, none is left to validate" in answer.err
+    )

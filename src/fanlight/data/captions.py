@@ -12,7 +12,7 @@ import numpy as np
 
 from fanlight.data import order
 from fanlight.data.manifest import Manifest
-from fanlight.errors import DataError
+from fanlight.errors import DataError, shown
 from fanlight.types import PAD
 
 _TURN_DRAW = (1 << 40) + 16  # draws from here on order an image's captions; those before it order the epoch
@@ -25,10 +25,17 @@ def captions_of(manifest: Manifest, rows: np.ndarray, *, may_lack: bool = False)
     for row, text in zip(np.asarray(rows).tolist(), manifest.column("captions")[rows]):
         try:
             captions = json.loads(text) if text else []
-        except ValueError:
+        except (ValueError, RecursionError):
             captions = None
         if not isinstance(captions, list) or not all(isinstance(each, str) for each in captions):
             raise DataError(f"{manifest.path(row)}: its captions are no JSON list of texts; run `fanlight check` again")
+        try:
+            "".join(captions).encode()
+        except UnicodeEncodeError as error:  # JSON can escape it, and no table of what was written could be kept
+            broken = next(each for each in captions if error.object[error.start] in each)
+            raise DataError(
+                f"{manifest.path(row)}: its caption {shown(broken)!r} holds half of a letter and cannot be kept; write it anew"
+            ) from None
         if not may_lack and not any(each.strip() for each in captions):
             raise DataError(f"{manifest.path(row)} has no caption; give it one, or take it out of the list")
         found.append([each for each in captions if each.strip()])

@@ -85,10 +85,10 @@ def _examine(root: Path, path: str, before: dict[str, Any] | None, *, decode: bo
 def _manifest(listing: Listing, facts: list[dict[str, Any]]) -> Manifest:
     if not any(found["status"] == "ok" for found in facts):
         first = f"{listing.paths[0]}: {facts[0]['reason']}" if facts else "it lists no files"
-        raise DataError(
-            f"none of the {len(facts)} files of {listing.root} can be used ({first}). "
-            "Give a folder with one folder of images per class"
-        )
+        way = "Give a folder with one folder of images per class"
+        if listing.captions:
+            way = "Put the images that the captions name where they are looked for, as files that can be read"
+        raise DataError(f"none of the {len(facts)} files of {listing.root} can be used ({first}). {way}")
     _warn_of_lost_classes(listing, facts)
     groups = [group or found["sha256"] for group, found in zip(listing.groups, facts)]
     columns: dict[str, list[Any]] = {

@@ -21,6 +21,7 @@ VAL_FRACTION_MAX = 0.9
 UNEVEN_MOST = 0.35
 TIE = 1.0  # share of val of a class: groups that leave it as far from that share, within this, are taken by their hash
 FAR = 0.5  # of val_fraction, between it and what validation gets: farther is said
+CAPTIONED = "images with captions"  # in place of a class, where there are none
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ def limit(manifest: Manifest, count: int, *, seed: int) -> Manifest:
 def _kinds(manifest: Manifest) -> Kinds:
     """DataError where there is nothing to learn: no classes and no captions, or one class only."""
     if manifest.is_captioned:
-        return Kinds(("images with captions",), np.where(manifest.captioned, 0, -1))
+        return Kinds((CAPTIONED,), np.where(manifest.captioned, 0, -1))
     if len(manifest.classes) < 2:
         only = ", ".join(manifest.classes) or "none"
         raise DataError(
@@ -144,6 +145,11 @@ def _carve(names: tuple[str, ...], found: Families, *, val_fraction: float) -> n
     size_GC, is_val_G = found.size_GC, found.uniform_G < val_fraction
     count_C, groups_C = size_GC.sum(0), np.count_nonzero(size_GC, axis=0)
     if (single := np.flatnonzero(count_C == 1)).size:
+        if names == (CAPTIONED,):
+            raise DataError(
+                "a single image with captions is there to train on, none is left to validate; add images (or raise --limit, "
+                "where that left one)"
+            )
         raise DataError(
             f"class {names[single[0]]} has a single image to train on, none is left to validate; add images or "
             "remove it (or raise --limit, where that left one)"

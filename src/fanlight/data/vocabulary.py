@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 
-from fanlight.errors import ConfigError, DataError, RunError
+from fanlight.errors import ConfigError, DataError, RunError, shown
 from fanlight.types import END, PAD, START, UNK
 
 SPECIAL = ("<pad>", "<start>", "<end>", "<unk>")
@@ -124,7 +124,7 @@ class Vocabulary:
             most, word = max((count, word) for word, count in counts.items())
             raise ConfigError(
                 f"caption.min_count is {min_count}: no word of the training captions occurs that often, the most frequent, "
-                f"{word!r}, {most} times; try --min-count {max(1, most // 2)}"
+                f"{shown(word)!r}, {most} times; try --min-count {max(1, most // 2)}"
             )
         return cls((*SPECIAL, *known))
 

@@ -21,7 +21,7 @@ RUN_KEYS = (
     "images_per_s", "input_wait_share", "peak_rss_bytes", "energy", "command", "started", "notes", "phases",
 )  # fmt: skip
 DATA_KEYS = (
-    "path", "fingerprint", "classes", "images", "splits", "quarantined", "exact_copies", "label_conflicts", "leaks"
+    "path", "fingerprint", "classes", "captions", "images", "splits", "quarantined", "exact_copies", "label_conflicts", "leaks"
 )  # fmt: skip
 MACHINE_KEYS = ("cpu", "cores_usable", "device", "versions")
 
@@ -158,13 +158,14 @@ def _scores(folder: RunFolder) -> dict[str, dict[str, Any]]:
 
 
 def _class_counts(manifest: "pa.Table | None") -> dict[str, dict[str, int]]:
-    """split -> class -> images in use; rows with a reason not to be used are left out."""
+    """split -> class -> images in use; rows with a reason not to be used, and images with captions, which have no class, are
+    left out."""
     if manifest is None:
         return {}
     counts: dict[str, dict[str, int]] = {}
     grouped = manifest.group_by(["split", "label", "status"]).aggregate([([], "count_all")])
     for row in grouped.to_pylist():
-        if row["status"] == "ok" and row["split"]:
+        if row["status"] == "ok" and row["split"] and row["label"]:
             by_class = counts.setdefault(row["split"], {})
             by_class[str(row["label"])] = row["count_all"]
     return {split: counts[split] for split in sorted(counts, key=_split_order)}

@@ -7,6 +7,7 @@ network writes by itself is made once, when training is over (`write`), and is w
 
 from __future__ import annotations
 
+import json
 import math
 import typing
 from collections.abc import Mapping
@@ -19,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 import torch.nn.functional as F
+from safetensors import safe_open
 
 from fanlight.config import Config
 from fanlight.data import builtin, captions, spoken, vocabulary
@@ -26,7 +28,7 @@ from fanlight.data.loader import Chooser
 from fanlight.data.manifest import Manifest
 from fanlight.data.shapes import judge
 from fanlight.data.vocabulary import Vocabulary
-from fanlight.errors import ConfigError
+from fanlight.errors import ConfigError, shown
 from fanlight.models import captioner, zoo
 from fanlight.models.captioner import Captioner
 from fanlight.models.detect import FIRST, looked_for
@@ -97,6 +99,8 @@ class Caption:
                 f"model.name is {name}, which names classes, and the data has captions; use --model {name}+lstm or "
                 f"{name}+transformer"
             )
+        if weights is not None:
+            _check_words(self.vocabulary, Path(weights))
         return zoo.create(
             name, classes=len(self.vocabulary), image_px=image_px, seed=seed, pretrained=pretrained, weights=weights,
             longest=self.longest + 2,
@@ -230,7 +234,7 @@ class Caption:
         most = max(sorted(unknown), key=lambda word: unknown[word])
         return [
             f"{count:,} of the {total:,} words of these captions ({count / total:.1%}) are not in the run's vocabulary, most "
-            f"often {most!r}: it cannot write them, and takes them for <unk>"
+            f"often {shown(most)!r}: it cannot write them, and takes them for <unk>"
         ]
 
     def written(self, manifest: Manifest, table: pa.Table, outputs_N: np.ndarray) -> pa.Table:
@@ -270,6 +274,27 @@ class Caption:
     def keep(self, run: Path) -> None:
         """Beside the config of a new run: the words."""
         self.vocabulary.save(run / vocabulary.FILE)
+
+
+def _check_words(own: Vocabulary, path: Path) -> None:
+    """ConfigError where a run's file of a whole captioner numbers other words. As many would fit, and every number would mean
+    another word; files that do not say their words are taken as they are."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = json.loads((file.metadata() or {})["fanlight"])
+        theirs = [str(word) for word in about["words"]] if about["task"] == Caption.name else list(own.words)
+    except Exception:  # no such file, a classifier's, another's: what is wrong with it is said where it is read
+        return
+    if theirs == list(own.words):
+        return
+    place = next((at for at, pair in enumerate(zip(theirs, own.words)) if pair[0] != pair[1]), None)
+    differing = f"their numbers {len(theirs)} and {len(own)}"
+    if place is not None:
+        differing = f"first {shown(theirs[place])!r} there where {shown(own.words[place])!r} is here"
+    raise ConfigError(
+        f"model.weights={path} is a captioner of {len(theirs)} words, and these captions have {len(own)}, which differ, "
+        f"{differing}; give weights of the same training captions and caption.min_count, or leave --weights out"
+    )
 
 
 def _detects(outputs: torch.Tensor, targets: torch.Tensor) -> bool:

@@ -7,7 +7,7 @@ import numpy as np
 from fanlight.config import Config
 from fanlight.data import captions, spoken
 from fanlight.data.manifest import Manifest
-from fanlight.errors import ConfigError
+from fanlight.errors import ConfigError, shown
 
 UNSUITED = {  # config key -> whether a value asks for it, and why it has no meaning
     "augment.mixup": (bool, "no sentence is true of two images blended"),
@@ -28,8 +28,8 @@ def check(config: Config, manifest: Manifest) -> None:
     if config.augment.flip and (found := sided(manifest)):
         count, first = found
         raise ConfigError(
-            f"augment.flip mirrors images, and {count} training captions say left or right, first {first!r}: they would be "
-            "false of half of what is seen; leave --flip out"
+            f"augment.flip mirrors images, and {count} training captions say left or right, first {shown(first)!r}: they would "
+            "be false of half of what is seen; leave --flip out"
         )
 
 

@@ -150,11 +150,11 @@ def _by_folders(found: Tree, part: str) -> Listing:
     try:
         listing = folders.class_folders(found)
     except DataError:
-        if why := flickr.unread(found, part):
+        if why := lists.unread(found, part) or flickr.unread(found, part):
             raise DataError(why) from None
         raise
     labels = {label for path, label in zip(listing.paths, listing.labels) if path.lower().endswith(IMAGE_ENDINGS)}
-    if len(labels or set(listing.labels)) < 2 and (why := flickr.unread(found, part)):
+    if len(labels or set(listing.labels)) < 2 and (why := lists.unread(found, part) or flickr.unread(found, part)):
         raise DataError(why)
     return listing
 

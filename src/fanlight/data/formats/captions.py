@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -40,7 +41,33 @@ def coco(tree: Tree, part: str) -> Listing | None:
         )
     if not rows:
         return None
+    rows = _once(rows, told=f"{tree.root / join(part, inner)}: {shown_all(read)}")
     return listing_of(rows, root=tree.root, source=f"COCO captions in {inner or part or tree.root.name}/")
+
+
+def _once(rows: list[Row], *, told: str) -> list[Row]:
+    """Each image once, with the captions of all files that name it, each of them once; it is counted. DataError where they
+    put an image into several splits."""
+    found: dict[str, Row] = {}
+    again: dict[str, None] = {}
+    for row in rows:
+        before = found.setdefault(row.path, row)
+        if before is row:
+            continue
+        if before.split != row.split:
+            raise DataError(
+                f"{told}: {shown(row.path, letters=200)} is in {before.split or 'no split'} by one of these files and in "
+                f"{row.split or 'no split'} by another, and an image stands in one split; move one of the files elsewhere"
+            )
+        again[row.path] = None
+        texts = dict.fromkeys([*json.loads(before.captions), *json.loads(row.captions)])
+        found[row.path] = replace(before, captions=json.dumps(list(texts)))
+    if again:
+        console.say(
+            f"{told}: {len(again)} images are in several of these files, such as {next(iter(again))}; each is used once, with "
+            "the captions of all"
+        )
+    return list(found.values())
 
 
 def _document(tree: Tree, path: str, *, is_sure: bool) -> dict[str, Any] | None:
@@ -91,6 +118,8 @@ def _coco_images(document: dict[str, Any], *, told: str, root: Path) -> dict[str
         place = f"{told}: entry {number} of images"
         name = json_field(each, "file_name", (str,), place=place)
         refuse_outside(name, told=place, root=root)
+        if not name.strip():
+            raise DataError(f"{place}: its file_name is empty; download it again")
         if not is_text(name):
             raise DataError(
                 f"{place}: its file_name is {shown(name)!r}, which holds half of a letter; no file is called so"
@@ -143,6 +172,19 @@ def _coco_captions(document: dict[str, Any], images: Collection[str], *, told: s
                 why=why, do="Download it again",
             )  # fmt: skip
     return sentences
+
+
+def texts_in(value: Any) -> list[str]:
+    """The captions in a JSON value: a text, or a list of texts. null and blanks are none; of an object with `raw`, as
+    Karpathy's sentences are kept in tables, that is the caption. ValueError that says what else stands there."""
+    found = []
+    for each in value if isinstance(value, list) else [value]:
+        text = each["raw"] if isinstance(each, dict) and "raw" in each else each
+        if isinstance(text, bool) or not isinstance(text, str | int | float | None):
+            raise ValueError(json_kind(text))
+        if text is not None and (text := str(text).strip()):
+            found.append(text)
+    return found
 
 
 def json_field(entry: Any, key: str, kinds: tuple[type, ...], *, place: str) -> Any:

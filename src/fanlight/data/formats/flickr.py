@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 from fanlight import console
-from fanlight.data.formats.captions import folder_of, read_file
+from fanlight.data.formats.captions import folder_of, read_file, texts_in
 from fanlight.data.formats.listing import IMAGE_ENDINGS, Listing, Row, listing_of, split_in
 from fanlight.data.formats.tree import Disk, Tree, join, refuse_outside, say_unlisted
 from fanlight.errors import DataError, shown
@@ -136,10 +136,10 @@ def sentences(data: bytes) -> Sentences | None:
         text = data.decode("utf-8-sig")
     except ValueError:
         return None
-    head = text.partition("\n")[0]
+    head, *lines = _LINE_END.split(text)
     found = Sentences()
     if _TOKEN.fullmatch(head.strip()):
-        for line in filter(str.strip, text.splitlines()):
+        for line in filter(str.strip, [head, *lines]):
             if matched := _TOKEN.fullmatch(line.strip(" ")):
                 found.add(matched[1], matched[2].strip())
             else:
@@ -150,7 +150,7 @@ def sentences(data: bytes) -> Sentences | None:
     mark = next(mark for mark in "|\t," if mark in head)
     names = [name.strip().lower() for name in head.split(mark)[:-1]]
     columns = len(names)
-    for row, open_line in _rows(_LINE_END.split(text)[1:], mark):
+    for row, open_line in _rows(lines, mark):
         if len(row) > columns and row[0].strip():  # commas in a sentence that is not quoted make more fields
             others = dict(zip(names[1:], map(str.strip, row[1:columns])))
             found.add(row[0].strip(), " ".join(mark.join(row[columns:]).split()), others)
@@ -195,22 +195,26 @@ def _is_row(line: str, mark: str) -> bool:
 
 
 def listed_sentences(text: str) -> list[str]:
-    """The captions in one field of a table: one sentence, or a JSON list of them, in which null is none."""
+    """The captions in one field of a table: one sentence, or JSON as `texts_in` has it, whose ValueError it may raise."""
     try:
-        found = json.loads(text) if text.startswith("[") else text
-    except ValueError:
+        found = json.loads(text) if text.startswith(("[", "{")) else text
+    except (ValueError, RecursionError):
         found = text
-    return (
-        [str(each) for each in found if each is not None] if isinstance(found, list) else [str(found)] if found else []
-    )
+    return texts_in(found)
 
 
 def _with_lists(tree: Tree, listing: Listing, texts: Iterable[str]) -> Listing:
-    """With the splits of the lists of names that Flickr8k has."""
+    """With the splits of the lists of names that Flickr8k has. DataError where they name none of the images, or one twice."""
     split_of: dict[str, str] = {}
     for path in texts:
         if matched := _SPLIT_LIST.search(path):
-            split_of |= dict.fromkeys(read_file(tree, path).decode("utf-8", "replace").split(), split_in(matched[1]))
+            split = split_in(matched[1])
+            for name in _names_in(tree, path):
+                if split_of.setdefault(name, split) != split:
+                    raise DataError(
+                        f"{tree.root / path}: {shown(name)} is in the list of {split_of[name]}, too, and an image stands in one "
+                        "split; take it out of one of them"
+                    )
     if not split_of:
         return listing
     rows = [
@@ -218,6 +222,23 @@ def _with_lists(tree: Tree, listing: Listing, texts: Iterable[str]) -> Listing:
         for path, captions in zip(listing.paths, listing.captions)
     ]
     used = [row for row in rows if row.split]
+    if not used:
+        raise DataError(
+            f"{listing.root}: none of the {len(rows)} images with captions, such as {shown(rows[0].path)}, is in a list of a "
+            f"split; these name {shown(next(iter(split_of)))} and the like: mend them, or take them away"
+        )
     if len(used) < len(rows):
         console.say(f"{listing.root}: {len(rows) - len(used)} images are in none of the lists of splits and not used")
+    if silent := sorted(split_of.keys() - {row.path.rpartition("/")[2] for row in used}):
+        console.say(
+            f"{listing.root}: {len(silent)} images of the lists of splits have no caption, and are not used, such as "
+            f"{shown(silent[0])}"
+        )
     return listing_of(used, root=listing.root, source=listing.source)
+
+
+def _names_in(tree: Tree, path: str) -> Iterator[str]:
+    """The names in a list of them, one in a line, without their folders."""
+    for line in _LINE_END.split(read_file(tree, path).decode("utf-8-sig", "replace")):
+        if name := line.strip().rpartition("/")[2]:
+            yield name

@@ -57,16 +57,19 @@ def split_file(tree: Tree, part: str, path: str) -> Listing | None:
     return None if images is None else _listed(tree, part, path, images)
 
 
-def _listed(tree: Tree, part: str, path: str, images: list[dict[str, Any]]) -> Listing | None:
+def _listed(tree: Tree, part: str, path: str, images: list[Any]) -> Listing | None:
     told = str(tree.root / path)
     rows: dict[str, Row] = {}
     silent: list[str] = []
     empty: list[str] = []
     for number, each in enumerate(images, 1):
         place = f"{told}: entry {number} of images"
+        last = json_field(each, "filename", (str,), place=place)
         folder = json_field(each, "filepath", (str,), place=place) if "filepath" in each else ""
-        name = join(folder, json_field(each, "filename", (str,), place=place))
+        name = join(folder, last)
         refuse_outside(name, told=place, root=tree.root)
+        if not last.strip():
+            raise DataError(f"{place}: its filename is empty; download it again")
         if not is_text(name):
             raise DataError(
                 f"{place}: its filename is {shown(name)!r}, which holds half of a letter; no file is called so"
@@ -92,13 +95,15 @@ def _listed(tree: Tree, part: str, path: str, images: list[dict[str, Any]]) -> L
     return listing_of(used, root=tree.root, source=f"Karpathy's split, {path.rpartition('/')[2]}")
 
 
-def _images(tree: Tree, path: str) -> list[dict[str, Any]] | None:
-    """The entries of a split file; None where it is another file."""
+def _images(tree: Tree, path: str) -> list[Any] | None:
+    """The entries of a split file, as they are; None where it is another file. DataError where it has none."""
     found = json_document(tree, path)
     images = found.get("images") if isinstance(found, dict) else None
-    if not isinstance(images, list) or not images or not all(isinstance(each, dict) for each in images):
+    if not isinstance(images, list):
         return None
-    return images if {"filename", "sentences"} <= images[0].keys() else None
+    if not images and "dataset" in found:
+        raise DataError(f"{tree.root / path}: images is empty; download it again")
+    return images if any(isinstance(each, dict) and "sentences" in each for each in images) else None
 
 
 def _sentences(entry: dict[str, Any], *, place: str) -> list[str]:

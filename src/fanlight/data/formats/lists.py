@@ -89,12 +89,38 @@ def _refuse_no_list(data: bytes, *, told: str) -> None:
         )
 
 
-def beside(tree: Tree, part: str) -> Listing | None:
-    """Kaggle's layout: train.csv beside train_images/, whose images lie flat."""
-    folders, files = tree.children(part)
+def unread(tree: Tree, part: str) -> str:
+    """Why the one table beside folders of images could not be used, though its columns are those of a list; else empty."""
+    likely = _tables_beside(tree, part)
+    inner = below(tree, part)
+    try:
+        data = inner.read(likely[0]) if len(likely) == 1 else b""
+        head = data.decode("utf-8-sig").partition("\n")[0]
+    except (OSError, ValueError):
+        return ""
+    words = {word.strip(' "\r').lower() for word in re.split(r"[\t;,|]", head)}
+    says = {*COLUMNS["label"], *COLUMNS["captions"]}
+    if not (words & set(COLUMNS["path"]) and words & says) or flickr.sentences(data) is not None:
+        return ""
+    told = str(inner.root / likely[0])
+    try:
+        of_table(tables.read(data, told=told), tree=inner, told=told, name=likely[0], chosen={})
+    except DataError as error:
+        return str(error)
+    return ""
+
+
+def _tables_beside(tree: Tree, part: str) -> list[str]:
+    files = tree.children(part)[1]
     likely = [name for name in files if name.lower().endswith((".csv", ".tsv", ".jsonl", ".parquet"))]
     if len(likely) > 1:
         likely = [name for name in likely if re.search(r"train|label|metadata|groundtruth|annot", name, re.IGNORECASE)]
+    return likely
+
+
+def beside(tree: Tree, part: str) -> Listing | None:
+    """Kaggle's layout: train.csv beside train_images/, whose images lie flat."""
+    folders, likely = tree.children(part)[0], _tables_beside(tree, part)
     looks_flat = folders and all(_IMAGE_FOLDER.search(name) for name in folders)
     if len(likely) != 1 or not looks_flat or any(tree.children(join(part, name))[0] for name in folders):
         return None
@@ -120,10 +146,17 @@ def of_table(
         named["path"] = _path_by_content(table, named, tree=tree, told=told, name=name)
     columns = {what: table[named[what]] if what in named else [] for what in COLUMNS}
     columns["path"] = columns["path"] if paths is None else paths
-    has_captions = "captions" in named and "label" not in named
-    has_captions = has_captions and (paths is not None or places.are_files(tree, columns["path"]))
+    are_meant = _are_captions(named, chosen, told=told, name=name if paths is None else "")
+    has_captions = are_meant and (paths is not None or places.are_files(tree, columns["path"]))
+    if are_meant and not has_captions and "captions" in chosen:
+        _refuse_elsewhere(tree, columns["path"], named=named, told=told)
     if not has_captions and "label" not in named:
-        columns["label"] = _label_by_content(table, named, told=told, name=name)
+        try:
+            columns["label"] = _label_by_content(table, named, told=told, name=name)
+        except DataError:
+            if are_meant and columns["path"]:
+                _refuse_elsewhere(tree, columns["path"], named=named, told=told)
+            raise
     count = len(columns["path"])
     if not count:
         raise DataError(f"{told} lists no files. {WAYS}")
@@ -163,6 +196,30 @@ def _by_name(table: Table, *, told: str, chosen: dict[str, str]) -> dict[str, st
     return named
 
 
+def _are_captions(named: dict[str, str], chosen: dict[str, str], *, told: str, name: str) -> bool:
+    """Whether the column of captions is meant, where there is one: it was chosen, or the list has no label. `name`: of a
+    table whose columns can be chosen."""
+    if "captions" not in named:
+        return False
+    if "captions" in chosen and "label" in chosen:
+        raise DataError(f"{told}: ?label= asks for classes and ?captions= for sentences; choose one of them")
+    if "captions" in chosen or "label" not in named:
+        return True
+    column = shown(named["captions"])
+    way = f"; {name}?captions={column} takes it instead" if name else ""
+    console.say(f"{told}: the column {column} is not used, because {shown(named['label'])} says the classes{way}")
+    return False
+
+
+def _refuse_elsewhere(tree: Tree, names: list[str], *, named: dict[str, str], told: str) -> NoReturn:
+    """For captions of files that are not here: without them nothing can be learned from the list."""
+    raise DataError(
+        f"{told}: its column {shown(named['captions'])} has captions, and most of the files in its column {shown(named['path'])} "
+        f"are not here, such as {shown(places.missing(tree, names), letters=NAME_LETTERS)}; put them into a folder beside it, or "
+        "mend the names"
+    )
+
+
 def _path_by_content(table: Table, named: dict[str, str], *, tree: Tree, told: str, name: str) -> str:
     found = [column for column in table if column not in named.values() and places.are_files(tree, table[column])]
     if len(found) > 1:
@@ -179,7 +236,8 @@ def _path_by_content(table: Table, named: dict[str, str], *, tree: Tree, told: s
         raise DataError(f"{told} has no column 'path', only {shown_all(table) or 'none'}. Rename one to path")
     if found[0].endswith(IMAGE_ENDINGS):  # the first image would be lost
         raise DataError(
-            f"{told}: its first line is not the names of its columns, but {shown_all(table)}; put a line such as path,label above"
+            f"{told}: its first line is not the names of its columns, but {shown_all(table)}; put a line such as path,label or "
+            "path,caption above"
         )
     console.say(f"{told}: the column {shown(found[0])} is taken as path, because its values are files")
     return found[0]
@@ -250,7 +308,13 @@ def _grouped(columns: dict[str, list[str]], table: Table, *, told: str) -> tuple
     for row, (*image, text) in enumerate(zip(columns["path"], splits, columns["captions"])):
         key = (image[0], image[1])
         first.setdefault(key, row)
-        sentences.setdefault(key, []).extend(filter(str.strip, flickr.listed_sentences(text)))
+        try:
+            sentences.setdefault(key, []).extend(flickr.listed_sentences(text))
+        except ValueError as error:
+            raise DataError(
+                f"{told}, entry {row + 1}: its caption {shown(text)} has {error} where a text should be; write a text, or a "
+                "list of texts"
+            ) from None
     if silent := [key for key, texts in sentences.items() if not texts]:
         if len(silent) == len(sentences):
             raise DataError(f"{told}: none of its {len(silent)} images has a caption")

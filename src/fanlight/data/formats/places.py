@@ -27,6 +27,13 @@ def are_files(tree: Tree, names: list[str]) -> bool:
     return 2 * sum(map(len, _found(tree, sample).values())) > len(sample)
 
 
+def missing(tree: Tree, names: list[str]) -> str:
+    """The first of a sample of these names that is no file anywhere here; else the first of them."""
+    sample = _sample(names)
+    there = set().union(*_found(tree, sample).values())
+    return next((name for name in sample if name not in there), names[0] if names else "")
+
+
 def located(tree: Tree, names: list[str], *, splits: list[str], told: str) -> list[str]:
     """The path of each file; a name that is found nowhere stays, and is quarantined by it. `splits` are the rows' own, empty
     where nothing says one: then the list's name does. DataError where it is undecided which files are meant."""

@@ -16,6 +16,7 @@ from typing import Any
 
 from fanlight import console
 from fanlight.data import inside
+from fanlight.data.formats.captions import texts_in
 from fanlight.data.formats.listing import CLASS_LETTERS_MOST, SPLIT_OF, Listing, Row, listing_of, split_in
 from fanlight.data.formats.tree import Disk, Tree, is_data, is_text, is_utf8, join
 from fanlight.data.manifest import read_file
@@ -195,8 +196,10 @@ def _said(root: Path, sample: _Sample) -> tuple[str, list[str], str]:
         else:
             found, wrong = _object(text)
             label = label or next((str(found[key]) for key in LABEL_KEYS if _is_plain(found.get(key))), "")
-            for value in (found[key] for key in CAPTION_KEYS if found.get(key)):
-                texts += [str(each) for each in value] if isinstance(value, list) else [str(value)]
+            try:
+                texts += [text for key in CAPTION_KEYS for text in texts_in(found.get(key))]
+            except ValueError as error:
+                wrong = f"has {error} where a caption should be"
             if not (label or texts):
                 why = why or f"{name} {wrong or 'has no label of text or a whole number, and no caption'}"
     if len(label) > CLASS_LETTERS_MOST:

@@ -32,7 +32,8 @@ def read(data: bytes, *, told: str) -> Table:
     for number, row in enumerate(rows, 1):
         if len(row) != len(head):
             raise DataError(
-                f"{told}, entry {number}: {len(row)} fields where the first line has {len(head)}: {shown(', '.join(row[:4]))!r}"
+                f"{told}, entry {number}: {len(row)} fields where the first line has {len(head)}: {shown(', '.join(row[:4]))!r}; "
+                f"a field that has {delimiter!r} in it needs quotation marks around it"
             )
     return {name: [row[column].strip() for row in rows] for column, name in enumerate(head)}
 
@@ -71,11 +72,13 @@ def class_names(schema: Any) -> dict[str, list[str]]:
 
 
 def _json(text: str, *, told: str) -> Table:
-    """One object per line, or a list of objects."""
+    """One object per line, or a list of objects. A text may hold any other end of a line, such as U+2028."""
     if text.lstrip().startswith("["):
         rows = json.loads(text, object_pairs_hook=_object)
     else:
-        rows = [json.loads(line, object_pairs_hook=_object) for line in text.splitlines() if line.strip()]
+        rows = [
+            json.loads(line, object_pairs_hook=_object) for line in text.replace("\r", "\n").split("\n") if line.strip()
+        ]
     for number, row in enumerate(rows, 1):
         if not isinstance(row, dict):
             raise DataError(f"{told}, entry {number}: {str(row)[:40]!r} is no JSON object with names and values")
