@@ -43,9 +43,7 @@ class Data:
         None  # copies looked for before the split: exact (bytes), quick, thorough; None: quick, or thorough if kept
     )
     group_by: str | None = None  # rows kept together: a list file's column, or a regex on paths (its first group)
-    sampling: str = (
-        "epoch"  # every image once per epoch; or `balanced` by class, or `weighted` by a list's column weight
-    )
+    sampling: str = "epoch"  # every image once per epoch; `balanced` by class; `weighted` by a list's column weight
     order: str | None = None  # `random`, or `blocks` (shuffled 8 MB blocks, for slow disks); None: measured
 
 
@@ -115,6 +113,9 @@ class Caption:
     min_count: int | None = None  # times that a word occurs in training captions to be known; None: by their number
     longest: int | None = None  # words of a caption that are trained on and written; None: all of 99 in 100 captions
     per_image: int | None = None  # captions of an image that an epoch trains on; None: up to 5
+    window: int | None = (
+        None  # batches whose images are sorted by length together; 1: none; None: 32, of small images 1
+    )
     beams: int = 3  # sentences kept open while one is written; 1: always the likeliest word
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from fanlight.data import order
 from fanlight.data.loader import train_batches
 from fanlight.parallel import comm
 from fanlight.train import build, folder, prepare
@@ -117,7 +118,7 @@ def test_padding_and_the_order_in_a_batch_change_neither_loss_nor_gradient(said,
 
 
 def test_batches_hold_captions_of_like_length_and_every_sample_once(said, own_place):
-    t = built(said, own_place / "run", batch_size=4, caption__per_image=1)
+    t = built(said, own_place / "run", batch_size=4, caption__per_image=1, caption__window=32)
     found = batches(t, count=t.steps_per_epoch)
     widths = [int((rows.targets != 0).sum(-1).max()) for batch in found for rows in batch.parts]
     own = [(rows.targets != 0).sum(-1).flatten() for batch in found for rows in batch.parts]
@@ -126,6 +127,14 @@ def test_batches_hold_captions_of_like_length_and_every_sample_once(said, own_pl
     assert spread < float(everyone.double().std()) / 2 and len(set(widths)) > 1
     samples = np.concatenate([rows.samples for batch in found for rows in batch.parts])
     assert len(np.unique(samples)) == len(samples)
+
+
+def test_small_images_come_in_the_keyed_order(said, own_place):
+    """Long sentences speak of much that is in a picture: batches of like pictures teach a small network less."""
+    t = built(said, own_place / "run", batch_size=4, caption__per_image=1)
+    found = [rows.samples for batch in batches(t, count=t.steps_per_epoch) for rows in batch.parts]
+    keyed = order.samples_of(order.epoch_order(len(t.samples["train"]), seed=t.config.train.seed, epoch=0))
+    assert np.concatenate(found).tolist() == keyed[: t.steps_per_epoch * 4].tolist()
 
 
 def test_other_images_change_the_loss(said, own_place):

@@ -9,19 +9,16 @@ import numpy as np
 
 from fanlight.data import order
 
-WINDOW = 32  # batches whose samples are sorted by length together: more waste less and shuffle less
 _BATCH_DRAW = (1 << 40) + 8  # orders the batches of an epoch
 
 
-def bucketed(
-    keys: np.ndarray, lengths: np.ndarray, *, batch: int, seed: int, epoch: int, window: int = WINDOW
-) -> np.ndarray:
+def bucketed(keys: np.ndarray, lengths: np.ndarray, *, batch: int, seed: int, epoch: int, window: int) -> np.ndarray:
     """The epoch's keyed order `keys` [N], in batches of like `lengths` [N], which are in the order of the keys.
 
-    Windows of `window` batches are sorted by length and cut into batches, which then come in a keyed order; a window is
-    finished before the next begins, as the `blocks` order wants. In a batch samples keep the order that they had, so that
-    microbatches and ranks get long and short ones alike. The samples behind the last whole batch stay behind it
-    (decision 007): they are those of the keyed order, not the longest."""
+    Windows of `window` batches (more waste less and shuffle less) are sorted by length and cut into batches, which then come in
+    a keyed order; a window is finished before the next begins, as the `blocks` order wants. In a batch samples keep the order
+    that they had, so that microbatches and ranks get long and short ones alike. The samples behind the last whole batch stay
+    behind it (decision 007): they are those of the keyed order, not the longest."""
     count = len(keys)
     whole = count // batch * batch
     places = np.arange(count)

@@ -5,7 +5,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-VERSIONS = {"digits": 1, "shapes": 2}
+VERSIONS = {"digits": 1, "shapes": 3}
 NAMES = tuple(VERSIONS)
 DRAWN = "built-in shapes"  # the source of a manifest of scenes, each drawn by lots of its own
 
@@ -49,7 +49,7 @@ def _write_digits(folder: Path) -> None:
 
 
 def _write_shapes(folder: Path) -> None:
-    """21,000 drawn scenes, with five captions each that can be judged."""
+    """13,000 drawn scenes, with five captions each that can be judged."""
     from fanlight.console import Progress
     from fanlight.data.shapes import write as shapes
     from fanlight.machine import cores_usable

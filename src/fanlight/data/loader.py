@@ -38,6 +38,11 @@ class Features:
 class Chooser(Protocol):
     """Of samples with several targets: which of them an epoch trains on. The same on every rank."""
 
+    @property
+    def window(self) -> int:
+        """Batches whose samples are sorted by length together."""
+        ...
+
     def of_epoch(self, targets: np.ndarray, *, keys: np.ndarray, seed: int, epoch: int) -> np.ndarray:
         """[B, …] of `targets` [B, …] of B samples with these `keys`."""
         ...
@@ -223,9 +228,11 @@ def _order(samples: Samples, cutting: Cutting, epoch: int) -> np.ndarray:
     keys = _keyed_order(samples, cutting.seed, epoch)
     if samples.chooser is None:
         return keys
+    if samples.chooser.window == 1:
+        return keys
     targets, _ = samples.of_epoch(keys, seed=cutting.seed, epoch=epoch)
-    lengths = samples.chooser.lengths(targets)
-    return buckets.bucketed(keys, lengths, batch=cutting.batch, seed=cutting.seed, epoch=epoch)
+    lengths, key = samples.chooser.lengths(targets), {"seed": cutting.seed, "epoch": epoch}
+    return buckets.bucketed(keys, lengths, batch=cutting.batch, window=samples.chooser.window, **key)
 
 
 def _keyed_order(samples: Samples, seed: int, epoch: int) -> np.ndarray:

@@ -50,6 +50,7 @@ class Caption:
     per_image: int  # captions of an image that an epoch trains on
     beams: int
     label_smoothing: float = 0.0  # Szegedy et al. 2015, in training only
+    window: int = 1  # batches of images sorted by the lengths of their captions together
 
     name = "caption"
     classes: tuple[str, ...] = ()
@@ -70,7 +71,7 @@ class Caption:
         rows = manifest.rows("train")
         rows = rows if len(rows) else np.flatnonzero(manifest.captioned)  # not split yet
         words = spoken.of(manifest).vocabulary(rows, c.min_count)
-        return cls(words, c.longest, c.per_image, c.beams, config.optim.label_smoothing)
+        return cls(words, c.longest, c.per_image, c.beams, config.optim.label_smoothing, c.window or 1)
 
     @classmethod
     def restored(cls, about: Mapping[str, Any], *, beams: int | None) -> Caption:

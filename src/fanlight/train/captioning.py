@@ -20,6 +20,12 @@ LONG_SHARE, LONG_MOST = 0.99, 40  # of captions that are whole; words of the lon
 PER_IMAGE_MOST, PER_SMALL_IMAGE = 5, 2  # a small image costs less than its captions
 PHOTO_CROP = (0.7, 1.0)
 SMALL_BATCH, SMALL_LR = 32, 4e-3  # of SMALL_MODEL: a narrow network learns by many steps, and by long ones
+SMALL_BETA2, SMALL_DECAY = (
+    0.98,
+    0.02,
+)  # of SMALL_MODEL, whose gradients change fast; Vaswani et al. 2017 have the former
+SMALL_WORTH = 84_000  # images of SMALL_MODEL seen in a default run: less than five minutes of two cores
+WINDOW = 32  # of photos, whose sentences are as long as their writers like
 
 
 def sizes(choices: Choices, *, is_small: bool) -> None:
@@ -52,3 +58,6 @@ def whole(choices: Choices, manifest: Manifest, *, is_small: bool) -> None:
     each = min(PER_SMALL_IMAGE if is_small else PER_IMAGE_MOST, most)
     why = "others come in later epochs" if each < most else "they share one forward"
     choices.take("caption.per_image", each, f"images have up to {most} captions; {why}")
+    # Long sentences speak of much that is in a picture: batches of like pictures are poor means, and words of small ones cheap.
+    why = "small images come in any order" if is_small else "sentences of like length share a batch, which wastes less"
+    choices.take("caption.window", 1 if is_small else WINDOW, why)

@@ -15,6 +15,7 @@ OPS_MAX = 100  # of augment.rand_ops: an image takes seconds
 ALPHA_MIN, ALPHA_MAX = 0.001, 1000  # of mixup and cutmix: outside, every share is 0, 1 or a half
 COUNT_MAX = 10**9  # images, steps or pixels: more is a slip
 WORDS_MAX, CAPTIONS_MAX, BEAMS_MAX = 1000, 1000, 100  # of a caption, of an image, of a search: more is a slip
+WINDOW_MAX = 100_000  # batches
 DECAY_MAX = 1e4  # a step multiplies weights by 1 - lr · decay
 LR_MAX = 1e30  # what float32 holds, with room for the optimizer's arithmetic
 
@@ -204,6 +205,7 @@ def _caption(c: Config) -> None:
         "min_count": COUNT_MAX,
         "longest": WORDS_MAX,
         "per_image": CAPTIONS_MAX,
+        "window": WINDOW_MAX,
         "beams": BEAMS_MAX,
     }.items():
         value = getattr(c.caption, name)

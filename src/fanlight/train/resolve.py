@@ -239,6 +239,8 @@ def _length(choices: Choices, manifest: Manifest) -> None:
     batch = max(1, min(batch, count // 4) // unit) * unit
     choices.take("train.batch_size", batch, f"{count} training images; it is global, over all ranks")
     worth = SMALL_WORTH if small else PHOTOS_WORTH
+    if choices.config.model.name == captioning.SMALL_MODEL:
+        worth = captioning.SMALL_WORTH
     epochs = min(EPOCHS_MAX, max(EPOCHS_MIN, round(worth / max(1, count))))
     choices.take("train.epochs", epochs, f"{count} training images: about {worth:,} seen, {EPOCHS_MIN} … {EPOCHS_MAX}")
     _evaluations(choices)
@@ -270,7 +272,10 @@ def _optimizer(choices: Choices) -> None:
         choices.take("optim.weight_decay", 5e-4, "the usual of SGD on small and middling sets")
     elif config.model.name == captioning.SMALL_MODEL and not tuned:
         lr = captioning.SMALL_LR * math.sqrt(batch / captioning.SMALL_BATCH)
-        choices.take("optim.weight_decay", 0.05, "the usual of AdamW")
+        why = f"{captioning.SMALL_MODEL} learns by long steps"
+        choices.take("optim.weight_decay", captioning.SMALL_DECAY, why)
+        if "optim.beta2" not in config.asked:
+            choices.replace("optim.beta2", captioning.SMALL_BETA2, why)
     else:
         lr = 1e-3 * math.sqrt(batch / 64) * (UNFROZEN["adamw"] if tuned and not config.model.freezes else 1)
         choices.take("optim.weight_decay", 0.05, "the usual of AdamW")

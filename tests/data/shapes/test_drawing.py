@@ -124,7 +124,7 @@ def test_processes_that_die_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_built_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(write, "COUNTS", COUNTS)
     found = recognise("shapes", cache=tmp_path)
-    assert (found.source, len(found.paths), found.root) == ("built-in shapes", 22, tmp_path / "builtin/shapes-v2")
+    assert (found.source, len(found.paths), found.root) == ("built-in shapes", 22, tmp_path / "builtin/shapes-v3")
     monkeypatch.setattr(write, "write", None)  # the second time nothing is drawn
     assert recognise("shapes", cache=tmp_path) == found
     assert "shapes" in builtin.NAMES
@@ -136,5 +136,5 @@ def test_no_drawn_scene_is_taken_for_a_copy(tmp_path: Path, monkeypatch: pytest.
     manifest = scan.scan(recognise("shapes", cache=tmp_path))
     found, audit = copies.find(manifest, "quick")
     assert audit is None and found is manifest
-    again = scan.scan(recognise(str(tmp_path / "builtin/shapes-v2"), cache=tmp_path))  # as somebody's own folder
+    again = scan.scan(recognise(str(tmp_path / "builtin/shapes-v3"), cache=tmp_path))  # as somebody's own folder
     assert copies.find(again, "quick")[1] is not None

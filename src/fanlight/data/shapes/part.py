@@ -46,6 +46,6 @@ def main(plan: dict[str, Any]) -> None:
         for found in drawn(Path(plan["folder"]), [(split, number) for split, number in plan["names"]]):
             print(json.dumps(found), flush=True)
     except BrokenPipeError:  # who asked is gone
-        sys.stdout = None  # type: ignore[assignment]
+        sys.stdout = None
     except OSError as error:
         print(json.dumps({"errno": error.errno, "said": error.strerror or str(error)}), flush=True)

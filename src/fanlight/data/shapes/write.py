@@ -14,7 +14,7 @@ from typing import Any
 from fanlight.data.shapes import part
 from fanlight.data.shapes import scene as scenes
 
-COUNTS = {"train": 20_000, "val": 500, "test": 500}
+COUNTS = {"train": 12_000, "val": 500, "test": 500}
 SCENES = "scenes.json"
 VERSION = 1  # of scenes.json
 EACH_LEAST = 1_000  # scenes of a process: it starts in less than drawing these takes
