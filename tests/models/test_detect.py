@@ -117,32 +117,65 @@ def test_an_image_has_one_score_of_a_word(kind):
     with torch.no_grad():
         model.decoder.told(CAPTIONS)
         said, seen = model(images), model.features(images)
-        best = model.decoder.detector(seen).amax(1)
-    assert seen.shape == (2, 4, 128) and best.shape == (2, 8)
+        found = model.decoder.detector(seen)
+        best = found.scores_bCN.amax(1)
+        by_number = model.decoder.detector.number(found.places_bN) @ model.decoder.embed.weight[4:].T - 3
+    assert seen.shape == (2, 4, 128) and best.shape == (2, 8) and (by_number > best).any()
+    best = torch.maximum(best, by_number)
     for number in range(2):
-        assert torch.equal(said[:, number, 0, detect.FIRST :], best)
+        torch.testing.assert_close(said[:, number, 0, detect.FIRST :], best)
     assert not said[:, :, 0, : detect.FIRST].any()
 
 
 def test_of_streams_the_best_score_counts():
-    found = detect.WordDetector(features=6, words=WORDS, streams=2)
+    found = detect.WordDetector(features=6, words=WORDS, streams=2, width=4)
     with torch.no_grad():
         features = torch.randn(2, 5, 6)
         own = [stream(part) for stream, part in zip(found.streams, features.chunk(2, 2))]
-        assert torch.equal(found(features), torch.maximum(*own))
+        assert torch.equal(found(features).scores_bCN, torch.maximum(*own))
         features[..., 3:] += 1.0  # what one stream sees is nothing to the other
         assert torch.equal(found.streams[0](features[..., :3]), own[0])
     assert detect.looked_for(WORDS) == 8 and detect.looked_for(10_000) == 1000
 
 
 def test_cells_tell_the_words_that_they_see():
-    found = detect.WordDetector(features=6, words=WORDS, streams=1)
+    found = detect.WordDetector(features=6, words=WORDS, streams=1, width=4)
     scores, embedding = torch.full((1, 3, 8), -100.0), torch.randn(WORDS, 4)
     scores[0, 1, 2] = 100.0  # word 6, in the second cell
     with torch.no_grad():
-        told = found.in_words(scores, embedding)
-    torch.testing.assert_close(told[0, 1], embedding[6] * 2)
-    assert not told[0, [0, 2]].any()
+        told = told_of(found, scores, embedding)
+    torch.testing.assert_close(told[1], embedding[6] * 2)
+    assert not told[[0, 2]].any()
+    scores[0, 2, 2] = scores[0, 2, 7] = 100.0  # a row of three cells: word 6 beside itself is one place
+    with torch.no_grad():
+        scores[0, 1, 2] = 99.0
+        torch.testing.assert_close(told_of(found, scores, embedding)[1], embedding[6] * 2)
+        scores[0, 0, 2], scores[0, 1, 2] = 100.0, -100.0
+        one, none, both = told_of(found, scores, embedding)
+    torch.testing.assert_close(one, embedding[6] * 2 + found.number.weight[:, 2])
+    torch.testing.assert_close(both, (embedding[6] + embedding[11]) * 2 + found.number.weight[:, 2])
+    assert not none.any()
+
+
+def told_of(detector: detect.WordDetector, scores: torch.Tensor, embedding: torch.Tensor) -> torch.Tensor:
+    return detector.in_words(detect.Seen(scores, detect.places(scores)), embedding)[0]
+
+
+def test_places_are_counted_and_not_cells():
+    scores = torch.full((2, 6, 6, 3), -20.0)
+    scores[0, 1:3, 1:3, 0] = torch.tensor([[4.0, 5.0], [4.5, 4.0]])  # one thing over four cells
+    scores[0, 5, 5, 0] = 6.0  # another
+    scores[0, 0, 4, 1] = 5.0
+    scores[1, ..., 2] = torch.linspace(-4, -3, 36).view(6, 6)  # faint everywhere
+    found = detect.places(scores.flatten(1, 2))
+    expected = torch.zeros(2, 3)
+    expected[0, 0] = torch.tensor([5.0, 6.0]).sigmoid().square().sum()
+    expected[0, 1] = torch.tensor(5.0).sigmoid().square()
+    torch.testing.assert_close(found, expected, atol=0.01, rtol=0)
+    assert detect.places(torch.full((1, 7, 3), -100.0)).shape == (1, 3), "no square"
+    scores.requires_grad_()
+    detect.places(scores.flatten(1, 2)).sum().backward()
+    assert scores.grad[0, 5, 5, 0] > 0 and not scores.grad[0, 1, 1, 0], "a place is learned at its best cell"
 
 
 @pytest.mark.parametrize("kind", ["lstm16", "transformer32x1"])
@@ -150,12 +183,16 @@ def test_without_its_gain_it_says_and_writes_what_a_plain_one_does(kind):
     detecting, plain = captioner(kind).eval(), captioner(f"plain-{kind}").eval()
     own = detecting.state_dict()
     added = {key for key in own if key.startswith("decoder.detector.")}
-    assert added == {f"decoder.detector.{key}" for key in ("gain", "streams.0.weight", "streams.0.bias")}
+    assert added == {
+        f"decoder.detector.{key}"
+        for key in ("gain", "number.weight", "number_bias", "streams.0.weight", "streams.0.bias")
+    }
     plain.load_state_dict({key: value for key, value in own.items() if key not in added})
     images = torch.rand(2, 3, 16, 16)
     said, written = [], []
     for gain in (1.0, 0.0):
-        torch.nn.init.constant_(detecting.decoder.detector.gain, gain)
+        for factor in (detecting.decoder.detector.gain, detecting.decoder.detector.number.weight):
+            torch.nn.init.constant_(factor, gain)
         with torch.no_grad():
             for model in (detecting, plain):
                 model.decoder.told(CAPTIONS)

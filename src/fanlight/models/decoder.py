@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fanlight.models.detect import FIRST, WordDetector
+from fanlight.models.detect import FIRST, Seen, WordDetector
 from fanlight.models.told import Words
 
 
@@ -37,7 +37,7 @@ class Decoder(nn.Module):
         super().__init__()
         self.words = Words()
         self.width, self.longest = width, longest
-        self.detector = WordDetector(features=features, words=words, streams=streams) if detects else None
+        self.detector = WordDetector(features=features, words=words, streams=streams, width=width) if detects else None
         # Of several streams attention sees the last one, and words: what was never seen together stays apart.
         self.entering = features // streams if detects else features
         self.enter = nn.Linear(self.entering, width)
@@ -62,12 +62,12 @@ class Decoder(nn.Module):
             raise ValueError(
                 f"captions of {words_bkL.shape[2]} words with START and END, the decoder was made for {self.longest}"
             )
-        scores_bCN = None if self.detector is None else self.detector(features_bCF)
-        logits = self.logits(self.read(words_bkL[:, :, :-1], self._memory(features_bCF, scores_bCN)))
-        if scores_bCN is None:
+        seen = None if self.detector is None else self.detector(features_bCF)
+        logits = self.logits(self.read(words_bkL[:, :, :-1], self._memory(features_bCF, seen)))
+        if seen is None or self.detector is None:
             return logits
-        after = logits.shape[3] - FIRST - scores_bCN.shape[2]
-        seen_bV = F.pad(scores_bCN.amax(1), (FIRST, after)).to(logits.dtype)
+        scores_bN = self.detector.of_image(seen, self.embed.weight)
+        seen_bV = F.pad(scores_bN, (FIRST, logits.shape[3] - FIRST - scores_bN.shape[1])).to(logits.dtype)
         return torch.cat([seen_bV[:, None, None].expand(-1, logits.shape[1], -1, -1), logits], 2)
 
     @abstractmethod
@@ -86,15 +86,15 @@ class Decoder(nn.Module):
         """What attention looks at, [b, cells, D]."""
         return self._memory(features_bCF, None if self.detector is None else self.detector(features_bCF))
 
-    def _memory(self, features_bCF: Tensor, scores_bCN: Tensor | None) -> Tensor:
+    def _memory(self, features_bCF: Tensor, detected: Seen | None) -> Tensor:
         if features_bCF.shape[1] != len(self.cell_position):
             raise ValueError(
                 f"images of {features_bCF.shape[1]} grid cells, the decoder was made for {len(self.cell_position)}"
             )
         seen = self.enter_norm(self.enter(features_bCF[..., -self.entering :]) + self.cell_position)
-        if self.detector is None or scores_bCN is None:
+        if self.detector is None or detected is None:
             return seen
-        return seen + self.detector.in_words(scores_bCN, self.embed.weight)
+        return seen + self.detector.in_words(detected, self.embed.weight)
 
     def embedded(self, words: Tensor) -> Tensor:
         """[…] to [… D], of deviation 1 at first, as the matrix suits the output's side."""

@@ -8,13 +8,18 @@ word looks like but a sentence's loss, by way of attention that does not know ye
 
 from __future__ import annotations
 
+import math
+from typing import NamedTuple
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fanlight.types import UNK
 
 FIRST = UNK + 1  # of a vocabulary, the first that is a word
 MOST = 1000  # words that are looked for, the most frequent ones, as Fang et al. have it
+NUMBER_STD = 0.3  # of what numbers of places say at first
 RARE = -3.0  # the score of a word before anything is learned: most words stand in few captions
 
 
@@ -23,27 +28,64 @@ def looked_for(words: int) -> int:
     return min(words - FIRST, MOST)
 
 
-class WordDetector(nn.Module):
-    """[b, cells, F] to scores [b, cells, N], logits of what is seen there. An encoder of several streams (equal parts of F, none
-    of which knows of the others) has each score alone, and the best counts: a stream that never saw a pair of attributes cannot
-    veto what another one sees."""
+class Seen(NamedTuple):
+    scores_bCN: Tensor  # logits of each word in each cell
+    places_bN: Tensor  # in how many places of the image each word is
 
-    def __init__(self, *, features: int, words: int, streams: int):
+
+class WordDetector(nn.Module):
+    """[b, cells, F] to what is seen there. An encoder of several streams (equal parts of F, none of which knows of the others)
+    has each score alone, and the best counts: a stream that never saw a pair of attributes cannot veto what another one sees."""
+
+    def __init__(self, *, features: int, words: int, streams: int, width: int):
+        """`width`: the decoder's D."""
         super().__init__()
         found = looked_for(words)
         self.streams = nn.ModuleList(nn.Linear(features // streams, found) for _ in range(streams))
         self.gain = nn.Parameter(torch.ones(1))  # a layout cannot shard a single number
+        self.number = nn.Linear(found, width, bias=False)
+        self.number_bias = nn.Parameter(torch.full((found,), RARE))
         for stream in self.streams:
             nn.init.constant_(stream.bias, RARE)  # type: ignore[arg-type]
+        nn.init.normal_(self.number.weight, std=NUMBER_STD)
 
-    def forward(self, features_bCF: Tensor) -> Tensor:
+    def forward(self, features_bCF: Tensor) -> Seen:
         parts = features_bCF.chunk(len(self.streams), 2)
         scores = [stream(part) for stream, part in zip(self.streams, parts, strict=True)]
-        return scores[0] if len(scores) == 1 else torch.stack(scores).amax(0)
+        best = scores[0] if len(scores) == 1 else torch.stack(scores).amax(0)
+        return Seen(best, places(best))
 
-    def in_words(self, scores_bCN: Tensor, embedding_VD: Tensor) -> Tensor:
-        """What each cell sees, in the words' own embeddings, [b, cells, D]: sentences can take their words from there, also
-        those that never stood together."""
-        seen_bCN, found = scores_bCN.sigmoid(), scores_bCN.shape[2]
-        words_ND = embedding_VD[FIRST : FIRST + found].to(seen_bCN.dtype)
-        return self.gain.to(seen_bCN.dtype) * embedding_VD.shape[1] ** 0.5 * (seen_bCN @ words_ND)
+    def of_image(self, seen: Seen, embedding_VD: Tensor) -> Tensor:
+        """An image's score of each word, [b, N]: its best cell's, or what numbers of places say: `two`, plurals."""
+        numbers_bN = F.linear(
+            self.number(seen.places_bN), self._words(seen, embedding_VD), self.number_bias.to(seen.places_bN.dtype)
+        )
+        return torch.maximum(seen.scores_bCN.amax(1), numbers_bN)
+
+    def in_words(self, seen: Seen, embedding_VD: Tensor) -> Tensor:
+        """What each cell sees, [b, cells, D]: in the words' own embeddings, so that sentences can take their words from there,
+        also those that never stood together; and in how many places of the image each of these words is, besides one."""
+        seen_bCN = seen.scores_bCN.sigmoid()
+        named = (
+            self.gain.to(seen_bCN.dtype) * embedding_VD.shape[1] ** 0.5 * (seen_bCN @ self._words(seen, embedding_VD))
+        )
+        return named + self.number(seen_bCN * (seen.places_bN - 1)[:, None])
+
+    @staticmethod
+    def _words(seen: Seen, embedding_VD: Tensor) -> Tensor:
+        """Embeddings of the words that are looked for, [N, D]."""
+        return embedding_VD[FIRST : FIRST + seen.scores_bCN.shape[2]].to(seen.scores_bCN.dtype)
+
+
+def places(scores_bCN: Tensor) -> Tensor:
+    """In how many places of a square grid each word is seen, [b, N]: cells that none beside them outdoes, each by the square of
+    its probability, so that many faint ones are no place. A sum over all cells would tell how large things are, and
+    attention is a mean, which cannot count; peaks are how detectors tell one thing from two (Zhou et al. 2019, "Objects as
+    Points")."""
+    b, cells, n = scores_bCN.shape
+    side = math.isqrt(cells)
+    height = side if side * side == cells else 1  # of no square, cells in their order
+    grid_bNHW = scores_bCN.mT.reshape(b, n, height, cells // height)
+    with torch.no_grad():
+        is_peak = grid_bNHW == F.max_pool2d(grid_bNHW, 3, 1, 1)
+    return (is_peak * grid_bNHW.sigmoid().square()).sum((2, 3)).to(scores_bCN.dtype)

@@ -22,7 +22,7 @@ BACKGROUNDS = ("plain", "shaded", "striped", "dotted")
 PLACES = ("top left", "top right", "bottom left", "bottom right", "top", "bottom", "left", "right", "middle")
 RELATIONS = ("left", "right", "above", "below")
 NUMBERS = {1: 0.3, 2: 0.45, 3: 0.25}  # of things in a scene -> how often
-REPEATED = 0.1  # how often a further thing is of a kind that is there already
+REPEATED = 0.2  # how often a further thing is of a kind that is there already
 GAP_PX = 2.5  # at least, between two things and to the edge
 TRIES = 40  # for one thing's place, before the scene is begun anew
 
