@@ -77,10 +77,10 @@ class GridGroup(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv2d(inputs, outputs, 3, 2, padding=1, bias=False, groups=STREAMS)
         self.bn1 = nn.BatchNorm2d(outputs)
-        self.act1 = nn.ReLU()
+        self.act1 = nn.ReLU(inplace=True)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False, groups=STREAMS)
         self.bn2 = nn.BatchNorm2d(outputs)
-        self.act2 = nn.ReLU()
+        self.act2 = nn.ReLU(inplace=True)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         x_BCHW = self.act1(self.bn1(self.conv1(x_BCHW)))
