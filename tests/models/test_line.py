@@ -53,6 +53,33 @@ def refused(text: str, *, image=(3, 28, 28), classes=10) -> tuple[str, str]:
     return said, shown[caret.index("^") : caret.rindex("^") + 1]
 
 
+def test_the_caret_is_where_a_terminal_draws_the_word():
+    with pytest.raises(ConfigError) as caught:
+        line.parse("卷积16 dense")
+    assert str(caught.value).split("\n")[2] == "  ^^^^^^"  # two letters of two places each
+    with pytest.raises(ConfigError) as caught:
+        line.of("conv4k3 卷积 dense")
+    assert str(caught.value).split("\n")[2] == "          ^^^^"
+
+
+@pytest.mark.parametrize("at", [0, 30, 2000, 3999])
+def test_of_a_long_line_what_is_near_the_mistake_is_shown(at):
+    words = ["relu"] * 4000
+    words[at] = "rellu"
+    with pytest.raises(ConfigError) as caught:
+        line.parse(" ".join(words))
+    said, shown, caret = str(caught.value).split("\n")
+    assert "'rellu' is no layer" in said and len(shown) < 200
+    assert shown[caret.index("^") : caret.rindex("^") + 1] == "rellu"
+
+
+def test_a_word_without_end_is_shortened():
+    for text in ("relu" * 10_000, "x " + "dense" * 10_000, "relu" * 10_000 + " dense"):
+        with pytest.raises(ConfigError) as caught:
+            line.of(text)
+        assert len(str(caught.value)) < 700
+
+
 @pytest.mark.parametrize(
     ("text", "word", "said"),
     [

@@ -12,7 +12,7 @@ import pytest
 import threadpoolctl
 
 from fanlight.data import cache
-from fanlight.scratch import cpu, operators
+from fanlight.scratch import cpu, operators, shapes
 from fanlight.scratch.cpu import threads
 from scratch.differences import BACKENDS
 
@@ -100,3 +100,9 @@ def test_threads_are_as_many_as_there_may_be():
     most = numba.config.NUMBA_NUM_THREADS
     with pytest.raises(ValueError, match=f"{most + 1} threads, of 1 … {most}; more .* NUMBA_NUM_THREADS"):
         threads.set_threads(most + 1)
+
+
+@pytest.mark.parametrize("wrong", [1.5, None, "2", (1, 2, 3), 0])
+def test_a_stride_that_is_none_is_refused_by_name(wrong):
+    with pytest.raises(ValueError, match="stride takes one or two whole numbers of at least 1, got"):
+        shapes.window((1, 1, 8, 8), (3, 3), stride=wrong, padding=0, dilation=1)

@@ -162,6 +162,13 @@ def test_two_do_not_train_one_sweep(fanlight, colours, own_place):
     assert answer.code != 0 and "sweep is being trained by process" in answer.err
 
 
+def test_a_row_without_a_score_has_no_interval_either():
+    row = dict.fromkeys(sweep.COLUMNS) | {"kernel": 3, "layers": 1, "net": "dense", "parameters": 10, "train_s": 1.0,
+                                          "peak_rss_bytes": 1 << 20}  # fmt: skip
+    assert "| 10 | – | – |" in sweep.table([row]) and "nan" not in sweep.table([row])
+    assert "| 0.5000 | 0.400 … 0.600 |" in sweep.table([row | {"accuracy": 0.5, "interval": [0.4, 0.6]}])
+
+
 def test_a_sweep_is_a_table_in_three_formats(fanlight, colours, own_place):
     answer = fanlight(
         "scratch", "train", colours, "--net", "conv4k3 relu pool2 dense", "--backend", "numpy", "--sweep",

@@ -42,6 +42,11 @@ def test_out_is_taken_when_it_is_empty(own_place):
         folder.create("d", "m", out=own_place / "new" / "run" / "file")
 
 
+def test_a_name_that_is_too_long_is_said(own_place):
+    with pytest.raises(RunError, match=r"--out x{300} cannot be looked into: File name too long; name another"):
+        folder.check_out(Path("x" * 300))
+
+
 def test_a_folder_that_cannot_be_made(own_place):
     (own_place / "file").touch()
     with pytest.raises(RunError, match=r"cannot make the run folder .*: Not a directory; name another with --out"):

@@ -14,17 +14,20 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from fanlight.errors import ConfigError, near
+from fanlight.errors import ConfigError, near, shown
 
 Shape: TypeAlias = tuple[int, ...]
 KINDS = ("conv", "pool", "avgpool", "dense", "bn", "dropout", "relu", "tanh", "gelu")
 NUMBER_MOST = 65_536  # of filters, pixels, outputs: beyond it is a slip of the pen
 WINDOW_MOST = 65_536  # pixels of a pooling: the place of the largest is kept in 16 bits
 DEEPEST = 8  # blocks in each other
+SHOWN_MOST = 160  # letters of a line in a message
+WORD_MOST = 60  # letters: no layer has as many
 LETTERS = {"k": "kernel", "s": "stride", "p": "padding", "d": "dilation", "g": "groups"}
 
 # The reference project's network and the weather project's, as they are; LeCun et al. 1998; and one for 32 px images.
@@ -150,7 +153,7 @@ def of(net: str) -> Line:
         return parse(NAMED[net])
     if not is_text(net) and not re.match(r"\[|(?:conv|pool|avgpool|dropout)[0-9.]", net) and net not in KINDS:
         raise ConfigError(
-            f"network {net!r} is neither a line such as '{NAMED['reference']}' nor one of {', '.join(NAMED)}."
+            f"network '{shown(net)}' is neither a line such as '{NAMED['reference']}' nor one of {', '.join(NAMED)}."
             f"{near(net, NAMED)}"
         )
     found = parse(net)
@@ -161,7 +164,9 @@ def of(net: str) -> Line:
 def parse(text: str) -> Line:
     """The layers of a line. parse(str(line)) == line."""
     if not text.isprintable() and not text.replace("\n", " ").replace("\t", " ").isprintable():
-        raise ConfigError(f"a network's line holds {text!r}, which cannot be printed")
+        raise ConfigError(
+            f"a network's line holds '{shown(text)}', which cannot be printed; write it in words such as relu"
+        )
     text = " ".join(text.split())
     words = [(match.group(), match.span()) for match in re.finditer(r"\[|\]|[^\s\[\]]+", text)]
     if not words:
@@ -182,6 +187,10 @@ def parse(text: str) -> Line:
                 raise wrong(text, at, "a block without layers; put some between [ and ]")
             levels[-1].append(Block(body, at=(open_at.pop()[0], at[1])))
         else:
+            if len(word) > WORD_MOST:
+                raise wrong(
+                    text, at, f"'{shown(word)}' has {len(word):,} letters, and no layer has; put spaces between layers"
+                )
             levels[-1].append(_layer(text, word, at))
     if open_at:
         raise wrong(text, open_at[-1], "a block begins here that never ends; put ] after its last layer")
@@ -215,8 +224,20 @@ def walk(placed: tuple[Placed, ...]) -> Iterator[Placed]:
 
 
 def wrong(text: str, at: tuple[int, int], words: str) -> ConfigError:
-    """`words`, the line, and a caret under what they are about."""
-    return ConfigError(f"{words}\n  {text}\n  {' ' * at[0]}{'^' * (at[1] - at[0])}")
+    """`words`, the line, and a caret under what they are about; of a long line what is near it."""
+    low, high = 0, len(text)
+    if high > SHOWN_MOST:
+        low = max(0, at[0] - SHOWN_MOST // 2)
+        high = min(high, low + SHOWN_MOST)
+    before, there, after = text[low : at[0]], text[at[0] : min(at[1], high)], text[min(at[1], high) : high]
+    before, after = "… " * (low > 0) + before, after + " …" * (high < len(text))
+    return ConfigError(f"{words}\n  {before}{there}{after}\n  {' ' * _columns(before)}{'^' * _columns(there)}")
+
+
+def _columns(text: str) -> int:
+    """How wide a terminal draws it: Chinese letters take two places, and an accent of its own none."""
+    wide = sum(unicodedata.east_asian_width(letter) in "WF" for letter in text)
+    return len(text) + wide - sum(unicodedata.combining(letter) > 0 for letter in text)
 
 
 def _layer(text: str, word: str, at: tuple[int, int]) -> Layer:

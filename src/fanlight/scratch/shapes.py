@@ -57,7 +57,7 @@ class Convolution(Window):
 
 def pair(name: str, value: int | Pair, *, least: int) -> Pair:
     """(value, value) of one number; two stay."""
-    found = (value, value) if isinstance(value, int | np.integer) else tuple(value)
+    found = tuple(value) if isinstance(value, tuple | list | np.ndarray) else (value, value)
     if len(found) != 2 or any(not isinstance(each, int | np.integer) or each < least for each in found):
         raise ValueError(f"{name} takes one or two whole numbers of at least {least}, got {value!r}")
     return int(found[0]), int(found[1])

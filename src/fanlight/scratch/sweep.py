@@ -233,12 +233,12 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         if row["reason"]:
             lines.append(f"| {row['kernel']} | {row['layers']} | {'– | ' * 7}`{row['net']}`: {row['reason']} |")
             continue
-        low, high = row["interval"] or (float("nan"),) * 2
+        interval = "–" if row["interval"] is None else "{:.3f} … {:.3f}".format(*row["interval"])
         accuracy = "–" if row["accuracy"] is None else f"{row['accuracy']:.4f}"
         rate = "–" if row["images_per_s"] is None else f"{row['images_per_s']:.0f}"
         planned = "–" if row["planned_bytes"] is None else console.bytes_text(row["planned_bytes"])
         lines.append(
-            f"| {row['kernel']} | {row['layers']} | {row['parameters']:,} | {accuracy} | {low:.3f} … {high:.3f} | "
+            f"| {row['kernel']} | {row['layers']} | {row['parameters']:,} | {accuracy} | {interval} | "
             f"{console.seconds_text(row['train_s'])} | {rate} | {planned} | "
             f"{console.bytes_text(row['peak_rss_bytes'])} | `{row['net']}` |"
         )

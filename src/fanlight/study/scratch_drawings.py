@@ -65,7 +65,7 @@ def staircase(stairs: Sequence[tuple[tuple[str, str], list[Doc]]]) -> str | byte
             f"{op}, {direction}: {rows[0]['shape']}" if op != direction else f"training step: {rows[0]['shape']}",
             grid="x",
         )
-        name_rows(ax, [row["backend"] for row in rows])
+        name_rows(ax, [row["backend"] + f", {row['format']}" * (row["format"] != "fp32") for row in rows])
     return drawn(figure, raster=False)
 
 

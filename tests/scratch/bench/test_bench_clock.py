@@ -8,7 +8,7 @@ import torch
 
 from fanlight import machine
 from fanlight.kernels.rows import Case
-from fanlight.scratch.bench import clock, limits, measured, reported
+from fanlight.scratch.bench import clock, contestants, limits, measured, networks, reported, subjects
 from fanlight.scratch.bench.contestants import Contestant, Field, thread_counts
 from fanlight.scratch.bench.limits import Limit
 from fanlight.scratch.bench.subjects import Subject
@@ -25,6 +25,7 @@ def test_errors_are_of_whole_results_and_no_number_is_never_right():
     assert math.isnan(clock.error([np.array([3.0, math.nan]), np.array([0.0])], wanted))
     assert math.isnan(clock.error([np.array([3.0, 4.0]), np.array([math.nan])], wanted))
     assert math.isnan(clock.error([np.zeros(3)], wanted))
+    assert math.isnan(clock.error([], wanted)), "who gives nothing is not right"
 
 
 def test_who_is_wrong_or_fails_is_not_timed():
@@ -61,10 +62,55 @@ def test_a_row_without_a_compiler_says_what_to_install(is_wrapped):
 
 def test_a_reason_has_the_words_below_a_colon():
     assert (
-        measured._reason(RuntimeError("backend raised:\n  KeyError: x\n\nmore"))
+        contestants.reason_of(RuntimeError("backend raised:\n  KeyError: x\n\nmore"))
         == "RuntimeError: backend raised: KeyError: x"
     )
-    assert measured._reason(ValueError()) == "ValueError: "
+    assert contestants.reason_of(ValueError()) == "ValueError: "
+
+
+def test_an_epoch_that_fails_is_a_row_and_the_others_go_on(monkeypatch):
+    losses = {"numpy": [2.0, 1.0], "torch": [2.0, math.nan]}
+
+    def epoch(backend, device, threads):
+        if backend == "numba":
+            raise MemoryError("no room")
+        return 0.25, losses[backend]
+
+    monkeypatch.setattr(networks, "_epoch", epoch)
+    rows = measured.of_epoch(Field(("numpy", "numba", "torch"), 1, False), rounds=1)
+    found = {row["kind"]: row for row in rows}
+    assert found["numpy"]["ms"] == 250 and found["numba"]["reason"] == "MemoryError: no room"
+    assert found["torch"]["ms"] is None and "its losses are nan off NumPy's" in found["torch"]["reason"]
+
+
+def test_an_epoch_without_numpy_is_compared_with_nothing(monkeypatch):
+    monkeypatch.setattr(networks, "_epoch", lambda backend, device, threads: (0.25, [2.0]))
+    (row,) = measured.of_epoch(Field(("torch",), 1, False), rounds=1)
+    assert row["ms"] == 250 and row["max_error"] is None
+
+
+def test_a_group_that_nobody_answers_is_known_before():
+    def answers(*backends, group, number_format="fp32", has_gpu=False):
+        how = {"number_format": number_format, "has_gpu": has_gpu}
+        return [name for name in backends if contestants.answers(name, group, **how)]
+
+    every = contestants.BACKENDS
+    assert answers(*every, group="loss") == answers(*every, group="step") == list(every)
+    assert answers(*every, group="batch") == list(every[1:])
+    assert answers(*every, group="epoch") == ["loops", "numpy", "numba", "triton", "torch"]
+    assert answers(*every, group="step", number_format="bf16", has_gpu=True) == []
+    assert answers(*every, group="loss", number_format="bf16") == ["triton", "torch", "torch-graph"]
+    assert answers(*every, group="loss", number_format="bf16", has_gpu=True) == list(every[3:])
+
+
+def test_who_answers_has_a_contestant(monkeypatch):
+    """`contestants.answers` says what the generators do."""
+    subject = Subject("loss", "forward", ("cross_entropy",), Case("", (4, 3)))
+    given = subjects.calls(subject)
+    for name in contestants.BACKENDS:
+        for number_format in ("fp32", "bf16"):
+            has_any = bool(list(contestants.of(subject, given, Field((name,), 1, False, number_format))))
+            assert has_any == contestants.answers(name, "loss", number_format=number_format, has_gpu=False), name
 
 
 def test_all_take_turns_and_what_is_slow_has_fewer(monkeypatch):
@@ -140,13 +186,14 @@ def test_threads_go_in_powers_of_two_up_to_all():
 
 def test_theirs_stand_beside_ours_of_the_same_work():
     rows = [
-        {"op": "convolution", "direction": direction, "backend": name, "ms": ms}
+        {"op": "convolution", "direction": direction, "backend": name, "ms": ms, "format": "fp32"}
         for direction, name, ms in (
             ("forward", "numpy, 2 threads", 60.0), ("backward", "numpy, 2 threads", 140.0), ("forward", "numba, 2 threads", 5.0),
             ("backward", "numba, 2 threads", 15.0), ("forward", "triton, tiled", 1.0), ("backward", "loops, 1 thread", None),
         )
     ]  # fmt: skip
-    convolution = reported.beside(rows)[0]
+    half = [{**row, "ms": 1.0, "format": "bf16"} for row in rows]  # of another format: neither added nor in the way
+    convolution = reported.beside([*rows, *half])[0]
     assert [each["seconds"] for each in convolution["ours"]] == [0.2, 0.02]  # forward and backward, or nothing
     assert convolution["ours"][1]["ratio"] == pytest.approx(10)
     assert [round(each["ratio"], 1) for each in convolution["theirs"]] == [0.2, 1.0, 37.9, 78.2]

@@ -12,7 +12,7 @@ from fanlight.errors import RunError
 from fanlight.kernels.rows import Case
 from fanlight.scratch.bench import contestants, limits, networks, subjects
 from fanlight.scratch.operators import NUMBA  # before a test has a cache folder of its own: what is compiled is kept
-from fanlight.study import scratch_page
+from fanlight.study import scratch_drawings, scratch_page
 
 pytest_plugins = ["train.fixtures"]
 pytestmark = pytest.mark.usefixtures("own_place")
@@ -152,13 +152,26 @@ def test_time_that_is_up_leaves_the_rest_by_name(fanlight):
         (["--formats", "fp8"], "--formats 'fp8' does not exist; use some of fp32, tf32, bf16, fp16"),
         (["--rounds", "0"], "--rounds 0 measures nothing; use 1 or more"),
         (["--threads", "1000"], "--threads 1000: this process may use"),
-        (["--time-limit", "soon"], "time"),
+        (["--time-limit", "soon"], "--time-limit 'soon' should be a time such as 90s, 10m or 1.5h"),
+        (["--time-limit", "nan"], "--time-limit 'nan' should be a time"),
+        (["--time-limit", "1e400h"], "--time-limit '1e400h' should be a time"),
+        (["--ops", "batch", "--backends", "loops"], "--backends loops have nothing to answer in --ops batch"),
+        (["--ops", "epoch", "--backends", "torch-compiled"], "nothing to answer in --ops epoch"),
     ],
 )
 def test_what_cannot_be_asked_is_refused_in_a_line(fanlight, own_place, words, said):
     answer = fanlight("scratch", "bench", "--out", "b", *words)
     assert answer.code == 2 and said in answer.err and "Traceback" not in answer.err, answer.err
     assert not (own_place / "b").exists()
+
+
+def test_a_question_that_nobody_answers_is_left_out(fanlight):
+    found = run(fanlight, "--ops", "loss,batch,epoch", "--backends", "loops,numpy", "--formats", "fp32,bf16", "--rounds", "1",
+                "--time-limit", "0.000001s")  # fmt: skip
+    left = found["left_out"]
+    assert not any("bf16" in title for title in left) and any(title.startswith("epoch") for title in left)
+    found = run(fanlight, "--ops", "loss,batch", "--backends", "loops", "--rounds", "1", "--out", "c")
+    assert {row["op"] for row in found["rows"]} == {"loss"} and found["left_out"] == []
 
 
 @no_gpu
@@ -179,6 +192,8 @@ def test_a_folder_that_is_there_is_not_written_to(fanlight, own_place):
     assert answer.code == 2 and "--out b is there already; name a new folder" in answer.err
     (own_place / "file").write_text("x")
     assert "--out file/b cannot be written" in fanlight("scratch", "bench", "--out", "file/b").err
+    answer = fanlight("scratch", "bench", "--out", "x" * 300)
+    assert answer.code == 2 and "cannot be written: File name too long; name another folder" in answer.err
 
 
 def test_a_page_needs_its_result(own_place):
@@ -208,6 +223,16 @@ def test_what_rounds_do_not_tell_apart_is_said_to_be_so():
     assert scratch_page.verdict({"rows": [{**ours, "ms": None, "reason": "wrong: 1e-1 off"}]}) == [
         "Wrong, and therefore not timed: dense forward by numba."
     ]
+
+
+def test_bars_of_two_formats_have_names_of_their_own():
+    rows = [
+        {"op": "dense", "direction": "forward", "shape": "s", "format": each, "kind": "torch", "backend": "torch, cuda", "ms": ms,
+         "is_part": False}
+        for each, ms in (("fp32", 2.0), ("bf16", 1.0))
+    ]  # fmt: skip
+    drawn = scratch_drawings.staircase([(("dense", "forward"), rows)])
+    assert ">torch, cuda<" in drawn and ">torch, cuda, bf16<" in drawn
 
 
 def test_a_busy_machine_is_said_to_be_so(fanlight, monkeypatch):

@@ -58,8 +58,10 @@ def arrays(results: Any) -> list[np.ndarray]:
 
 
 def error(got: Sequence[np.ndarray], wanted: Sequence[np.ndarray]) -> float:
-    """The largest ‖got − wanted‖ / ‖wanted‖ of the results; NaN where one is not a number, or of another shape. PyTorch may
-    give fewer than we do."""
+    """The largest ‖got − wanted‖ / ‖wanted‖ of the results; NaN where one is not a number, or of another shape, or
+    nothing was given. PyTorch may give fewer than we do."""
+    if not got:  # nothing is off, and nothing was computed
+        return math.nan
     worst = 0.0
     for one, other in zip(got, wanted):
         if one.shape != other.shape or not np.isfinite(one).all():

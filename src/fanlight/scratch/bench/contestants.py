@@ -17,7 +17,7 @@ import torch
 from fanlight.kernels import rows
 from fanlight.scratch import operators
 from fanlight.scratch.bench import in_torch
-from fanlight.scratch.bench.subjects import Call, Subject, calls, changed
+from fanlight.scratch.bench.subjects import NETWORK, Call, Subject, calls, changed
 
 BACKENDS = ("loops", "numpy", "numba", "triton", "torch", "torch-compiled", "torch-graph")
 LAYOUTS = {"NCHW": torch.contiguous_format, "channels last": torch.channels_last}
@@ -57,6 +57,17 @@ class Contestant:
         return ", ".join(word for word in (*words, self.layout or "") if word)
 
 
+def answers(backend: str, group: str, *, number_format: str, has_gpu: bool) -> bool:
+    """Whether a backend has a row for a group of subjects, be it a reason why it cannot run here."""
+    if number_format != "fp32":
+        return group not in NETWORK and (
+            backend in ("triton", "torch", "torch-graph") or (backend.startswith("torch") and has_gpu)
+        )
+    if group == "epoch":
+        return backend not in ("torch-compiled", "torch-graph")
+    return group != "batch" or backend != "loops"
+
+
 @dataclass(frozen=True)
 class Field:
     """Which contestants there are to be."""
@@ -70,6 +81,15 @@ class Field:
     def thread_counts(self) -> list[int]:
         """1, 2, 4, … and the most."""
         return sorted({2**k for k in range(self.threads.bit_length()) if 2**k < self.threads} | {self.threads})
+
+
+def reason_of(error: Exception) -> str:
+    """An error in a line: its name and first words, which torch puts below a line that ends in a colon."""
+    if "InvalidCxxCompiler" in f"{type(error).__name__}: {error}":
+        return "torch.compile writes C++ and found no compiler for it; install g++, or name one by CXX"
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
+    words = " ".join(lines[: 2 if lines[0].endswith(":") else 1])
+    return f"{type(error).__name__}: {words[:200]}"
 
 
 def without_triton() -> str | None:

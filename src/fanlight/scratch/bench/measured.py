@@ -93,17 +93,8 @@ def _first(one: Contestant) -> list[np.ndarray] | None:
         with clock.threads(one.threads, backend=one.backend):
             return clock.arrays(one.call())
     except Exception as error:  # a library's own refusal, of any kind: a row with its words, and the others go on
-        one.call, one.reason = None, _reason(error)
+        one.call, one.reason = None, contestants.reason_of(error)
         return None
-
-
-def _reason(error: Exception) -> str:
-    """An error in a line: its name and first words, which torch puts below a line that ends in a colon."""
-    if "InvalidCxxCompiler" in f"{type(error).__name__}: {error}":
-        return "torch.compile writes C++ and found no compiler for it; install g++, or name one by CXX"
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
-    words = " ".join(lines[: 2 if lines[0].endswith(":") else 1])
-    return f"{type(error).__name__}: {words[:200]}"
 
 
 def of_step(subject: networks.StepSubject, field: Field, found: Sequence[Limit], *, rounds: int) -> list[Doc]:

@@ -23,7 +23,7 @@ from fanlight import config as configuration
 from fanlight import console
 from fanlight.models import line, line_net
 from fanlight.parallel import comm
-from fanlight.scratch.bench import clock
+from fanlight.scratch.bench import clock, contestants
 from fanlight.scratch.bench.contestants import LAYOUTS, Contestant, Field, captured, forget_compiled, without_triton
 from fanlight.scratch.step import Mover, ScratchStep
 from fanlight.tasks.classify import Classify
@@ -229,12 +229,16 @@ def epochs(asked: Field, *, rounds: int) -> Iterator[tuple[Contestant, list[floa
             continue
         for count in asked.thread_counts if backend == "numba" else [asked.threads]:
             seconds, losses = [], [0.0]
-            for _ in range(rounds):
-                with clock.threads(count, backend=backend):
-                    found_s, losses = _epoch(backend, device, count)
-                seconds.append(found_s)
-            first = first if first is not None else losses
-            off = max(abs(one / other - 1) for one, other in zip(losses, first)) if "numpy" in kinds else None
+            try:
+                for _ in range(rounds):
+                    with clock.threads(count, backend=backend):
+                        found_s, losses = _epoch(backend, device, count)
+                    seconds.append(found_s)
+            except Exception as error:  # of any kind: a row with its words, and what was measured before is kept
+                yield Contestant(backend, None, count, device, reason=contestants.reason_of(error)), [], None
+                continue
+            first = losses if backend == "numpy" else first
+            off = None if first is None else float(np.max(np.abs(np.divide(losses, first) - 1)))  # NaN stays NaN
             yield Contestant(backend, lambda: None, count, device), seconds, off
 
 

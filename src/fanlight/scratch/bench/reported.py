@@ -30,6 +30,7 @@ def beside(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Theirs with what was measured here of the same op: [{op, direction, shape, note, theirs, ours}], each a list of
     {version, seconds, ratio}; the ratio is how many times as fast as NumPy, theirs over theirs and ours over ours."""
     found = []
+    rows = [row for row in rows if row["format"] == "fp32"]  # as theirs; times of two formats would be added
     for each in REPORTED:
         numpy_s = each["seconds"][1]
         theirs = [

@@ -123,15 +123,26 @@ def _checked(asked: Asked, *, has_gpu: bool) -> tuple[tuple[str, ...], tuple[str
     if not has_gpu and asked.formats and "fp32" not in asked.formats:
         raise ConfigError(f"--formats {','.join(asked.formats)} are timed on GPUs, and torch sees none; use fp32")
     left = NOT_QUICK if asked.quick else ()
-    return asked.ops or subjects.DEFAULT, asked.backends or tuple(name for name in BACKENDS if name not in left)
+    ops = asked.ops or subjects.DEFAULT
+    backends = asked.backends or tuple(name for name in BACKENDS if name not in left)
+    if not any(
+        contestants.answers(backend, op, number_format=number_format, has_gpu=has_gpu)
+        for backend in backends for op in ops for number_format in asked.formats or ("fp32",)
+    ):  # fmt: skip
+        raise ConfigError(
+            f"--backends {','.join(backends)} have nothing to answer in --ops {','.join(ops)}, --formats "
+            f"{','.join(asked.formats)}: loops take part in no batch, torch-compiled and torch-graph in no epoch, and CPUs "
+            "compute in fp32. Add numpy, numba or torch, other --ops, or --formats fp32"
+        )
+    return ops, backends
 
 
 def _folder(out: Path | None) -> Path:
     if out is None:
         out = next(path for n in range(1, 10_000) if not (path := Path(f"runs/scratch-bench-{n}")).exists())
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"--out {out} is there already; name a new folder")
     try:
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise ConfigError(f"--out {out} is there already; name a new folder")
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise unwritable(error, f"--out {out}", otherwise="name another folder") from None
@@ -150,7 +161,8 @@ def _questions(
 ) -> Iterator[tuple[str, Callable[[], list[Doc]]]]:
     """A title and the rows of each question, to be measured when asked for."""
     for name in ops:
-        if name in subjects.NETWORK and field.number_format != "fp32":
+        how = {"number_format": field.number_format, "has_gpu": field.has_gpu}
+        if not any(contestants.answers(backend, name, **how) for backend in field.backends):
             continue
         if name == "epoch":
             yield "epoch", lambda: measured.of_epoch(field, rounds=min(rounds, 3))
