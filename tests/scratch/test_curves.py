@@ -128,6 +128,15 @@ def test_a_network_with_whose_loss_nothing_compares_is_refused(fanlight, own_pla
     assert f"--net '{TINY}'" in answer.err and not (own_place / "c").exists()
 
 
+def test_a_folder_that_is_there_is_not_written_to(fanlight, own_place):
+    (own_place / "c").mkdir()
+    (own_place / "c" / "mine.txt").write_text("x")
+    for name in ("c", "c/mine.txt", "x" * 300):
+        answer = fanlight("scratch", "curves", "--backends", "numpy", "--steps", "1", "--out", name)
+        assert answer.code == 2 and f"--out {name} is there already, or cannot be looked into" in answer.err, answer.err
+        assert "--resume" not in answer.err and [path.name for path in (own_place / "c").iterdir()] == ["mine.txt"]
+
+
 def test_a_figure_needs_its_result(own_place):
     with pytest.raises(RunError, match=r"has no readable curves\.json; begin anew with: fanlight scratch curves"):
         scratch_curves.write(own_place)

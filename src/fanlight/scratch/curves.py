@@ -24,7 +24,7 @@ from torch import nn
 
 from fanlight import config as configuration
 from fanlight import console, machine
-from fanlight.errors import ConfigError, near, unwritable
+from fanlight.errors import ConfigError, RunError, near, unwritable
 from fanlight.models import line, line_net
 from fanlight.parallel import comm
 from fanlight.scratch import backends, operators
@@ -57,7 +57,10 @@ def curves(names: Sequence[str], *, net: str = NET, steps: int = STEPS, out: Pat
     line.place(line.parse(text), image=IMAGE, classes=len(CLASSES))
     if "dropout" in text:
         raise ConfigError(f"--net '{text}' drops numbers at random, whose keys a trainer gives; leave dropout out here")
-    folder.check_out(out)
+    try:
+        folder.check_out(out)
+    except RunError:  # its words are of runs, which may be continued
+        raise ConfigError(f"--out {out} is there already, or cannot be looked into; name a new folder") from None
     exact = losses("numpy", net=text, steps=steps, dtype=torch.float64)
     _check_exact(exact, net=text)
     place = folder.create("digits", "curves", out=out)
