@@ -161,7 +161,7 @@ def _questions(
 ) -> Iterator[tuple[str, Callable[[], list[Doc]]]]:
     """A title and the rows of each question, to be measured when asked for."""
     for name in ops:
-        how = {"number_format": field.number_format, "has_gpu": field.has_gpu}
+        how: dict[str, Any] = {"number_format": field.number_format, "has_gpu": field.has_gpu}
         if not any(contestants.answers(backend, name, **how) for backend in field.backends):
             continue
         if name == "epoch":
