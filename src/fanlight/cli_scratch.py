@@ -179,7 +179,7 @@ def curves(
     from fanlight.scratch import curves as curving
     from fanlight.study import scratch_curves
 
-    document = curving.curves(names, net=net or curving.NET, steps=steps, out=out, command=command())
+    document = curving.curves(names, net=curving.NET if net is None else net, steps=steps, out=out, command=command())
     page = scratch_curves.write(Path(document["curves"]))
     console.say(f"Curves: {page}, curves.svg beside it")
     console.result(document)
@@ -198,8 +198,11 @@ def _words(text: str | None, option: str) -> tuple[str, ...]:
 def _seconds(text: str) -> float:
     from fanlight.config import Config
 
-    limit_s = Config().with_value("train.time_limit_s", text).train.time_limit_s
-    if limit_s is None or limit_s <= 0:
+    try:
+        limit_s = Config().with_value("train.time_limit_s", text).train.time_limit_s
+    except ConfigError:  # in words of a config key, which nobody has typed here
+        limit_s = None
+    if limit_s is None or not 0 < limit_s < float("inf"):
         raise ConfigError(f"--time-limit {text!r} should be a time such as 90s, 10m or 1.5h")
     return limit_s
 

@@ -109,6 +109,7 @@ def test_triton_that_is_not_installed_is_a_row_and_no_failure(fanlight, own_plac
     [
         (["--backends", "nunpy"], "--backends 'nunpy' does not exist; use some of loops, numpy, numba, torch, triton"),
         (["--steps", "0"], "--steps 0 should be a whole number from 1"),
+        (["--net", ""], "network '' is neither a line"),
         (["--net", "conv4k9 dense"], "conv4k9 sees 9 × 9 pixels"),
         (["--net", "dropout.5 dense"], "drops numbers at random"),
         (["--net", "dense9"], "dense9 gives 9 outputs and the data has 10 classes"),
@@ -117,6 +118,23 @@ def test_triton_that_is_not_installed_is_a_row_and_no_failure(fanlight, own_plac
 def test_what_cannot_be_asked_is_refused_in_a_line(fanlight, own_place, words, said):
     answer = fanlight("scratch", "curves", "--out", "c", *words)
     assert answer.code == 2 and said in answer.err and not (own_place / "c").exists(), answer.err
+
+
+@pytest.mark.parametrize("lost", [float("nan"), float("inf"), 0.0])
+def test_a_network_with_whose_loss_nothing_compares_is_refused(fanlight, own_place, monkeypatch, lost):
+    monkeypatch.setattr(curves, "losses", lambda backend, **how: [2.3, 2.1, lost])
+    answer = fanlight("scratch", "curves", "--backends", "numpy", "--net", TINY, "--steps", "3", "--out", "c")
+    assert answer.code == 2 and "at step 2, in float64 too" in answer.err and "use --steps 2 or fewer" in answer.err
+    assert f"--net '{TINY}'" in answer.err and not (own_place / "c").exists()
+
+
+def test_a_folder_that_is_there_is_not_written_to(fanlight, own_place):
+    (own_place / "c").mkdir()
+    (own_place / "c" / "mine.txt").write_text("x")
+    for name in ("c", "c/mine.txt", "x" * 300):
+        answer = fanlight("scratch", "curves", "--backends", "numpy", "--steps", "1", "--out", name)
+        assert answer.code == 2 and f"--out {name} is there already, or cannot be looked into" in answer.err, answer.err
+        assert "--resume" not in answer.err and [path.name for path in (own_place / "c").iterdir()] == ["mine.txt"]
 
 
 def test_a_figure_needs_its_result(own_place):

@@ -24,7 +24,7 @@ from torch import nn
 
 from fanlight import config as configuration
 from fanlight import console, machine
-from fanlight.errors import ConfigError, near, unwritable
+from fanlight.errors import ConfigError, RunError, near, unwritable
 from fanlight.models import line, line_net
 from fanlight.parallel import comm
 from fanlight.scratch import backends, operators
@@ -57,8 +57,12 @@ def curves(names: Sequence[str], *, net: str = NET, steps: int = STEPS, out: Pat
     line.place(line.parse(text), image=IMAGE, classes=len(CLASSES))
     if "dropout" in text:
         raise ConfigError(f"--net '{text}' drops numbers at random, whose keys a trainer gives; leave dropout out here")
-    folder.check_out(out)
+    try:
+        folder.check_out(out)
+    except RunError:  # its words are of runs, which may be continued
+        raise ConfigError(f"--out {out} is there already, or cannot be looked into; name a new folder") from None
     exact = losses("numpy", net=text, steps=steps, dtype=torch.float64)
+    _check_exact(exact, net=text)
     place = folder.create("digits", "curves", out=out)
     rows = [_row(name, exact, net=text, steps=steps) for name in names or backends.NAMES]
     document: Doc = {
@@ -72,6 +76,17 @@ def curves(names: Sequence[str], *, net: str = NET, steps: int = STEPS, out: Pat
     except OSError as error:
         raise unwritable(error, str(path), otherwise="name another folder by --out") from None
     return document
+
+
+def _check_exact(exact: Sequence[float], *, net: str) -> None:
+    """ConfigError where nothing can be compared with a loss, as a network without norms may give: no number, or 0."""
+    for step, loss in enumerate(exact):
+        if not (np.isfinite(loss) and loss > 0):
+            way = f"use --steps {step} or fewer, or " if step else ""
+            raise ConfigError(
+                f"--net '{net}' has a loss of {loss:g} at step {step}, in float64 too, with which no other can be compared; "
+                f"{way}give another --net, such as one with bn"
+            )
 
 
 def _row(name: str, exact: list[float], *, net: str, steps: int) -> Doc:
