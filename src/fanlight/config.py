@@ -40,10 +40,10 @@ class Data:
     image_px_start: int | None = None  # side in the first epoch, from which it grows to image_px; None: always image_px
     canvas_px: int | None = None  # short side stored in the pack; None: image_px / sqrt(crop share), at most twice
     audit: str | None = (
-        None  # copies looked for before the split: exact (bytes), quick, thorough; None: quick, or thorough if kept
+        None  # copies looked for before the split: exact (bytes), quick, thorough; None: as kept, or quick
     )
     group_by: str | None = None  # rows kept together: a list file's column, or a regex on paths (its first group)
-    sampling: str = "epoch"  # every image once per epoch; `balanced` by class; `weighted` by a list's column weight
+    sampling: str = "epoch"  # every image once per epoch; `balanced` by class; `weighted` by a column of the list
     order: str | None = None  # `random`, or `blocks` (shuffled 8 MB blocks, for slow disks); None: measured
 
 
@@ -113,9 +113,7 @@ class Caption:
     min_count: int | None = None  # times that a word occurs in training captions to be known; None: by their number
     longest: int | None = None  # words of a caption that are trained on and written; None: all of 99 in 100 captions
     per_image: int | None = None  # captions of an image that an epoch trains on; None: up to 5
-    window: int | None = (
-        None  # batches whose images are sorted by length together; 1: none; None: 32, of small images 1
-    )
+    window: int | None = None  # batches sorted by length together; 1: none; None: 32, of small images 1
     beams: int = 3  # sentences kept open while one is written; 1: always the likeliest word
 
 
