@@ -14,12 +14,16 @@ from safetensors.torch import save_file
 from fanlight import tasks
 from fanlight.config import Config
 from fanlight.data import manifest as manifests
+from fanlight.data import scan
+from fanlight.data.formats import recognise
 from fanlight.data.manifest import Manifest
+from fanlight.data.shapes import write
 from fanlight.data.vocabulary import SPECIAL, Vocabulary
 from fanlight.errors import ConfigError
 from fanlight.models import decode
 from fanlight.tasks import caption
 from fanlight.tasks.caption import Caption
+from fanlight.tasks.caption_report import words
 from fanlight.tasks.classify import Classify
 from fanlight.train import probe
 from fanlight.types import END, PAD, START, UNK
@@ -280,3 +284,23 @@ def test_weights_of_other_words_are_refused(tmp_path, words, message):
         here.model("small-cnn+lstm8", image_px=16, seed=0, weights=str(path))
     again = there.model("small-cnn+lstm8", image_px=16, seed=1, weights=str(path)).model
     assert all(torch.equal(value, made.state_dict()[key]) for key, value in again.state_dict().items())
+
+
+def test_scenes_are_judged_also_at_other_images(tmp_path, monkeypatch):
+    """Per split; the true sentence of each image is right there and hardly anywhere else."""
+    counts = {"train": 2, "val": 6, "test": 5}
+    monkeypatch.setattr(write, "COUNTS", counts)
+    described = scan.scan(recognise("shapes", cache=tmp_path))
+    rows = np.flatnonzero(described.column("split") != "train")
+    truth = [json.loads(described.column("captions")[row])[0] for row in rows]
+    task = Caption(Vocabulary.of(truth, 1), longest=30, per_image=1, beams=1)
+    ids = np.zeros((len(rows), 33))
+    for place, text in enumerate(truth):
+        encoded = task.vocabulary.encode(text, 30)
+        ids[place, 1 : 1 + len(encoded)] = encoded
+    table = task.written(described, task.table(described, rows, np.ones((len(rows), 3))), ids)
+    for split in ("val", "test"):
+        scores = task.score(table, split=split)
+        assert scores["count"] == counts[split] and scores["true_and_complete"] == 1 and scores["true_elsewhere"] < 0.2
+        assert f"required, {scores['true_elsewhere']:.3f} with captions at other images" in "\n".join(words(scores))
+    assert "true_elsewhere" in task.kept

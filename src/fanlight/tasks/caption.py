@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from fanlight.data import builtin, captions, spoken, vocabulary
 from fanlight.data.loader import Chooser
 from fanlight.data.manifest import Manifest
 from fanlight.data.shapes import judge
+from fanlight.data.shapes.scene import Scene
 from fanlight.data.vocabulary import Vocabulary
 from fanlight.errors import ConfigError, shown
 from fanlight.models import captioner, zoo
@@ -60,7 +61,7 @@ class Caption:
         "count", "words", "loss", "accuracy", "bleu1", "bleu2", "bleu3", "bleu4", "rouge_l", "cider", "cider_d",
         "cider_plain", "intervals", "blind", "vocabulary_used", "vocabulary_references", "mean_length",
         "mean_length_references", "distinct", "repeated", "most_common", "true_and_complete", "true_and_complete_interval",
-        "only_true", "only_true_interval",
+        "only_true", "only_true_interval", "true_elsewhere",
     )  # fmt: skip
 
     @classmethod
@@ -249,6 +250,7 @@ class Caption:
         if scenes is not None:
             found = judge.judged(scenes, table["path"].to_pylist(), said)
             columns |= {"true_and_complete": pa.array(found.true_and_complete), "only_true": pa.array(found.is_true)}
+            columns["true_elsewhere"] = pa.array(_elsewhere(scenes, table, said))
         for name, column in columns.items():
             table = table.append_column(name, column)
         return table
@@ -275,6 +277,16 @@ class Caption:
     def keep(self, run: Path) -> None:
         """Beside the config of a new run: the words."""
         self.vocabulary.save(run / vocabulary.FILE)
+
+
+def _elsewhere(scenes: Mapping[str, Scene], table: pa.Table, said: Sequence[str]) -> np.ndarray:
+    """float64 [N]: of what share of the other images of its split each sentence would be right."""
+    paths, splits = table["path"].to_pylist(), np.array(table["split"].to_pylist())
+    found = np.zeros(len(paths))
+    for split in np.unique(splits):
+        own = np.flatnonzero(splits == split).tolist()
+        found[own] = judge.elsewhere(scenes, [paths[row] for row in own], [said[row] for row in own])
+    return found
 
 
 def _check_words(own: Vocabulary, path: Path) -> None:

@@ -36,6 +36,8 @@ def score(rows: pa.Table, *, split: str) -> dict[str, Any]:
         if name in rows.column_names:
             right = int(np.array(rows[name].to_pylist(), bool).sum())
             found |= {name: right / max(1, len(rows)), f"{name}_interval": wilson(right, len(rows))}
+    if "true_elsewhere" in rows.column_names:
+        found["true_elsewhere"] = float(np.mean(rows["true_elsewhere"].to_numpy())) if len(rows) else 0.0
     return found
 
 
@@ -72,9 +74,11 @@ def words(scores: dict[str, Any]) -> list[str]:
         )
     if "true_and_complete" in scores:
         low, high = scores["true_and_complete_interval"] or (0.0, 0.0)
+        shuffled = scores.get("true_elsewhere")
+        chance = "" if shuffled is None else f", {shuffled:.3f} with captions at other images (all shuffles)"
         said.append(
             f"  judged: {share_text(scores['true_and_complete'])} ({share_text(low)} … {share_text(high)}) state only true "
-            f"facts and all that are required; {share_text(scores['only_true'])} state only true facts"
+            f"facts and all that are required{chance}; {share_text(scores['only_true'])} state only true facts"
         )
     return said
 

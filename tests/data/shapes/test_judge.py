@@ -27,6 +27,18 @@ def test_true_captions_are_true_and_those_of_others_are_not() -> None:
     assert turned["true_and_complete"] < 0.05 and turned["readable"] == 1
 
 
+def test_chance_is_that_of_every_shuffle() -> None:
+    paths, captions, scenes = made("val", 40)
+    captions[3], captions[5] = captions[4], "two red unicorns"
+    found = judge.elsewhere(scenes, paths, captions)
+    by_turns = sum(
+        judge.judged(scenes, paths, captions[turn:] + captions[:turn]).true_and_complete.sum() for turn in range(1, 40)
+    )
+    assert found.sum() * 39 == pytest.approx(by_turns) and 0 < found.mean() < 0.05
+    assert found[3] >= 1 / 39 and found[5] == 0
+    assert judge.elsewhere(scenes, paths[:1], captions[:1]).tolist() == [0.0]
+
+
 def test_what_is_wrong_is_told_apart() -> None:
     paths, captions, scenes = made("test", 8)
     captions[0] += " and a unicorn"

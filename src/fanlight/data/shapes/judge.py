@@ -96,5 +96,21 @@ def judged(scenes: Mapping[str, Scene], paths: Sequence[str], captions: Sequence
     return Judged(is_true, is_complete, is_readable_N, has_unseen_N, values[:, 4], stated)
 
 
+def elsewhere(scenes: Mapping[str, Scene], paths: Sequence[str], captions: Sequence[str]) -> np.ndarray:
+    """float64 [N]: of what share of the other images each caption would be right. Its mean is what shuffled images give, over
+    all shuffles: the chance of a caption that was written without looking. 0 where there is no other image."""
+    so = [facts(scenes[path]) for path in paths]
+    wanted = [required(scenes[path]) for path in paths]
+    right = np.zeros(len(paths))
+    for number, text in enumerate(captions):
+        found = parse(text)
+        if not found.unread:
+            stated = found.facts
+            right[number] = sum(
+                other != number and wanted[other] <= stated and stated <= so[other] for other in range(len(paths))
+            )
+    return right / max(1, len(paths) - 1)
+
+
 def _mean(values: np.ndarray) -> float:
     return float(values.mean()) if len(values) else float("nan")
