@@ -149,6 +149,7 @@ def test_resolved_yaml_has_every_choice_and_reasons_for_the_automatic_ones(finis
         "caption.longest",
         "caption.min_count",
         "caption.per_image",
+        "caption.window",
         *("execution.pipeline_schedule", "execution.stages_per_rank", "execution.split_at", "execution.bucket_mb"),
         "execution.backend",
         *("train.compress_gradients", "train.sync_every", "optim.outer_lr", "optim.outer_momentum"),
