@@ -4,8 +4,8 @@ lengths, cached.
     scratch/peervenv/bin/python benchmarks/caption_decode.py
 
 The peer is mBART's decoder (pre-norm, learned positions, tied embedding) without the norm that it alone has behind the
-embedding; it gets our weights and the grid that our decoder looks at. Sentences are compared first, then both are timed in
-alternating rounds. Weights are random, so almost every caption has the full length; what is timed is the same work.
+embedding; it gets our weights and the grid that our decoder looks at, which both make anew each time. Sentences are compared
+first, then both are timed in alternating rounds. Weights are random, so almost every caption has the full length; what is timed is the same work.
 """
 
 from __future__ import annotations
@@ -90,13 +90,12 @@ def contestants(
 ) -> tuple[Callable[[], Tensor], Callable[[], Tensor]]:
     from transformers.modeling_outputs import BaseModelOutput
 
-    memory = own.memory(features).detach()
-
     def ours() -> Tensor:
         return decode.write(own, features, beams=beams).ids
 
     @torch.inference_mode()
     def its() -> Tensor:
+        memory = own.memory(features)  # ours makes it as well
         found = peer.generate(
             encoder_outputs=BaseModelOutput(last_hidden_state=memory), num_beams=beams, do_sample=False, early_stopping=beams > 1,
             length_penalty=1.0, max_length=longest, suppress_tokens=[PAD, START], use_cache=True,
