@@ -100,7 +100,26 @@ def _say(summary: dict[str, Any], run: Path) -> None:
         f"{console.seconds_text(summary['train_s'])} training,{rates} memory "
         f"{console.bytes_text(summary['peak_rss_bytes'])}"
     )
+    if words := overtrained_words(summary, run):
+        console.say(words)
     console.say(f"Weights: last.safetensors and best.safetensors in {run / 'weights'}")
+
+
+def overtrained_words(summary: dict[str, Any], run: Path) -> str:
+    """Where an evaluation before the last was better by more than chance gives (the last one's Wilson interval, of images or
+    of words) and the scores above are therefore not the best that the run has; else nothing."""
+    last, best = summary["metrics"].get("val"), summary["best"]
+    if not last or not best:
+        return ""
+    count = int(last["words"] if summary["task"] == "caption" else last["count"])
+    interval = classify_scores.wilson(round(last["accuracy"] * count), count)
+    if interval is None or best["accuracy"] <= interval[1]:
+        return ""
+    return (
+        f"The weights of epoch {best['epoch']:.0f} were better: accuracy {best['accuracy']:.3f} on val, the last ones' is "
+        f"{last['accuracy']:.3f}. fanlight evaluate {shlex.quote(str(run))} --best scores them, and predict --best uses them; "
+        "fewer epochs, or --patience, would have spared the rest."
+    )
 
 
 def _say_classes(summary: dict[str, Any]) -> None:
