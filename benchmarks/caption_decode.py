@@ -5,7 +5,8 @@ lengths, cached.
 
 The peer is mBART's decoder (pre-norm, learned positions, tied embedding) without the norm that it alone has behind the
 embedding; it gets our weights and the grid that our decoder looks at, which both make anew each time. Sentences are compared
-first, then both are timed in alternating rounds. Weights are random, so almost every caption has the full length; what is timed is the same work.
+first, then both are timed in alternating rounds. Weights are random, so almost every caption has the full length; what is
+timed is the same work.
 """
 
 from __future__ import annotations
