@@ -99,7 +99,7 @@ def _by_hand(model: torch.nn.Module, t: Training) -> Callable[[Batch], None]:
     model.train()
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (t.config.augment.mean, t.config.augment.std))
     optimizer = torch.optim.AdamW(
-        model.parameters(), lr=o.lr or 1e-3, betas=(o.momentum, o.beta2), weight_decay=o.weight_decay or 0.0, fused=True
+        model.parameters(), lr=o.lr or 1e-3, betas=o.betas, weight_decay=o.weight_decay or 0.0, fused=True
     )
 
     def step(batch: Batch) -> None:

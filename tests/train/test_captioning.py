@@ -19,6 +19,7 @@ def test_small_images_have_a_network_that_learns_by_many_steps():
     assert (other.train.batch_size, other.optim.lr, other.optim.beta2) == (64, 0.001, 0.999)
     asked = choose({"optim.beta2": 0.999, "optim.weight_decay": 0.1}, px=64, **SAID).config
     assert (asked.optim.beta2, asked.optim.weight_decay) == (0.999, 0.1)
+    assert choose({"optim.name": "sgd"}, px=64, **SAID).config.optim.beta2 == 0.999
 
 
 def test_small_images_come_in_any_order_and_photos_by_the_length_of_their_sentences():

@@ -8,7 +8,7 @@ import math
 import numpy as np
 
 from fanlight import console, machine, tasks
-from fanlight.config import Config
+from fanlight.config import BETA2, Config
 from fanlight.console import warn
 from fanlight.data import augment, cache, pack, sampling, source
 from fanlight.data.manifest import Manifest
@@ -274,11 +274,12 @@ def _optimizer(choices: Choices) -> None:
         lr = captioning.SMALL_LR * math.sqrt(batch / captioning.SMALL_BATCH)
         why = f"{captioning.SMALL_MODEL} learns by long steps"
         choices.take("optim.weight_decay", captioning.SMALL_DECAY, why)
-        if "optim.beta2" not in config.asked:
-            choices.replace("optim.beta2", captioning.SMALL_BETA2, why)
+        choices.take("optim.beta2", captioning.SMALL_BETA2, why)
     else:
         lr = 1e-3 * math.sqrt(batch / 64) * (UNFROZEN["adamw"] if tuned and not config.model.freezes else 1)
         choices.take("optim.weight_decay", 0.05, "the usual of AdamW")
+    unread = "" if config.optim.name == "adamw" else f", which {config.optim.name} does not read"
+    choices.take("optim.beta2", BETA2, f"the usual of AdamW{unread}")
     if config.model.freeze_epochs:
         why = f"what {config.optim.name} takes for a whole network with weights, of what it takes for a new last layer"
         choices.take("optim.unfrozen_lr_scale", UNFROZEN[config.optim.name], why)
@@ -319,7 +320,9 @@ def warn_of_unused(config: Config) -> None:
         "optim.unfrozen_lr_scale": (config.model.freeze_epochs > 0, "--freeze-epochs"),
     }
     for key, (is_used, flag) in belongs.items():
-        if key in config.asked and not is_used:
+        section, name = key.split(".")
+        is_open = getattr(getattr(config, section), name) is None  # as a run's config.yaml says it
+        if key in config.asked and not is_open and not is_used:
             warn(f"{key} is set and nothing uses it", why=f"It belongs to {flag}", do=f"Give {flag}, or leave it out")
 
 
