@@ -226,10 +226,13 @@ class Config:
         parts = {name: part for name, part in dataclasses.asdict(self).items() if name != "asked"}
         return json.loads(json.dumps(parts))
 
-    def hash(self) -> str:
-        """Names the mathematics: equal hashes on equal data train the same weights, whatever the layout."""
+    def hash(self, *, without: tuple[str, ...] = ()) -> str:
+        """Names the mathematics: equal hashes on equal data train the same weights, whatever the layout. `without` keys that
+        nobody had yet when a run began."""
         mathematics = {name: part for name, part in self.document().items() if name != "execution"}
         mathematics["data"] = {name: value for name, value in mathematics["data"].items() if name != "path"}
+        for section, _, name in (key.partition(".") for key in without):
+            del mathematics[section][name]
         return hashlib.sha256(json.dumps(mathematics, sort_keys=True).encode()).hexdigest()[:16]
 
 

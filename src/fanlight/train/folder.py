@@ -25,6 +25,7 @@ DECIDED = (
 )  # fmt: skip
 LOCK = ".lock"  # held by who trains the run
 RUNS = Path("runs")  # where runs go when nothing else is said
+WINDOW_BEFORE = 32  # caption.window of every run with captions that began before there was this key
 
 
 def create(data: str, model: str, *, out: Path | None, parent: Path = RUNS) -> Path:
@@ -121,7 +122,27 @@ def read_config(run: Path) -> Config:
             raise RunError(
                 f"{run / 'resolved.yaml'} lacks {key}, which every run has; put the file back, or train anew"
             )
+    if config.caption.window is None and config.caption.longest is not None:
+        config = config.with_value("caption.window", WINDOW_BEFORE)
     return config
+
+
+def check_same(run: Path, config: Config, *, kept: str, checkpoint: str) -> None:
+    """RunError where the hash that a `checkpoint` kept of its config is not that of `config`, as it is, as it was before its
+    microbatches were doubled for want of memory, or as it was written before there was caption.window."""
+    while True:
+        found = {config.hash()}
+        if config.caption.window in (None, WINDOW_BEFORE):
+            found.add(config.hash(without=("caption.window",)))
+        if kept in found:
+            return
+        if config.train.microbatches % 2:
+            break
+        config = config.with_value("train.microbatches", config.train.microbatches // 2)
+    raise RunError(
+        f"{run / 'resolved.yaml'} was changed after {checkpoint} was saved, or a version of Fanlight with other keys saved it: "
+        "continued, it would be another run; change it back, use the Fanlight named in env.json, or train anew"
+    )
 
 
 def read_manifest(run: Path) -> Manifest:
