@@ -239,7 +239,7 @@ def _length(choices: Choices, manifest: Manifest) -> None:
     batch = max(1, min(batch, count // 4) // unit) * unit
     choices.take("train.batch_size", batch, f"{count} training images; it is global, over all ranks")
     worth = SMALL_WORTH if small else PHOTOS_WORTH
-    if choices.config.model.name == captioning.SMALL_MODEL:
+    if small and choices.config.model.name == captioning.SMALL_MODEL:
         worth = captioning.SMALL_WORTH
     epochs = min(EPOCHS_MAX, max(EPOCHS_MIN, round(worth / max(1, count))))
     choices.take("train.epochs", epochs, f"{count} training images: about {worth:,} seen, {EPOCHS_MIN} … {EPOCHS_MAX}")
