@@ -158,8 +158,8 @@ def check_unchanged(run: Path, manifest: Manifest) -> None:
     import hashlib
 
     name = manifest.source.removeprefix("built-in ")
-    if name in builtin.NAMES and not manifest.root.exists():  # a cleared cache
-        builtin.write(name, cache=manifest.root.parent.parent)
+    if name in builtin.NAMES:
+        _write_again(run, manifest.root, name)
     row_of = {path: row for row, path in enumerate(manifest.column("path"))}
     differing = []
     for path in manifest.changed():
@@ -177,6 +177,25 @@ def check_unchanged(run: Path, manifest: Manifest) -> None:
             f"{len(differing)} file(s) of {manifest.root} changed since {run} began, first {differing[0]}; "
             "put them back, or begin anew"
         )
+
+
+def _write_again(run: Path, root: Path, name: str) -> None:
+    """A built-in data set that a cleared cache lacks; RunError where this Fanlight has another version of it, or cannot."""
+    try:
+        if root.exists():
+            return
+        if root.name == builtin.folder_name(name):
+            builtin.write(name, cache=root.parent.parent)
+            return
+    except OSError as error:
+        raise RunError(
+            f"{root}, the built-in {name} of {run}, is not there and cannot be written again: {error.strerror or error}; make "
+            "room or give the right to write there, or train again"
+        ) from None
+    raise RunError(
+        f"{root}, the built-in {name} of {run}, is not there, and this Fanlight writes {builtin.folder_name(name)} only: put "
+        "that folder back, evaluate on other images with --data, or train again"
+    )
 
 
 def latest_unfinished(data: str, *, out: Path | None = None, parent: Path = RUNS) -> Path | None:
