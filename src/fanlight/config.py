@@ -107,7 +107,7 @@ class Caption:
 
     min_count: int | None = None  # times that a word occurs in training captions to be known; None: by their number
     longest: int | None = None  # words of a caption that are trained on and written; None: all of 99 in 100 captions
-    per_image: int | None = None  # captions of an image that an epoch trains on; None: up to 5
+    per_image: int | None = None  # captions of an image that an epoch trains on; None: up to 5, of small images 1
     window: int | None = None  # batches sorted by length together; 1: none; None: 32, of small images 1
     beams: int = 3  # sentences kept open while one is written; 1: always the likeliest word
 
