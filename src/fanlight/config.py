@@ -366,6 +366,8 @@ def _expected(key: str, kind: Any) -> str:
         return f"{count}{'names' if kinds[0] is str else 'numbers'} with commas between"
     if key.endswith("_s"):
         return "a time such as 90s, 10m or 1.5h"
+    if kind is float:
+        return f"float, a finite number{' above 0' if key.endswith('lr') else ''}"
     return kind.__name__
 
 

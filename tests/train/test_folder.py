@@ -36,14 +36,14 @@ def test_out_is_taken_when_it_is_empty(own_place):
     assert folder.create("d", "m", out=own_place / "new" / "run") == own_place / "new" / "run"
     assert folder.create("d", "m", out=own_place / "new" / "run").is_dir()
     (own_place / "new" / "run" / "file").touch()
-    with pytest.raises(RunError, match=r"run exists and is not empty; name another, or continue it with --resume"):
+    with pytest.raises(ConfigError, match=r"run exists and is not empty; name another, or continue it with --resume"):
         folder.create("d", "m", out=own_place / "new" / "run")
-    with pytest.raises(RunError, match="is a file, and a run is a folder"):
+    with pytest.raises(ConfigError, match="is a file, and a run is a folder"):
         folder.create("d", "m", out=own_place / "new" / "run" / "file")
 
 
 def test_a_name_that_is_too_long_is_said(own_place):
-    with pytest.raises(RunError, match=r"--out x{300} cannot be looked into: File name too long; name another"):
+    with pytest.raises(ConfigError, match=r"--out x{300} cannot be looked into: File name too long; name another"):
         folder.check_out(Path("x" * 300))
 
 

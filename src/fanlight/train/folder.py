@@ -48,18 +48,18 @@ def create(data: str, model: str, *, out: Path | None, parent: Path = RUNS) -> P
 
 
 def check_out(out: Path | None) -> None:
-    """RunError where `out` cannot be a new run's folder, because something is there or nobody can look."""
+    """ConfigError where `out` cannot be a new run's folder, because something is there or nobody can look."""
     if out is None:
         return
     try:
         is_there, is_folder = out.exists(), out.is_dir()
         is_taken = is_folder and any(out.iterdir())
     except OSError as error:  # its name is too long, or its content not to be seen
-        raise RunError(f"--out {out} cannot be looked into: {error.strerror}; name another") from None
+        raise ConfigError(f"--out {out} cannot be looked into: {error.strerror}; name another") from None
     if is_there and not is_folder:
-        raise RunError(f"--out {out} is a file, and a run is a folder; name another")
+        raise ConfigError(f"--out {out} is a file, and a run is a folder; name another")
     if is_taken:
-        raise RunError(
+        raise ConfigError(
             f"--out {out} exists and is not empty; name another, or continue it with --resume {out} if it is a run"
         )
 
