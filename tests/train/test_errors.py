@@ -263,7 +263,7 @@ def test_what_is_decided_twice_is_said_once(fanlight, colours):
 def test_out_is_looked_at_before_anything_is_packed(monkeypatch, refused, colours, own_place):
     (own_place / "run").touch()
     monkeypatch.setattr(pack, "make", lambda *_, **__: pytest.fail("packed"))
-    refused(1, "--out run is a file, .*", colours, *tiny.QUICK, folder_stays=True)
+    refused(2, "--out run is a file, .*", colours, *tiny.QUICK, folder_stays=True)
 
 
 def test_a_full_disk_while_the_run_is_written_down(monkeypatch, refused, colours):
