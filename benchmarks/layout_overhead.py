@@ -96,7 +96,7 @@ def _optimizer(module: torch.nn.Module, config: Config) -> torch.optim.Optimizer
     return torch.optim.AdamW(
         module.parameters(),
         lr=o.lr or 1e-3,
-        betas=(o.momentum, o.beta2),
+        betas=o.betas,
         weight_decay=o.weight_decay or 0.0,
         fused=True,
     )

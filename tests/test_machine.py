@@ -163,6 +163,16 @@ def test_the_processor_s_name_where_the_system_does_not_tell(monkeypatch: pytest
     assert machine.cpu_name() == (platform.processor() or platform.machine())
 
 
+def test_a_python_that_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert machine.python() == sys.executable
+    monkeypatch.setattr(sys, "frozen", True, raising=False)
+    assert machine.python() is None
+    monkeypatch.delattr(sys, "frozen")
+    for unknown in ("", None):
+        monkeypatch.setattr(sys, "executable", unknown)
+        assert machine.python() is None
+
+
 def test_machine_needs_no_torch() -> None:
     code = "import sys, fanlight.machine; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

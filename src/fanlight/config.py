@@ -23,6 +23,7 @@ POLICIES = ("none", "trivial", "rand")  # of augment.policy
 ENGINES = ("cpu", "device")  # of augment.engine
 MAGNITUDES = 30  # the highest of augment.rand_magnitude; 0 is the lowest, of both policies as published
 PRECISIONS = ("fp32", "bf16", "fp16")  # of train.precision
+BETA2 = 0.999  # of adamw, where nothing else is chosen
 SECONDS = {"s": 1, "m": 60, "h": 3600}  # units that a time may be given in, as 90s or 1.5h
 VERSION = 1  # of the config's keys; a run folder with a newer one is refused
 
@@ -39,9 +40,7 @@ class Data:
     image_px: int | None = None  # side of the square that the model sees; None: from the images' own size
     image_px_start: int | None = None  # side in the first epoch, from which it grows to image_px; None: always image_px
     canvas_px: int | None = None  # short side stored in the pack; None: image_px / sqrt(crop share), at most twice
-    audit: str | None = (
-        None  # copies looked for before the split: exact (bytes), quick, thorough; None: as kept, or quick
-    )
+    audit: str | None = None  # copies looked for first: exact (bytes), quick, thorough; None: as kept, or quick
     group_by: str | None = None  # rows kept together: a list file's column, or a regex on paths (its first group)
     sampling: str = "epoch"  # every image once per epoch; `balanced` by class; `weighted` by a column of the list
     order: str | None = None  # `random`, or `blocks` (shuffled 8 MB blocks, for slow disks); None: measured
@@ -56,7 +55,7 @@ class Model:
     weights: str | None = None  # start from this .safetensors or .pt file; None: from the seed
     freeze: bool = False  # train the last layer only
     freeze_epochs: int = (
-        0  # train the last layer only in the first epochs, then everything; 0: everything from the first
+        0  # first epochs that train the last layer only, before everything; 0: everything from the first
     )
 
     @property
@@ -81,14 +80,10 @@ class Augment:
     jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)  # most: brightness, contrast, saturation, hue
     erase: float = 0.0  # probability that a rectangle of an image is erased
     mixup: float = 0.0  # alpha of the Beta that blends two images with; 0: no mixup
-    cutmix: float = (
-        0.0  # alpha of the Beta that shares two images' areas with; 0: no cutmix. With mixup: either, half each
-    )
+    cutmix: float = 0.0  # alpha of the Beta that shares two images' areas; 0: no cutmix. With mixup: either, half each
     mix_probability: float = 1.0  # of a pair of images being mixed at all, where mixup or cutmix is on
     engine: str | None = None  # where policy, jitter and erase run: cpu (input threads) or device; None: by device
-    off: bool = (
-        False  # no change at all: evaluation's centre crop in training too; crop_share and crop_ratio are unused
-    )
+    off: bool = False  # no change: evaluation's centre crop in training too; crop_share and crop_ratio are unused
 
     @property
     def mixes(self) -> bool:
@@ -112,7 +107,7 @@ class Caption:
 
     min_count: int | None = None  # times that a word occurs in training captions to be known; None: by their number
     longest: int | None = None  # words of a caption that are trained on and written; None: all of 99 in 100 captions
-    per_image: int | None = None  # captions of an image that an epoch trains on; None: up to 5
+    per_image: int | None = None  # captions of an image that an epoch trains on; None: up to 5, of small images 1
     window: int | None = None  # batches sorted by length together; 1: none; None: 32, of small images 1
     beams: int = 3  # sentences kept open while one is written; 1: always the likeliest word
 
@@ -125,7 +120,7 @@ class Optim:
     lr: float | None = None  # peak learning rate; None: by optimizer and batch size
     unfrozen_lr_scale: float | None = None  # times lr, once model.freeze_epochs are over; None: by optimizer
     momentum: float = 0.9  # of sgd; beta1 of adamw
-    beta2: float = 0.999  # of adamw
+    beta2: float | None = None  # of adamw; None: .999, or by the network
     weight_decay: float | None = None  # on weights of 2 and more dimensions; None: by optimizer
     schedule: str = "cosine"  # cosine, onecycle, step, wsd (warm-up, stable, decay) or constant
     warmup_share: float = 0.1  # share of all steps in which the learning rate rises from 0
@@ -137,6 +132,11 @@ class Optim:
     clip_norm: float | None = 1.0  # largest global gradient norm; None: no clipping
     label_smoothing: float = 0.1  # probability mass spread over all classes
     class_weights: str | None = None  # in the training loss: balanced, effective or name=weight,…; None: all equal
+
+    @property
+    def betas(self) -> tuple[float, float]:
+        """Of adamw, as its optimizers take them."""
+        return self.momentum, BETA2 if self.beta2 is None else self.beta2
 
 
 @dataclass(frozen=True)
@@ -163,9 +163,7 @@ class Execution:
     """Who computes, and where things go. Changes nothing about the numbers beyond rounding, but for the layouts that are other
     algorithms: local-sgd, diloco, dataparallel."""
 
-    layout: str | None = (
-        None  # as parallel/layout.py names them; None: ddp over all GPUs when several are visible, else serial
-    )
+    layout: str | None = None  # as parallel/layout.py has them; None: ddp over all GPUs where several are, else serial
     ranks: int | None = None  # processes; None: by layout
     pipeline_schedule: str | None = None  # gpipe, 1f1b, interleaved or sequential; None: 1f1b
     stages_per_rank: int | None = None  # of an interleaved pipeline; None: 1, interleaved 2
@@ -174,18 +172,14 @@ class Execution:
     device: str | None = None  # cpu or cuda; None: cuda where there is one
     threads: int | None = None  # compute threads per rank; None: usable cores over ranks
     workers: int | None = None  # input threads per rank; None: by device and cores
-    backend: str | None = (
-        None  # of a network from scratch: loops, numpy, numba, torch, triton; None: none, torch computes
-    )
+    backend: str | None = None  # of a network from scratch: loops, numpy, numba, torch, triton; None: torch computes
     channels_last: bool | None = None  # memory format of convolutions; None: yes
     compile: bool | None = None  # torch.compile of the training forward; None: no, unless autotune finds that it pays
     autotune: bool | None = None  # measure what is left open before training; None: where that pays back
     pack: bool | None = None  # decode once into a pack; None: yes where the disk has room
     pack_dir: str | None = None  # where packs go; None: the user's cache folder
     cache_features: bool | None = None  # compute what a frozen network says of an image once; None: where it can be
-    recompute: bool = (
-        False  # forget activations inside blocks, compute them again in the backward: less memory, more time
-    )
+    recompute: bool = False  # forget activations in blocks, compute them again backward: less memory, more time
     eval_batch: int = 32  # rows of one evaluation forward, the same on any number of ranks
     checkpoint_every_s: float = 120.0  # seconds between checkpoints inside an epoch
     checkpoint_steps: int | None = None  # optimizer steps between checkpoints instead; None: by time
@@ -232,10 +226,13 @@ class Config:
         parts = {name: part for name, part in dataclasses.asdict(self).items() if name != "asked"}
         return json.loads(json.dumps(parts))
 
-    def hash(self) -> str:
-        """Names the mathematics: equal hashes on equal data train the same weights, whatever the layout."""
+    def hash(self, *, without: tuple[str, ...] = ()) -> str:
+        """Names the mathematics: equal hashes on equal data train the same weights, whatever the layout. `without` keys that
+        nobody had yet when a run began."""
         mathematics = {name: part for name, part in self.document().items() if name != "execution"}
         mathematics["data"] = {name: value for name, value in mathematics["data"].items() if name != "path"}
+        for section, _, name in (key.partition(".") for key in without):
+            del mathematics[section][name]
         return hashlib.sha256(json.dumps(mathematics, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -369,6 +366,8 @@ def _expected(key: str, kind: Any) -> str:
         return f"{count}{'names' if kinds[0] is str else 'numbers'} with commas between"
     if key.endswith("_s"):
         return "a time such as 90s, 10m or 1.5h"
+    if kind is float:
+        return f"float, a finite number{' above 0' if key.endswith('lr') else ''}"
     return kind.__name__
 
 

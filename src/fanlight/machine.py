@@ -39,6 +39,12 @@ def memory_available(*, cgroup: Path = CGROUP) -> int:
     return free
 
 
+def python() -> str | None:
+    """What starts a Python of its own with what this one has installed; None where nothing is known to, as in a program that
+    was frozen into one file, whose executable would start the program again."""
+    return None if getattr(sys, "frozen", False) else sys.executable or None
+
+
 def disk_free(folder: Path) -> int:
     """Free bytes where `folder` is, or would be made."""
     while not folder.exists():

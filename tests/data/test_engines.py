@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -160,6 +161,27 @@ def test_a_pack_that_is_there_starts_no_engine(tmp_path: Path) -> None:
 def test_what_does_not_go_together(options: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         engines.of(options.pop("name"), **options)
+
+
+@pytest.mark.parametrize("name", ["processes", "dask"])
+def test_a_program_that_cannot_start_python(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setattr(sys, "frozen", True, raising=False)
+    with pytest.raises(ConfigError, match=f"--engine {name} starts Python again, .*; use --engine threads"):
+        engines.of(name)
+    assert engines.of("threads", workers=2).workers == 2
+
+
+@pytest.mark.parametrize("name", ["processes", pytest.param("dask", marks=pytest.mark.slow)])
+def test_a_file_in_the_working_folder_is_no_module(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str) -> None:
+    if name == "dask":
+        pytest.importorskip("distributed")
+    photos(tmp_path / "data")
+    manifest = scanned(tmp_path / "data")
+    (tmp_path / "json.py").write_text("raise SystemExit(9)")
+    monkeypatch.chdir(tmp_path)
+    with engines.of(name, workers=1) as engine:
+        found = list(engines.results(engine, FILES[0], engines.jobs(manifest)))
+    assert len(found) == len(manifest) and all(result.pixels is not None for result in found)
 
 
 def test_without_dask(monkeypatch: pytest.MonkeyPatch) -> None:

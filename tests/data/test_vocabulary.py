@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fanlight.data.vocabulary import SPECIAL, Vocabulary, joined, words_of
-from fanlight.errors import ConfigError, DataError, RunError
+from fanlight.errors import ConfigError, DataError
 from fanlight.types import END, PAD, START, UNK
 
 
@@ -97,34 +97,9 @@ def test_no_word_is_frequent_enough() -> None:
         Vocabulary.of(["a a a a b"], 9)  # fmt: skip
 
 
-def test_saved_and_loaded(tmp_path: Path) -> None:
+def test_it_is_kept_as_it_is(tmp_path: Path) -> None:
     found = Vocabulary.of(["a 狗 😀 man's"], 1)
     found.save(tmp_path / "vocabulary.json")
-    assert Vocabulary.load(tmp_path / "vocabulary.json") == found
-    assert "狗" in (tmp_path / "vocabulary.json").read_text("utf-8")
+    text = (tmp_path / "vocabulary.json").read_text("utf-8")
+    assert json.loads(text) == {"version": 1, "words": list(found.words)} and "狗" in text
     assert [path.name for path in tmp_path.iterdir()] == ["vocabulary.json"]
-
-
-@pytest.mark.parametrize(
-    ("document", "message"),
-    [
-        (b"{", "is damaged: it is no JSON"),
-        (b"\xff", "is damaged: it is no JSON"),
-        ([], "is no vocabulary of version 1"),
-        ({"version": 2, "words": []}, "is no vocabulary of version 1"),
-        ({"version": 1, "words": "ab"}, "words is not a list of texts"),
-        ({"version": 1, "words": [*SPECIAL, 5]}, "words is not a list of texts"),
-        ({"version": 1, "words": ["a", *SPECIAL]}, "words does not begin with <pad> <start> <end> <unk>"),
-        ({"version": 1, "words": [*SPECIAL, "a", "b", "a"]}, "the word 'a' is there twice"),
-    ],
-)
-def test_a_damaged_file_is_named(tmp_path: Path, document: object, message: str) -> None:
-    path = tmp_path / "vocabulary.json"
-    path.write_bytes(document if isinstance(document, bytes) else json.dumps(document).encode())
-    with pytest.raises(RunError, match=f"vocabulary.json:? {message}; put the run's own file back, or train anew"):
-        Vocabulary.load(path)
-
-
-def test_a_lost_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=r"cannot read the vocabulary .*: No such file or directory; put"):
-        Vocabulary.load(tmp_path / "vocabulary.json")

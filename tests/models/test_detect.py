@@ -178,6 +178,54 @@ def test_places_are_counted_and_not_cells():
     assert scores.grad[0, 5, 5, 0] > 0 and not scores.grad[0, 1, 1, 0], "a place is learned at its best cell"
 
 
+def by_comparison(scores: torch.Tensor) -> torch.Tensor:
+    """As places where no two cells side by side are equal."""
+    grid = scores.mT.unflatten(2, (6, 6))
+    return ((grid == F.max_pool2d(grid, 3, 1, 1)) * grid.sigmoid().square()).sum((2, 3))
+
+
+@pytest.mark.parametrize("format", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("is_apart", [True, False], ids=["words apart", "as features are"])
+def test_equal_cells_beside_each_other_are_one_place(format, is_apart):
+    """Everywhere alike, a square, a row and two cells at a corner; and what short formats round to the same number."""
+    scores = torch.full((1, 6, 6, 5), -20.0)
+    scores[0, ..., 0] = 3.0
+    scores[0, 2:4, 3:5, 1] = scores[0, 5, :, 2] = scores[0, 0, 0, 3] = scores[0, 1, 1, 3] = 3.0
+    scores[0, 4, 4, 4], scores[0, 4, 5, 4] = 3.0, 3.002
+    scores = scores.flatten(1, 2).to(format)
+    assert format == torch.float32 or scores[0, 28, 4] == scores[0, 29, 4], "rounded to the same"
+    if is_apart:
+        scores = scores.mT.contiguous().mT
+    found = detect.places(scores)
+    one = torch.tensor(3.0).sigmoid().square()
+    assert found.dtype == format
+    torch.testing.assert_close(found.float(), one.expand(1, 5), atol=0.01, rtol=0)
+
+
+def test_where_no_cells_are_equal_places_are_as_ever():
+    scores = torch.randn(3, 36, 7, generator=torch.Generator().manual_seed(2))
+    assert torch.equal(detect.places(scores), by_comparison(scores))
+    rounded = (4 * scores).round() / 4
+    assert (detect.places(rounded) <= by_comparison(rounded)).all() and (
+        detect.places(rounded) < by_comparison(rounded)
+    ).any()
+
+
+class Places(torch.nn.Module):
+    def forward(self, scores: torch.Tensor) -> torch.Tensor:
+        return detect.places(scores)
+
+
+def test_places_can_be_exported_and_traced():
+    scores = (torch.randn(2, 36, 3, generator=torch.Generator().manual_seed(3)) * 4).round() / 4
+    expected = detect.places(scores)
+    for traced in (
+        torch.export.export(Places(), (scores,)).module(),
+        torch.compile(Places(), backend="eager", fullgraph=True),
+    ):
+        assert torch.equal(traced(scores), expected)
+
+
 @pytest.mark.parametrize("kind", ["lstm16", "transformer32x1"])
 def test_without_its_gain_it_says_and_writes_what_a_plain_one_does(kind):
     detecting, plain = captioner(kind).eval(), captioner(f"plain-{kind}").eval()

@@ -35,6 +35,28 @@ def trained(fanlight, colours, run, *more: object) -> dict:
     return json.loads(answer.out)
 
 
+@pytest.mark.parametrize("command", ["train", "scratch train", "scratch train --sweep"])
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ["--out", "taken"],
+            "--out taken exists and is not empty; name another, or continue it with --resume taken if it is",
+        ),
+        (["--out", "taken/thesis.tex"], "--out taken/thesis.tex is a file, and a run is a folder; name another"),
+        (["--lr", "nan"], "optim.lr should be float, a finite number above 0, got nan"),
+        (["--lr", "inf"], "optim.lr is inf; it can be at most 1e+30"),
+    ],
+)
+def test_mistakes_are_wrong_usage_of_every_command_that_trains(fanlight, colours, own_place, command, words, said):
+    (own_place / "taken").mkdir()
+    (own_place / "taken" / "thesis.tex").touch()
+    answer = fanlight(*command.split(), colours, *words)
+    assert answer.code == 2 and answer.err.startswith(f"Error: {said}") and answer.err.count("\n") == 1, answer.err
+    assert [path.name for path in (own_place / "taken").iterdir()] == ["thesis.tex"]
+    assert not (own_place / "runs").exists()
+
+
 @pytest.fixture
 def by_torch(fanlight, colours, own_place):
     trained(fanlight, colours, own_place / "torch", "--backend", "torch")

@@ -50,7 +50,13 @@ def manifest(said=SAID) -> Manifest:
 
 
 def resolved(**values) -> Config:
-    given = {"caption.min_count": 1, "caption.longest": 6, "caption.per_image": 2, "optim.label_smoothing": 0.0}
+    given = {
+        "caption.min_count": 1,
+        "caption.longest": 6,
+        "caption.per_image": 2,
+        "caption.window": 1,
+        "optim.label_smoothing": 0.0,
+    }
     return Config().with_values(given | {key.replace("__", "."): value for key, value in values.items()})
 
 

@@ -19,6 +19,7 @@ def test_small_images_have_a_network_that_learns_by_many_steps():
     assert (other.train.batch_size, other.optim.lr, other.optim.beta2) == (64, 0.001, 0.999)
     asked = choose({"optim.beta2": 0.999, "optim.weight_decay": 0.1}, px=64, **SAID).config
     assert (asked.optim.beta2, asked.optim.weight_decay) == (0.999, 0.1)
+    assert choose({"optim.name": "sgd"}, px=64, **SAID).config.optim.beta2 == 0.999
 
 
 def test_small_images_come_in_any_order_and_photos_by_the_length_of_their_sentences():
@@ -31,3 +32,5 @@ def test_small_images_come_in_any_order_and_photos_by_the_length_of_their_senten
 def test_a_default_run_on_small_images_is_of_minutes():
     few, many = (choose(count=count, px=64, **SAID).config.train.epochs for count in (3_000, 15_000))
     assert (few, many) == (30, 6)
+    large = choose({"model.name": "small-grid+transformer64x2"}, count=3_000, **SAID).config
+    assert large.data.image_px > 64 and large.train.epochs == 6, "which takes more than a small image does"

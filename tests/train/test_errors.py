@@ -168,7 +168,7 @@ def test_one_image_has_no_statistics(refused, colours):
         (["--set", "epochs=3"], r"config key 'epochs' is unknown. Near names: .*train.epochs.*"),
         (["--set", "train.epochs=many"], "train.epochs should be int, got 'many'"),
         (["--set", "train.epochs=1.5"], "train.epochs should be int, got '1.5'"),
-        (["--set", "optim.lr=nan"], "optim.lr should be float, got 'nan'"),
+        (["--set", "optim.lr=nan"], "optim.lr should be float, a finite number above 0, got 'nan'"),
         (["--set", "augment.flip=perhaps"], "augment.flip should be bool, got 'perhaps'"),
         (["--set", "augment.mean=1,2"], "augment.mean should be 3 numbers with commas between, got '1,2'"),
         (["--set", "train.microbatches=none"], "train.microbatches .*'none'"),
@@ -232,7 +232,7 @@ def test_out_that_is_not_empty(refused, colours, own_place):
     (own_place / "run").mkdir()
     (own_place / "run" / "thesis.tex").touch()
     message = "--out run exists and is not empty; name another, or continue it with --resume run if it is a run"
-    refused(1, message, colours, *tiny.QUICK, folder_stays=True)
+    refused(2, message, colours, *tiny.QUICK, folder_stays=True)
     assert (own_place / "run" / "thesis.tex").exists()
 
 
@@ -263,7 +263,7 @@ def test_what_is_decided_twice_is_said_once(fanlight, colours):
 def test_out_is_looked_at_before_anything_is_packed(monkeypatch, refused, colours, own_place):
     (own_place / "run").touch()
     monkeypatch.setattr(pack, "make", lambda *_, **__: pytest.fail("packed"))
-    refused(1, "--out run is a file, .*", colours, *tiny.QUICK, folder_stays=True)
+    refused(2, "--out run is a file, .*", colours, *tiny.QUICK, folder_stays=True)
 
 
 def test_a_full_disk_while_the_run_is_written_down(monkeypatch, refused, colours):

@@ -36,14 +36,14 @@ def test_out_is_taken_when_it_is_empty(own_place):
     assert folder.create("d", "m", out=own_place / "new" / "run") == own_place / "new" / "run"
     assert folder.create("d", "m", out=own_place / "new" / "run").is_dir()
     (own_place / "new" / "run" / "file").touch()
-    with pytest.raises(RunError, match=r"run exists and is not empty; name another, or continue it with --resume"):
+    with pytest.raises(ConfigError, match=r"run exists and is not empty; name another, or continue it with --resume"):
         folder.create("d", "m", out=own_place / "new" / "run")
-    with pytest.raises(RunError, match="is a file, and a run is a folder"):
+    with pytest.raises(ConfigError, match="is a file, and a run is a folder"):
         folder.create("d", "m", out=own_place / "new" / "run" / "file")
 
 
 def test_a_name_that_is_too_long_is_said(own_place):
-    with pytest.raises(RunError, match=r"--out x{300} cannot be looked into: File name too long; name another"):
+    with pytest.raises(ConfigError, match=r"--out x{300} cannot be looked into: File name too long; name another"):
         folder.check_out(Path("x" * 300))
 
 
@@ -191,6 +191,38 @@ def test_touched_files_are_compared_by_their_bytes(own_place):
         RunError, match=r"2 file\(s\) of .* changed since .* began, first red/01.png; put them back, or"
     ):
         folder.check_unchanged(run, manifest)
+
+
+@pytest.mark.parametrize("command", ["evaluate", "resume"])
+def test_built_in_data_of_an_older_version_do_not_come_back(own_place, monkeypatch, fanlight, command):
+    monkeypatch.setenv("FANLIGHT_CACHE", str(own_place / "cache"))
+    root = tiny.make(own_place / "cache" / "builtin" / "digits-v1", per_class=4)
+    run = tiny.train("digits", out=own_place / "run", epochs=1, batch_size=4)
+    monkeypatch.setitem(builtin.VERSIONS, "digits", 2)
+    folder.check_unchanged(run, folder.read_manifest(run))  # as long as they are there
+    folder.shutil.rmtree(root)
+    folder.update_summary(run, status="stopped")
+    answer = fanlight(*(("evaluate", run) if command == "evaluate" else ("train", "--resume", run)))
+    assert answer.code == 1 and not list(root.parent.iterdir()), answer.err
+    assert answer.err == (
+        f"Error: {root}, the built-in digits of {run}, is not there, and this Fanlight writes digits-v2 only: put that folder "
+        "back, evaluate on other images with --data, or train again\n"
+    )
+
+
+def test_built_in_data_that_cannot_be_written_again(own_place, monkeypatch):
+    def write(name, *, cache):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setenv("FANLIGHT_CACHE", str(own_place / "cache"))
+    root = tiny.make(own_place / "cache" / "builtin" / "digits-v1", per_class=4)
+    run = tiny.train("digits", out=own_place / "run", epochs=1, batch_size=4)
+    folder.shutil.rmtree(root)
+    monkeypatch.setattr(builtin, "write", write)
+    with pytest.raises(
+        RunError, match=r"digits-v1, .* cannot be written again: No space left on device; make room or give"
+    ):
+        folder.check_unchanged(run, folder.read_manifest(run))
 
 
 def test_built_in_data_of_a_cleared_cache_comes_back(own_place, monkeypatch):

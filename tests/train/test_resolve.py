@@ -53,7 +53,10 @@ def manifest(
 
 
 def choose(values: dict[str, object] | None = None, **about) -> resolve.Choices:
-    config = Config().with_values({"train.precision": "fp32", **(values or {})})
+    return decide(Config().with_values({"train.precision": "fp32", **(values or {})}), **about)
+
+
+def decide(config: Config, **about) -> resolve.Choices:
     checks.check(config)
     choices = resolve.Choices(config)
     described = manifest(**about)

@@ -15,7 +15,7 @@ def write(name: str, *, cache: Path) -> Path:
     on the first call."""
     if name not in NAMES:
         raise ValueError(f"no built-in data set {name!r}; there are: {', '.join(NAMES)}")
-    folder = cache / "builtin" / f"{name}-v{VERSIONS[name]}"
+    folder = cache / "builtin" / folder_name(name)
     if folder.is_dir():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -33,6 +33,11 @@ def write(name: str, *, cache: Path) -> Path:
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return folder
+
+
+def folder_name(name: str) -> str:
+    """Of the version that is written here; manifests of others name others."""
+    return f"{name}-v{VERSIONS[name]}"
 
 
 def _write_digits(folder: Path) -> None:

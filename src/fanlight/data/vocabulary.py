@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 
-from fanlight.errors import ConfigError, DataError, RunError, shown
+from fanlight.errors import ConfigError, DataError, shown
 from fanlight.types import END, PAD, START, UNK
 
 SPECIAL = ("<pad>", "<start>", "<end>", "<unk>")
@@ -161,29 +161,6 @@ class Vocabulary:
             part.replace(path)
         finally:
             part.unlink(missing_ok=True)
-
-    @classmethod
-    def load(cls, path: Path) -> Vocabulary:
-        """What `save` wrote, or a RunError with the way out."""
-        again = "put the run's own file back, or train anew"
-        try:
-            document = json.loads(path.read_bytes())
-        except OSError as error:
-            raise RunError(f"cannot read the vocabulary {path}: {error.strerror or error}; {again}") from None
-        except (ValueError, RecursionError):
-            raise RunError(f"{path} is damaged: it is no JSON; {again}") from None
-        version = document.get("version") if isinstance(document, dict) else None
-        if version != VERSION:
-            raise RunError(f"{path} is no vocabulary of version {VERSION}; {again}")
-        words = document.get("words")
-        if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
-            raise RunError(f"{path}: words is not a list of texts; {again}")
-        if tuple(words[: len(SPECIAL)]) != SPECIAL:
-            raise RunError(f"{path}: words does not begin with {' '.join(SPECIAL)}; {again}")
-        if len(set(words)) < len(words):
-            twice = next(word for word, count in Counter(words).items() if count > 1)
-            raise RunError(f"{path}: the word {twice!r} is there twice; {again}")
-        return cls(tuple(words))
 
 
 def joined(words: Sequence[str]) -> str:

@@ -78,14 +78,15 @@ class WordDetector(nn.Module):
 
 
 def places(scores_bCN: Tensor) -> Tensor:
-    """In how many places of a square grid each word is seen, [b, N]: cells that none beside them outdoes, each by the square of
-    its probability, so that many faint ones are no place. A sum over all cells would tell how large things are, and
-    attention is a mean, which cannot count; peaks are how detectors tell one thing from two (Zhou et al. 2019, "Objects as
-    Points")."""
+    """In how many places of a square grid each word is seen, [b, N]: cells that none beside them outdoes, the first of equal
+    ones, each by the square of its probability, so that many faint ones are no place. A sum over all cells would tell how
+    large things are, and attention is a mean, which cannot count; peaks are how detectors tell one thing from two (Zhou et
+    al. 2019, "Objects as Points")."""
     b, cells, n = scores_bCN.shape
     side = math.isqrt(cells)
     height = side if side * side == cells else 1  # of no square, cells in their order
     grid_bNHW = scores_bCN.mT.reshape(b, n, height, cells // height)
     with torch.no_grad():
-        is_peak = grid_bNHW == F.max_pool2d(grid_bNHW, 3, 1, 1)
+        best_bNHW = F.max_pool2d(grid_bNHW, 3, 1, 1, return_indices=True)[1]  # equal scores are common in short formats
+        is_peak = best_bNHW == torch.arange(cells, device=best_bNHW.device).view(height, -1)
     return (is_peak * grid_bNHW.sigmoid().square()).sum((2, 3)).to(scores_bCN.dtype)

@@ -201,4 +201,4 @@ class Mover(torch.optim.Optimizer):
             )
         state["step"] = state["step"].cpu() + 1  # of a run that goes on it is on the GPU, where to read it is to wait
         moments = [self._arrays.of(state[name]) for name in ("exp_avg", "exp_avg_sq")]
-        self._table.adamw(*weights, *moments, step=int(state["step"].item()), betas=(c.momentum, c.beta2), **how)
+        self._table.adamw(*weights, *moments, step=int(state["step"].item()), betas=c.betas, **how)

@@ -69,10 +69,11 @@ class Caption:
         """Of a resolved config: the vocabulary is that of the training captions."""
         c = config.caption
         assert c.min_count is not None and c.longest is not None and c.per_image is not None, "resolved before"
+        assert c.window is not None, "resolved, or set by train/folder.py where a run is older than the key"
         rows = manifest.rows("train")
         rows = rows if len(rows) else np.flatnonzero(manifest.captioned)  # not split yet
         words = spoken.of(manifest).vocabulary(rows, c.min_count)
-        return cls(words, c.longest, c.per_image, c.beams, config.optim.label_smoothing, c.window or 1)
+        return cls(words, c.longest, c.per_image, c.beams, config.optim.label_smoothing, c.window)
 
     @classmethod
     def restored(cls, about: Mapping[str, Any], *, beams: int | None) -> Caption:

@@ -20,10 +20,7 @@ LONG_SHARE, LONG_MOST = 0.99, 40  # of captions that are whole; words of the lon
 PER_IMAGE_MOST, PER_SMALL_IMAGE = 5, 1  # a small image costs hardly more than a caption of it
 PHOTO_CROP = (0.7, 1.0)
 SMALL_BATCH, SMALL_LR = 32, 4e-3  # of SMALL_MODEL: a narrow network learns by many steps, and by long ones
-SMALL_BETA2, SMALL_DECAY = (
-    0.98,
-    0.02,
-)  # of SMALL_MODEL, whose gradients change fast; Vaswani et al. 2017 have the former
+SMALL_BETA2, SMALL_DECAY = 0.98, 0.02  # of SMALL_MODEL, whose gradients change fast; the former: Vaswani et al. 2017
 SMALL_WORTH = 72_000  # images of SMALL_MODEL seen in a default run: less than five minutes of two cores
 WINDOW = 32  # of photos, whose sentences are as long as their writers like
 

@@ -68,7 +68,7 @@ def _shares(c: Config) -> None:
         "data.val_fraction": (c.data.val_fraction, 0, split.VAL_FRACTION_MAX),
         "optim.label_smoothing": (c.optim.label_smoothing, -1, 0.999),
         "optim.warmup_share": (c.optim.warmup_share, -1, 0.9), "optim.momentum": (c.optim.momentum, -1, 0.9999),
-        "optim.beta2": (c.optim.beta2, -1, 0.999999),
+        "optim.beta2": (c.optim.betas[1], -1, 0.999999),
     }  # fmt: skip
     for key, (value, above, most) in shares.items():
         if not above < value <= most or value < 0:

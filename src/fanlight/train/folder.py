@@ -25,6 +25,7 @@ DECIDED = (
 )  # fmt: skip
 LOCK = ".lock"  # held by who trains the run
 RUNS = Path("runs")  # where runs go when nothing else is said
+WINDOW_BEFORE = 32  # caption.window of every run with captions that began before there was this key
 
 
 def create(data: str, model: str, *, out: Path | None, parent: Path = RUNS) -> Path:
@@ -47,18 +48,18 @@ def create(data: str, model: str, *, out: Path | None, parent: Path = RUNS) -> P
 
 
 def check_out(out: Path | None) -> None:
-    """RunError where `out` cannot be a new run's folder, because something is there or nobody can look."""
+    """ConfigError where `out` cannot be a new run's folder, because something is there or nobody can look."""
     if out is None:
         return
     try:
         is_there, is_folder = out.exists(), out.is_dir()
         is_taken = is_folder and any(out.iterdir())
     except OSError as error:  # its name is too long, or its content not to be seen
-        raise RunError(f"--out {out} cannot be looked into: {error.strerror}; name another") from None
+        raise ConfigError(f"--out {out} cannot be looked into: {error.strerror}; name another") from None
     if is_there and not is_folder:
-        raise RunError(f"--out {out} is a file, and a run is a folder; name another")
+        raise ConfigError(f"--out {out} is a file, and a run is a folder; name another")
     if is_taken:
-        raise RunError(
+        raise ConfigError(
             f"--out {out} exists and is not empty; name another, or continue it with --resume {out} if it is a run"
         )
 
@@ -121,7 +122,27 @@ def read_config(run: Path) -> Config:
             raise RunError(
                 f"{run / 'resolved.yaml'} lacks {key}, which every run has; put the file back, or train anew"
             )
+    if config.caption.window is None and config.caption.longest is not None:
+        config = config.with_value("caption.window", WINDOW_BEFORE)
     return config
+
+
+def check_same(run: Path, config: Config, *, kept: str, checkpoint: str) -> None:
+    """RunError where the hash that a `checkpoint` kept of its config is not that of `config`, as it is, as it was before its
+    microbatches were doubled for want of memory, or as it was written before there was caption.window."""
+    while True:
+        found = {config.hash()}
+        if config.caption.window in (None, WINDOW_BEFORE):
+            found.add(config.hash(without=("caption.window",)))
+        if kept in found:
+            return
+        if config.train.microbatches % 2:
+            break
+        config = config.with_value("train.microbatches", config.train.microbatches // 2)
+    raise RunError(
+        f"{run / 'resolved.yaml'} was changed after {checkpoint} was saved, or a version of Fanlight with other keys saved it: "
+        "continued, it would be another run; change it back, use the Fanlight named in env.json, or train anew"
+    )
 
 
 def read_manifest(run: Path) -> Manifest:
@@ -137,8 +158,8 @@ def check_unchanged(run: Path, manifest: Manifest) -> None:
     import hashlib
 
     name = manifest.source.removeprefix("built-in ")
-    if name in builtin.NAMES and not manifest.root.exists():  # a cleared cache
-        builtin.write(name, cache=manifest.root.parent.parent)
+    if name in builtin.NAMES:
+        _write_again(run, manifest.root, name)
     row_of = {path: row for row, path in enumerate(manifest.column("path"))}
     differing = []
     for path in manifest.changed():
@@ -156,6 +177,25 @@ def check_unchanged(run: Path, manifest: Manifest) -> None:
             f"{len(differing)} file(s) of {manifest.root} changed since {run} began, first {differing[0]}; "
             "put them back, or begin anew"
         )
+
+
+def _write_again(run: Path, root: Path, name: str) -> None:
+    """A built-in data set that a cleared cache lacks; RunError where this Fanlight has another version of it, or cannot."""
+    try:
+        if root.exists():
+            return
+        if root.name == builtin.folder_name(name):
+            builtin.write(name, cache=root.parent.parent)
+            return
+    except OSError as error:
+        raise RunError(
+            f"{root}, the built-in {name} of {run}, is not there and cannot be written again: {error.strerror or error}; make "
+            "room or give the right to write there, or train again"
+        ) from None
+    raise RunError(
+        f"{root}, the built-in {name} of {run}, is not there, and this Fanlight writes {builtin.folder_name(name)} only: put "
+        "that folder back, evaluate on other images with --data, or train again"
+    )
 
 
 def latest_unfinished(data: str, *, out: Path | None = None, parent: Path = RUNS) -> Path | None:

@@ -145,11 +145,7 @@ def _resume(path: Path, t: Training) -> Progress:
         return Progress()
     document = state.describe(checkpoints[-1])
     try:
-        if document["config"] not in _hashes(t.config):
-            raise RunError(
-                f"{path / 'resolved.yaml'} was changed after {checkpoints[-1].name} was saved: continued, it would be "
-                "another run; change it back, or train anew"
-            )
+        folder.check_same(path, t.config, kept=document["config"], checkpoint=checkpoints[-1].name)
         t.enter(document["epoch"])
         t.restore(state.load(checkpoints[-1], part_of=t.part_of)[0])
         t.optimizer.restore_scalars(document)
@@ -159,15 +155,6 @@ def _resume(path: Path, t: Training) -> Progress:
     if t.world.is_first:
         console.say(f"Continuing after step {progress.step} (epoch {progress.position.epoch + 1})")
     return progress
-
-
-def _hashes(config: Config) -> set[str]:
-    """Of the config, and of it before its microbatches were doubled for want of memory."""
-    found = {config.hash()}
-    while config.train.microbatches % 2 == 0:
-        config = config.with_value("train.microbatches", config.train.microbatches // 2)
-        found.add(config.hash())
-    return found
 
 
 def _finish(

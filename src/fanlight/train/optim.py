@@ -173,7 +173,7 @@ def _of_torch(groups: list[dict[str, Any]], config: configuration.Optim) -> torc
     if config.name == "sgd":
         momentum = config.momentum
         return torch.optim.SGD(groups, lr=config.lr, momentum=momentum, nesterov=momentum > 0, fused=True)
-    return torch.optim.AdamW(groups, lr=config.lr, betas=(config.momentum, config.beta2), fused=True)
+    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=True)
 
 
 def _own(parameter: nn.Parameter) -> nn.Parameter:

@@ -8,7 +8,7 @@ import math
 import numpy as np
 
 from fanlight import console, machine, tasks
-from fanlight.config import Config
+from fanlight.config import BETA2, Config
 from fanlight.console import warn
 from fanlight.data import augment, cache, pack, sampling, source
 from fanlight.data.manifest import Manifest
@@ -239,7 +239,7 @@ def _length(choices: Choices, manifest: Manifest) -> None:
     batch = max(1, min(batch, count // 4) // unit) * unit
     choices.take("train.batch_size", batch, f"{count} training images; it is global, over all ranks")
     worth = SMALL_WORTH if small else PHOTOS_WORTH
-    if choices.config.model.name == captioning.SMALL_MODEL:
+    if small and choices.config.model.name == captioning.SMALL_MODEL:
         worth = captioning.SMALL_WORTH
     epochs = min(EPOCHS_MAX, max(EPOCHS_MIN, round(worth / max(1, count))))
     choices.take("train.epochs", epochs, f"{count} training images: about {worth:,} seen, {EPOCHS_MIN} … {EPOCHS_MAX}")
@@ -274,11 +274,12 @@ def _optimizer(choices: Choices) -> None:
         lr = captioning.SMALL_LR * math.sqrt(batch / captioning.SMALL_BATCH)
         why = f"{captioning.SMALL_MODEL} learns by long steps"
         choices.take("optim.weight_decay", captioning.SMALL_DECAY, why)
-        if "optim.beta2" not in config.asked:
-            choices.replace("optim.beta2", captioning.SMALL_BETA2, why)
+        choices.take("optim.beta2", captioning.SMALL_BETA2, why)
     else:
         lr = 1e-3 * math.sqrt(batch / 64) * (UNFROZEN["adamw"] if tuned and not config.model.freezes else 1)
         choices.take("optim.weight_decay", 0.05, "the usual of AdamW")
+    unread = "" if config.optim.name == "adamw" else f", which {config.optim.name} does not read"
+    choices.take("optim.beta2", BETA2, f"the usual of AdamW{unread}")
     if config.model.freeze_epochs:
         why = f"what {config.optim.name} takes for a whole network with weights, of what it takes for a new last layer"
         choices.take("optim.unfrozen_lr_scale", UNFROZEN[config.optim.name], why)
@@ -319,7 +320,9 @@ def warn_of_unused(config: Config) -> None:
         "optim.unfrozen_lr_scale": (config.model.freeze_epochs > 0, "--freeze-epochs"),
     }
     for key, (is_used, flag) in belongs.items():
-        if key in config.asked and not is_used:
+        section, name = key.split(".")
+        is_open = getattr(getattr(config, section), name) is None  # as a run's config.yaml says it
+        if key in config.asked and not is_open and not is_used:
             warn(f"{key} is set and nothing uses it", why=f"It belongs to {flag}", do=f"Give {flag}, or leave it out")
 
 

@@ -3,7 +3,10 @@
 import hashlib
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -119,6 +122,59 @@ def test_processes_that_die_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(write, "BOOT", "import os; os._exit(3)")
     with pytest.raises(OSError, match="ended with code 3"):
         list(write._drawn(tmp_path, [("train", 0), ("train", 1)], 2))
+
+
+@pytest.fixture
+def children(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen[bytes]]:
+    """Those that are started, of four scenes each at least."""
+    monkeypatch.setattr(write, "EACH_LEAST", 4)
+    found: list[subprocess.Popen[bytes]] = []
+    inner = write._started
+
+    def started(*words: Any) -> subprocess.Popen[bytes]:
+        found.append(inner(*words))
+        return found[-1]
+
+    monkeypatch.setattr(write, "_started", started)
+    return found
+
+
+def test_an_interrupted_writing_leaves_no_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, children: list[subprocess.Popen[bytes]]
+) -> None:
+    """Also where somebody still holds what listened to them."""
+    held: list[Any] = []
+    inner = write._drawn
+
+    def interrupt(count: int) -> None:
+        raise KeyboardInterrupt
+
+    def drawn(*words: Any) -> Any:
+        held.append(inner(*words))
+        return held[-1]
+
+    monkeypatch.setattr(write, "_drawn", drawn)
+    with pytest.raises(KeyboardInterrupt):
+        write.write(tmp_path, counts={"train": 400}, cores=2, done=interrupt)
+    assert [child.poll() is None for child in children] == [False, False] and held
+
+
+def test_a_file_in_the_working_folder_is_no_module(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, children: list[subprocess.Popen[bytes]]
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "json.py").write_text("raise SystemExit(9)")
+    monkeypatch.chdir(tmp_path)
+    write.write(tmp_path / "out", counts=COUNTS, cores=2)
+    assert len(children) == 2 and (tmp_path / "out/scenes.json").read_bytes() == (folder / "scenes.json").read_bytes()
+
+
+def test_where_no_python_can_be_started_one_process_draws(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, children: list[subprocess.Popen[bytes]]
+) -> None:
+    monkeypatch.setattr(sys, "executable", "")
+    write.write(tmp_path, counts=COUNTS, cores=2)
+    assert not children and (tmp_path / "scenes.json").read_bytes() == (folder / "scenes.json").read_bytes()
 
 
 def test_built_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fanlight.data.shapes import judge, part, write
+from fanlight.data.shapes import judge, part, reading, write
 from fanlight.errors import DataError
 
 
@@ -37,6 +37,21 @@ def test_chance_is_that_of_every_shuffle() -> None:
     assert found.sum() * 39 == pytest.approx(by_turns) and 0 < found.mean() < 0.05
     assert found[3] >= 1 / 39 and found[5] == 0
     assert judge.elsewhere(scenes, paths[:1], captions[:1]).tolist() == [0.0]
+
+
+def test_equal_captions_and_scenes_are_asked_once_and_count_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    paths, captions, scenes = made("val", 30)
+    captions[7:11] = captions[12:14] * 2
+    twins = {f"again/{path}": scenes[path] for path in paths[::2]}
+    paths, captions, scenes = [*paths, *twins], [*captions, *captions[::2]], {**scenes, **twins}
+    expected = [
+        sum(reading.true_and_complete(text, scenes[path]) for place, path in enumerate(paths) if place != number)
+        for number, text in enumerate(captions)
+    ]
+    read: list[str] = []
+    monkeypatch.setattr(judge, "parse", lambda text: read.append(text) or reading.parse(text))
+    assert (judge.elsewhere(scenes, paths, captions) * 44).round(9).tolist() == expected and max(expected) > 1
+    assert sorted(read) == sorted(set(captions))
 
 
 def test_what_is_wrong_is_told_apart() -> None:

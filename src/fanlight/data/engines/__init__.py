@@ -44,6 +44,10 @@ def of(name: str, *, workers: int | None = None, scheduler: str | None = None) -
         from fanlight.data.engines.threads import Threads
 
         return Threads(workers)
+    if machine.python() is None and not scheduler:
+        raise ConfigError(
+            f"--engine {name} starts Python again, and this program was frozen or does not know its own; use --engine threads"
+        )
     if name == "processes":
         from fanlight.data.engines.processes import Processes
 

@@ -71,7 +71,7 @@ class Dask(Engine):
         self._folder = tempfile.mkdtemp(prefix="fanlight-dask-")
         plan = {"path": sys.path, "workers": self.workers, "folder": self._folder, "close_s": CLOSE_S}
         self._holder = subprocess.Popen(
-            [sys.executable, "-c", BOOT, json.dumps(plan)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            [sys.executable, "-P", "-c", BOOT, json.dumps(plan)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             env=os.environ | dict.fromkeys(ONE_THREAD, "1"), process_group=0 if os.name == "posix" else None,
         )  # fmt: skip
         assert self._holder.stdout is not None

@@ -64,7 +64,7 @@ class Processes(Engine):
             plan = {"path": sys.path, "board": self._board.path, "worker": worker, "workers": self.workers}
             self._children.append(
                 subprocess.Popen(
-                    [sys.executable, "-c", BOOT, json.dumps(plan)],
+                    [sys.executable, "-P", "-c", BOOT, json.dumps(plan)],  # no file of the working folder is a module
                     stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=os.environ | dict.fromkeys(ONE_THREAD, "1"),
                     process_group=0 if os.name == "posix" else None,  # a terminal's Ctrl-C reaches this process alone
                 )

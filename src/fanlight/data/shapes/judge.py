@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from fanlight.data.shapes.reading import parse
-from fanlight.data.shapes.scene import UNSEEN, Scene, facts, required
+from fanlight.data.shapes.scene import UNSEEN, Fact, Scene, facts, required
 from fanlight.data.shapes.write import SCENES, VERSION
 from fanlight.errors import DataError
 
@@ -98,18 +99,27 @@ def judged(scenes: Mapping[str, Scene], paths: Sequence[str], captions: Sequence
 
 def elsewhere(scenes: Mapping[str, Scene], paths: Sequence[str], captions: Sequence[str]) -> np.ndarray:
     """float64 [N]: of what share of the other images each caption would be right. Its mean is what shuffled images give, over
-    all shuffles: the chance of a caption that was written without looking. 0 where there is no other image."""
-    so = [facts(scenes[path]) for path in paths]
-    wanted = [required(scenes[path]) for path in paths]
+    all shuffles: the chance of a caption that was written without looking. 0 where there is no other image.
+
+    Scenes of which the same is required are asked together, those of equal facts are one, and so are equal captions: all pairs
+    of a training split would take minutes."""
+    own = [(required(scenes[path]), facts(scenes[path])) for path in paths]
+    alike: dict[frozenset[Fact], Counter[frozenset[Fact]]] = {}
+    for wanted, so in own:
+        alike.setdefault(wanted, Counter())[so] += 1
+    reads = {text: parse(text) for text in set(captions)}
+    everywhere = {text: 0 if found.unread else _right_of(alike, found.facts) for text, found in reads.items()}
     right = np.zeros(len(paths))
-    for number, text in enumerate(captions):
-        found = parse(text)
-        if not found.unread:
-            stated = found.facts
-            right[number] = sum(
-                other != number and wanted[other] <= stated and stated <= so[other] for other in range(len(paths))
-            )
+    for number, (text, (wanted, so)) in enumerate(zip(captions, own, strict=True)):
+        is_right_here = not reads[text].unread and wanted <= reads[text].facts <= so
+        right[number] = everywhere[text] - is_right_here
     return right / max(1, len(paths) - 1)
+
+
+def _right_of(alike: Mapping[frozenset[Fact], Counter[frozenset[Fact]]], stated: frozenset[Fact]) -> int:
+    """Of how many scenes a caption is right that states this; `alike`: what is required -> the facts of scenes, how often."""
+    fitting = [scenes for wanted, scenes in alike.items() if wanted <= stated]
+    return sum(count for scenes in fitting for so, count in scenes.items() if stated <= so)
 
 
 def _mean(values: np.ndarray) -> float:
