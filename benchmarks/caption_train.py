@@ -23,8 +23,9 @@ import time
 from collections.abc import Callable, Iterator
 from itertools import cycle, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from fanlight import console
 from fanlight.config import Config
 from fanlight.parallel import launch
 from fanlight.parallel.comm import World
@@ -149,15 +150,14 @@ def write_weights(model: str, image_px: int, path: Path) -> Path:
     return path
 
 
-def epoch_s(
-    data: str, model: str, image_px: int, batch: int, *, weights: Path, parent: Path, is_cached: bool
-) -> tuple[float, float]:
+def epoch_s(a: argparse.Namespace, *, weights: Path, parent: Path, is_cached: bool) -> tuple[float, float]:
     """Of a training with the encoder frozen: median seconds of the epochs after the first, evaluations left out, and seconds
     from the command to the first epoch's end, in which features are computed that are kept."""
     out = Path(tempfile.mkdtemp(dir=parent)) / "run"
-    command = [sys.executable, "-m", "fanlight", "train", data, "--model", model, "--freeze", "--weights", str(weights),
-               "--no-augment", "--epochs", "4", "--image-size", str(image_px), "--batch-size", str(batch), "--no-autotune",
-               "--out", str(out)]  # fmt: skip
+    command = [sys.executable, "-m", "fanlight", "train", a.data, "--model", a.model, "--freeze", "--weights", str(weights),
+               "--no-augment", "--epochs", "4", "--image-size", str(a.image_size), "--batch-size", str(a.batch_size),
+               "--no-autotune", "--out", str(out)]  # fmt: skip
+    command += ["--limit", str(a.limit)] if a.limit else []
     subprocess.run([*command, *([] if is_cached else ["--no-cache-features"])], check=True, stdout=subprocess.DEVNULL)
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     epochs = [row for row in rows if row["kind"] == "train"]
@@ -166,60 +166,73 @@ def epoch_s(
     return took[len(took) // 2], float(epochs[0]["seconds_in"])
 
 
+def loops(a: argparse.Namespace, *, parent: Path) -> str:
+    """Fanlight's loop and the one by hand, in Markdown."""
+    from fanlight.train import prepare
+
+    config = Config().with_values(
+        {"data.path": a.data, "model.name": a.model, "data.image_px": a.image_size, "data.limit": a.limit,
+         "train.batch_size": a.batch_size, "train.epochs": 10_000, "execution.autotune": False}
+    )  # fmt: skip
+    with console.quiet():
+        run = prepare.prepare(config, out=parent / "run", command="benchmarks/caption_train.py")
+    with launch.Pool(1) as pool:
+        found = pool.run("caption_train:compare", run=str(run), blocks=a.blocks, steps=a.steps)[0]
+    lines = [
+        f"n = {a.blocks} rounds of {a.steps} steps of {a.batch_size} images, alternating",
+        "",
+        "| loop | img/s, median | 95 % interval | ratio to the loop by hand, round by round (floor .97) | 95 % interval |",
+        "|---|--:|--:|--:|--:|",
+    ]
+    *ours, by_hand = found
+    for name in ours:
+        ratio = median_interval([one / other for one, other in zip(found[name], found[by_hand])])
+        figures = *median_interval(found[name]), *ratio
+        lines.append("| {} | {:.1f} | {:.1f} … {:.1f} | {:.3f} | {:.3f} … {:.3f} |".format(name, *figures))
+    return "\n".join(
+        [*lines, "| {} | {:.1f} | {:.1f} … {:.1f} | 1 | |".format(by_hand, *median_interval(found[by_hand]))]
+    )
+
+
+def frozen(a: argparse.Namespace, *, parent: Path) -> str:
+    """Epochs of a frozen encoder, with its features kept and without, in Markdown."""
+    weights = write_weights(a.model, a.image_size, parent / "encoder.safetensors")
+    of: dict[bool, list[tuple[float, float]]] = {True: [], False: []}
+    for turn in range(2 * a.rounds):
+        is_cached = turn % 4 in (0, 3)
+        of[is_cached].append(epoch_s(a, weights=weights, parent=parent, is_cached=is_cached))
+    lines = [
+        f"Encoder frozen, no augmentation, n = {a.rounds} trainings of 4 epochs each, alternating:",
+        "",
+        "| features | s of an epoch's training, median | least … most | s until the first epoch's end |",
+        "|---|--:|--:|--:|",
+    ]
+    for is_cached, name in ((True, "computed once"), (False, "computed in each epoch")):
+        epochs, firsts = zip(*of[is_cached])
+        middle, first = (sorted(each)[len(each) // 2] for each in (epochs, firsts))
+        lines.append(f"| {name} | {middle:.2f} | {min(epochs):.2f} … {max(epochs):.2f} | {first:.1f} |")
+    ratio = median_interval([one[0] / other[0] for one, other in zip(of[False], of[True])])
+    lines += ["", "An epoch without the cache takes {:.1f} ({:.1f} … {:.1f}) times as long (floor 5).".format(*ratio)]
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data")
     parser.add_argument("--model", default="resnet18+lstm")
     parser.add_argument("--image-size", type=int, default=128)
     parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--blocks", type=int, default=12)
+    parser.add_argument("--limit", type=int, help="images that are used")
+    parser.add_argument("--blocks", type=int, default=12, help="rounds of the two loops; 0: none")
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--rounds", type=int, default=3, help="of trainings with the encoder frozen; 0: none")
-    arguments = parser.parse_args()
-    from fanlight.train import prepare
-
-    config = Config().with_values(
-        {"data.path": arguments.data, "model.name": arguments.model, "data.image_px": arguments.image_size,
-         "train.batch_size": arguments.batch_size, "train.epochs": 10_000, "execution.autotune": False}
-    )  # fmt: skip
+    a = parser.parse_args()
     sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+    print(heading(f"Training a captioner, {a.model} at {a.image_size} px"))
     with tempfile.TemporaryDirectory() as parent:
-        run = prepare.prepare(config, out=Path(parent) / "run", command="benchmarks/caption_train.py")
-        with launch.Pool(1) as pool:
-            sizes: dict[str, Any] = {"blocks": arguments.blocks, "steps": arguments.steps}
-            found = pool.run("caption_train:compare", run=str(run), **sizes)[0]
-        weights = write_weights(arguments.model, arguments.image_size, Path(parent) / "encoder.safetensors")
-        of = {True: [], False: []}  # type: dict[bool, list[tuple[float, float]]]
-        for turn in range(2 * arguments.rounds):
-            is_cached = turn % 4 in (0, 3)
-            of[is_cached].append(
-                epoch_s(arguments.data, arguments.model, arguments.image_size, arguments.batch_size, weights=weights,
-                        parent=Path(parent), is_cached=is_cached)
-            )  # fmt: skip
-    print(heading(f"Training a captioner, {arguments.model} at {arguments.image_size} px"))
-    print(f"n = {arguments.blocks} rounds of {arguments.steps} steps of {arguments.batch_size} images, alternating\n")
-    print(
-        "| loop | img/s, median | 95 % interval | ratio to the loop by hand, round by round (floor .97) | 95 % interval |"
-    )
-    print("|---|--:|--:|--:|--:|")
-    *ours, by_hand = found
-    for name in ours:
-        ratio = median_interval([a / b for a, b in zip(found[name], found[by_hand])])
-        figures = *median_interval(found[name]), *ratio
-        print("| {} | {:.1f} | {:.1f} … {:.1f} | {:.3f} | {:.3f} … {:.3f} |".format(name, *figures))
-    print("| {} | {:.1f} | {:.1f} … {:.1f} | 1 | |".format(by_hand, *median_interval(found[by_hand])))
-    if arguments.rounds:
-        print(f"\nEncoder frozen, no augmentation, n = {arguments.rounds} trainings of 4 epochs each, alternating:\n")
-        print("| features | s of an epoch's training, median | least … most | s until the first epoch's end |")
-        print("|---|--:|--:|--:|")
-        for is_cached, name in ((True, "computed once"), (False, "computed in each epoch")):
-            epochs, firsts = zip(*of[is_cached])
-            middle = sorted(epochs)[len(epochs) // 2]
-            print(
-                f"| {name} | {middle:.2f} | {min(epochs):.2f} … {max(epochs):.2f} | {sorted(firsts)[len(firsts) // 2]:.1f} |"
-            )
-        ratio = median_interval([one[0] / other[0] for one, other in zip(of[False], of[True])])
-        print("\nAn epoch without the cache takes {:.1f} ({:.1f} … {:.1f}) times as long (floor 5).".format(*ratio))
+        parts = [loops(a, parent=Path(parent))] if a.blocks else []
+        parts += [frozen(a, parent=Path(parent))] if a.rounds else []
+    print("\n\n".join(parts))
 
 
 if __name__ == "__main__":
