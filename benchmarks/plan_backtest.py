@@ -165,7 +165,7 @@ def machine_of(curve: Curve, value: float) -> Cluster:
 
 def step_on(machine: Cluster, curve: Curve, ranks: int, value: float, total_s: float) -> float:
     blocks = blocks_of(curve.network, curve.image_px)
-    rate = 3 * curve.rows * sum(block.flop for block in blocks) / total_s
+    rate = curve.rows * sum(block.flop + block.backward_flop for block in blocks) / total_s
     asked = operations.Asked(curve.rows * ranks, turn_s=value if curve.free == "turn" else 0.0)
     layout = parse("ddp" if ranks > 1 else "serial", ranks=ranks)
     return simulate(program.program(layout, [b.timed(rate) for b in blocks], asked, machine)).step_s

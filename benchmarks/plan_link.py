@@ -28,6 +28,7 @@ from fanlight.config import from_document
 from fanlight.errors import FanlightError
 from fanlight.parallel.launch import Pool
 from fanlight.plan import choose, cluster, confirm, measure, planning
+from fanlight.plan.calibration import Calibration
 from fanlight.plan.choose import Candidate, Question
 from fanlight.recipes import assemble
 from hardware import heading
@@ -40,7 +41,7 @@ BATCH, STEPS, ROUNDS = 32, 5, 2
 TIMEOUT_S = 400.0  # of all steps at one rate
 
 
-def described(rate: str, calibration: measure.Calibration) -> cluster.Cluster:
+def described(rate: str, calibration: Calibration) -> cluster.Cluster:
     """The two computers, by way of a file's words."""
     beside = calibration.by_ranks[2]
     bytes_per_s = cluster.UNITS["bytes per second"][rate.split()[1]] * float(rate.split()[0])
@@ -69,7 +70,7 @@ def foretold(
     }  # fmt: skip
     config, manifest = planning.resolved(assemble(data, recipe=None, config=None, flags=flags, values=[]))
     classes = len(manifest.classes)
-    counted = planning.counted_of(config, classes=classes)
+    counted, _ = planning.network_of(config, classes=classes)
     calibration = measure.calibrate(config, classes=classes, precisions=["fp32"], ranks=[2])
     config = replace(config, asked=frozenset({"execution.threads"}))
     found = []

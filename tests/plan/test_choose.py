@@ -24,7 +24,7 @@ GPUS = replace(
 
 def question(**more) -> Question:
     config = replace(jobs.config(train__batch_size=64), asked=frozenset())
-    counted = [replace(block, flop=1e9) for block in BLOCKS]
+    counted = [replace(block, flop=1e9, backward_flop=2e9) for block in BLOCKS]
     return Question(
         **{
             "config": config,
@@ -76,6 +76,14 @@ def test_every_layout_is_predicted_or_says_why_not():
     assert set(document) == {
         "layout", "ranks", "precision", "batch_size", "microbatches", "images_per_s", "band", "bytes", "fits", "reason", "source"
     }  # fmt: skip
+
+
+def test_what_training_would_not_divide_is_refused_in_its_words():
+    counted = [replace(block, flop=1e9, backward_flop=2e9, pairs=(1e5,)) for block in BLOCKS]
+    about = question(counted=counted, undivided=lambda ranks: f"it has only 3 heads of {ranks}" if ranks > 3 else "")
+    refused = choose.predicted(about, "tensor", ranks=4, number_format="fp32")
+    assert not refused.fits and refused.reason == "it has only 3 heads of 4"
+    assert choose.predicted(about, "replicate=2,tensor=2", ranks=4, number_format="fp32").fits
 
 
 def test_fastest_first_and_what_cannot_be_last():

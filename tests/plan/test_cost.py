@@ -2,6 +2,7 @@
 
 import math
 import statistics
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -32,9 +33,11 @@ def test_an_all_reduce_is_a_scatter_and_a_gather():
     assert cost.ring_s(3e7, path(8)) == pytest.approx(2 * cost.gather_s(3e7, path(8)))
 
 
-def test_few_bytes_take_the_tree_and_many_the_ring():
-    assert cost.all_reduce_s(64, path(8)) == cost.tree_s(64, path(8)) < cost.ring_s(64, path(8))
-    assert cost.all_reduce_s(1e8, path(8)) == cost.ring_s(1e8, path(8)) < cost.tree_s(1e8, path(8))
+def test_few_bytes_take_the_tree_and_many_the_ring_where_the_library_has_both():
+    gpus = cost.route(replace(ONE_NODE, device=Device("cuda")), list(range(8)))
+    assert cost.all_reduce_s(64, gpus) == cost.tree_s(64, gpus) < cost.ring_s(64, gpus)
+    assert cost.all_reduce_s(1e8, gpus) == cost.ring_s(1e8, gpus) < cost.tree_s(1e8, gpus)
+    assert cost.all_reduce_s(64, path(8)) == cost.ring_s(64, path(8)), "gloo's is a ring, however few the bytes"
 
 
 def test_alone_nothing_is_sent():
@@ -52,11 +55,21 @@ def test_between_nodes_the_slowest_hop_decides():
     assert cost.send_s(1e6, one_each) == pytest.approx(1e-4 + 4e-2)
 
 
-@given(st.integers(2, 512), st.floats(1e-6, 1e-2), st.floats(1e6, 1e11))
-def test_a_measured_all_reduce_gives_its_hop_back(ranks, latency_s, bytes_per_s):
+@given(st.integers(2, 512), st.floats(1e-6, 1e-2), st.floats(1e6, 1e11), st.floats(0, 1e9))
+def test_a_measured_all_reduce_is_foretold_as_it_was_measured(ranks, latency_s, bytes_per_s, size):
     hop = cost.hop_of(latency_s, bytes_per_s, ranks=ranks)
+    route = cost.Route(ranks, 1, hop, hop, has_trees=False)
+    assert cost.all_reduce_s(size, route) == pytest.approx(latency_s + size / bytes_per_s)
+
+
+@given(st.integers(2, 512), st.floats(1e-6, 1e-2), st.floats(1e6, 1e11), st.floats(0, 1e9))
+def test_a_measured_all_reduce_with_trees_is_foretold_at_its_ends(ranks, latency_s, bytes_per_s, size):
+    """No bytes take what was measured of few; many take as much for each further one. Between, it is less than the sum."""
+    hop = cost.hop_of(latency_s, bytes_per_s, ranks=ranks, has_trees=True)
     route = cost.Route(ranks, 1, hop, hop)
-    assert cost.ring_s(1e7, route) == pytest.approx(latency_s + 1e7 / bytes_per_s)
+    assert cost.all_reduce_s(0, route) == pytest.approx(latency_s)
+    assert cost.ring_s(2e9, route) - cost.ring_s(1e9, route) == pytest.approx(1e9 / bytes_per_s)
+    assert cost.all_reduce_s(size, route) <= cost.ring_s(size, route)
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 
 from fanlight.parallel.link import Sending
-from fanlight.plan import cost, measure
+from fanlight.plan import calibration, cost, measure
+from fanlight.plan.calibration import Calibration, Measured, Piece, Steps
 from fanlight.plan.cost import Line
-from fanlight.plan.measure import Calibration, Measured, Steps
 from plan import jobs
 from plan.made import chain
 
@@ -22,7 +22,7 @@ def made(*, alone: float = 1.1) -> Calibration:
     steps = Steps(Line(0.01, 0.002), Line(0.02, 0.004), 0.005, 0.001, alone, 0.02)
     one = Measured(1, 2, {"fp32": replace(steps, alone=1.0)}, 400, 500, 8)
     two = Measured(2, 1, {"fp32": steps}, 400, 500, 8, 1e-5, 8e-5, 1e9, 0.5)
-    return Calibration("f", 9.0, {"fp32": [(1.0, 3.0, 0.0), (3.0, 5.0, 0.0)]}, {1: one, 2: two}, 1e-4)
+    return Calibration("f", 9.0, {"fp32": [Piece(1.0, 3.0, 0.25), Piece(3.0, 5.0, 0.5)]}, {1: one, 2: two}, 1e-4)
 
 
 def test_steps_of_two_batches_make_lines():
@@ -50,12 +50,13 @@ def test_overhead_latency_and_bandwidth_come_back_out_of_what_they_make(ranks):
 
 def test_blocks_take_together_what_whole_steps_take():
     """In proportion to the pieces; as if each rank computed alone, since a program slows neighbours itself."""
-    calibration = made(alone=1.25)
-    blocks = calibration.blocks(chain(2), ranks=2, number_format="fp32")
+    told = made(alone=1.25)
+    blocks = told.blocks(chain(2), ranks=2, number_format="fp32")
     assert sum(b.forward.at(10) for b in blocks) == pytest.approx(0.03 / 1.25)
     assert sum(b.backward.at(10) for b in blocks) == pytest.approx(0.06 / 1.25)
     assert blocks[1].forward.at(10) == pytest.approx(3 * blocks[0].forward.at(10))
-    cluster = calibration.by_ranks[2].cluster("here")
+    assert [b.divided for b in blocks] == [0.25, 0.5], "of time, as it was measured, not of arithmetic"
+    cluster = told.by_ranks[2].cluster("here")
     assert cost.contended(cluster, 2) == pytest.approx(1.25) and cluster.is_measured and cluster.steals == 0.5
 
 
@@ -91,11 +92,12 @@ def test_only_what_was_not_measured_is_measured(tmp_path, monkeypatch):
     monkeypatch.setenv("FANLIGHT_CACHE", str(tmp_path))
     monkeypatch.setattr(measure.machine, "cores_usable", lambda: 4)
     monkeypatch.setattr(measure, "_input_s", lambda config: 1e-4)
-    opened = []
+    opened, on = [], set()
 
     class NoPool:
-        def __init__(self, ranks, **_):
+        def __init__(self, ranks, *, device, **_):
             opened.append(ranks)
+            on.add(device)
 
         def __enter__(self):
             return self
@@ -119,6 +121,21 @@ def test_only_what_was_not_measured_is_measured(tmp_path, monkeypatch):
     assert calibrate(ranks=[2, 64]) == ([2], [1, 2, 4]), "64 ranks have no cores here"
     assert calibrate(ranks=[2]) == ([], [1, 2, 4])
     assert calibrate(anew=True) == ([1, 4], [1, 4])
+    assert on == {"cpu"}
+    monkeypatch.setattr(measure.devices, "gpus_visible", lambda: 2)
+    monkeypatch.setattr(measure.torch.cuda, "get_device_name", lambda index: "made")
+    config = config.with_value("execution.device", "cuda")
+    on.clear()
+    assert calibrate(ranks=[2, 4]) == ([1, 2], [1, 2]), "one rank a GPU; what CPUs were measured to do is not theirs"
+    assert on == {"cuda"}
+
+
+def test_what_was_measured_on_gpus_is_a_cluster_of_them():
+    one = replace(made().by_ranks[2], ranks=4, gpu="made", gpu_bytes=8e10)
+    found = one.cluster("here")
+    assert (found.device.kind, found.device.name, found.memory_bytes, found.devices) == ("cuda", "made", 8e10, 4)
+    path = cost.route(found, [0, 1, 2, 3])
+    assert cost.all_reduce_s(0, path) == pytest.approx(one.overhead_s + one.latency_s), "as it was measured"
 
 
 def test_what_another_machine_or_power_state_measured_is_not_used(monkeypatch):
@@ -155,13 +172,13 @@ def test_what_disturbs_some_steps_changes_nothing():
 
 
 def test_a_calibration_is_kept_and_read_again(tmp_path):
-    measure._write(tmp_path / "plans" / "a.json", made())
-    assert measure._read(tmp_path / "plans" / "a.json") == made()
+    calibration.write(tmp_path / "plans" / "a.json", made())
+    assert calibration.read(tmp_path / "plans" / "a.json") == made()
 
 
 def test_a_calibration_that_was_changed_is_measured_anew(tmp_path, capsys):
     path = tmp_path / "a.json"
-    measure._write(path, made())
+    calibration.write(path, made())
     whole = path.read_text()
     for before, after in (
         ('"took_s": 9.0', '"took_s": 8.0'),
@@ -170,15 +187,15 @@ def test_a_calibration_that_was_changed_is_measured_anew(tmp_path, capsys):
     ):
         assert before in whole
         path.write_text(whole.replace(before, after))
-        assert measure._read(path) is None
+        assert calibration.read(path) is None
         assert f"{path} is damaged" in capsys.readouterr().out
     path.write_bytes(b"\xff\0")
-    assert measure._read(path) is None
+    assert calibration.read(path) is None
 
 
 def test_a_cache_that_takes_nothing_costs_a_warning(tmp_path, capsys):
     (tmp_path / "plans").write_text("a file where the folder should be")
-    measure._write(tmp_path / "plans" / "a.json", made())
+    calibration.write(tmp_path / "plans" / "a.json", made())
     told = capsys.readouterr().err
     assert "cannot be kept" in told and "measures again" in told and "FANLIGHT_CACHE" in told
 
@@ -187,7 +204,7 @@ def test_a_cache_that_takes_nothing_costs_a_warning(tmp_path, capsys):
 def test_what_cannot_be_read_is_measured_anew(tmp_path, text):
     if text is not None:
         (tmp_path / "a.json").write_text(text)
-    assert measure._read(tmp_path / "a.json") is None
+    assert calibration.read(tmp_path / "a.json") is None
 
 
 def test_a_fingerprint_is_of_what_changes_the_times():

@@ -48,6 +48,22 @@ def test_shards_keep_whole_gradients_until_the_last_microbatch():
     assert of("fsdp", 4, asked=Asked(32, 2)).gradients == 32e6
 
 
+def test_a_gathered_block_is_whole_but_for_what_its_tensor_group_divides():
+    assert of("fsdp", 4).buckets == 2 * 4e6
+    assert of("shard=2,tensor=2", 4).buckets == 4e6
+
+
+def test_frozen_weights_are_held_and_nothing_more_of_them():
+    frozen = [replace(block, tensors=(), frozen=1_000_000, kept_bytes=0.0) for block in BLOCKS[:4]] + BLOCKS[4:]
+    found = memory.of(parse("serial", ranks=None), frozen, ASKED, KEPT)
+    assert found.weights == of("serial", 1).weights
+    assert found.gradients == of("serial", 1).gradients / 2 and found.optimizer == of("serial", 1).optimizer / 2
+
+
+def test_uneven_parts_of_a_batch_count_as_their_largest():
+    assert of("ddp", 3, asked=Asked(32)).activations == of("ddp", 3, asked=Asked(33)).activations
+
+
 def test_gpipe_keeps_every_microbatch_and_1f1b_no_more_than_ranks():
     asked = Asked(32, 16)
     keeps = {name: of("pipeline", 4, asked=asked, schedule=name).activations for name in ("gpipe", "1f1b")}

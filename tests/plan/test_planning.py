@@ -5,7 +5,7 @@ import pytest
 from fanlight import cli_plan
 from fanlight.config import Config
 from fanlight.errors import ConfigError
-from fanlight.plan import planning
+from fanlight.plan import cluster, planning
 from plan.test_choose import candidate
 from train import sentences
 
@@ -72,18 +72,30 @@ def test_the_best_of_fp32_is_tried_where_shorter_formats_lead(monkeypatch):
 
     tried = []
     monkeypatch.setattr(planning, "run", lambda each, *_, **__: tried.append((each.layout, each.precision)) or each)
-    monkeypatch.setattr(planning.machine, "cores_usable", lambda: 2)
     short = [replace(candidate(name, 200 - i), precision="bf16") for i, name in enumerate(("ddp", "fsdp", "pipeline"))]
     found = [*short, replace(serial(150), precision="bf16"), candidate("ddp", 140), serial(100)]
-    planning._confirmed(found, None, classes=3)
+    planning._confirmed(found, None, classes=3, most=2)
     assert tried == [("ddp", "bf16"), ("fsdp", "bf16"), ("pipeline", "bf16"), ("serial", "bf16"), ("ddp", "fp32")]
 
 
 @pytest.mark.parametrize(("gain", "formats"), [(0.4, ["fp32"]), (1.0, ["fp32", "bf16"]), (3.0, ["fp32", "bf16"])])
 def test_a_format_that_is_emulated_is_not_measured(monkeypatch, gain, formats):
     monkeypatch.setattr(planning.precision, "cpu_gain", lambda: gain)
-    assert planning._precisions(None, None) == formats
-    assert planning._precisions("bf16", None) == ["bf16"], "unless it is asked for"
+    assert planning._precisions(None, None, here="cpu") == formats
+    assert planning._precisions("bf16", None, here="cpu") == ["bf16"], "unless it is asked for"
+    assert planning._precisions(None, None, here="cuda") == ["fp32", "bf16"]
+    with pytest.raises(ConfigError, match="fp16"):
+        planning._precisions("fp16", None, here="cpu")
+
+
+def test_gpus_are_planned_where_they_are_and_no_more_ranks_than_they_are(monkeypatch):
+    monkeypatch.setattr(planning.devices, "gpus_visible", lambda: 2)
+    assert planning.measured_on(Config(), None) == "cuda"
+    assert planning.measured_on(Config().with_value("execution.device", "cpu"), None) == "cpu"
+    assert planning.measured_on(Config(), cluster.read("hosts-1gbit")) == "cpu", "of the kind that is planned"
+    planning.check_places(2, device="cuda")
+    with pytest.raises(ConfigError, match=r"--ranks asks for 4, and this machine has 2 GPU\(s\).*--cluster"):
+        planning.check_places(4, device="cuda")
 
 
 @pytest.mark.parametrize("config", [Config(), Config().with_value("execution.layout", "ddp")])

@@ -47,6 +47,18 @@ def test_one_rank_for_all_takes_as_long_as_every_rank(text, ranks, kind):
     assert both[0] == pytest.approx(both[1], rel=1e-12)
 
 
+def test_a_step_waits_for_the_rank_with_most_rows():
+    assert [step_s("ddp", 4, chain(1), Asked(batch)) for batch in (32, 33, 36)] == pytest.approx([24, 27, 27])
+
+
+def test_each_of_a_tensor_group_reads_all_its_rows():
+    """A node that prepares 10 images a second has 8 for each of two ranks to prepare."""
+    cluster = machine(devices=2, bytes_per_s=1e30, images_per_s=10.0)
+    blocks = chain(1, forward_s=1e-6, backward_s=1e-6, pairs=(1.0,), divided=1.0)
+    assert step_s("tensor", 2, blocks, Asked(8), cluster) == pytest.approx(1.6, rel=0.01)
+    assert step_s("ddp", 2, blocks, Asked(8), cluster) == pytest.approx(0.8, rel=0.01)
+
+
 @pytest.mark.parametrize("name", ["gpipe", "1f1b"])
 @given(ranks=st.integers(2, 6), microbatches=st.integers(1, 12))
 @settings(max_examples=15, deadline=None)

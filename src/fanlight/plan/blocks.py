@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from fanlight.plan.cost import Line
 
 NOTHING = Line(0.0, 0.0)
-BACKWARD = 2.0  # times a forward's arithmetic: one product for the input's gradient, one for the weights'
 
 
 @dataclass(frozen=True)
@@ -20,22 +19,26 @@ class Block:
     name: str
     tensors: tuple[int, ...]  # numbers in each trained parameter, in module order
     flop: float = 0.0  # of a forward
+    backward_flop: float = 0.0  # none where neither the block nor anything before it trains
+    frozen: int = 0  # numbers in parameters that do not train
     sent_bytes: float = 0.0  # its output
     kept_bytes: float = 0.0  # what its forward keeps for the backward
+    kept_short: float = 0.5  # share of these bytes that it keeps in a number format of two bytes: some stays in four
     norms: tuple[int, ...] = ()  # channels of each norm that ranks synchronise
     buffers: int = 0  # numbers in running statistics
-    divided: float = 0.0  # share of its arithmetic that tensor parallelism divides
+    divided: float = 0.0  # share of its time that tensor parallelism divides; of its arithmetic where no time is known
     divided_numbers: int = 0  # of its parameters, likewise
     pairs: tuple[float, ...] = ()  # bytes that each divided pair's ranks add up in a forward, and again in a backward
     forward: Line = NOTHING  # seconds by rows, of one rank that computes alone
     backward: Line = NOTHING
-    convert_s: float = 0.0  # of its weights to a short format, once in a step
 
     @property
     def numbers(self) -> int:
+        """That train."""
         return sum(self.tensors)
 
     def timed(self, flop_per_s: float) -> Block:
         """With seconds from arithmetic alone: a device at the rate that it was found to reach in training."""
-        forward = Line(0.0, self.flop / flop_per_s)
-        return replace(self, forward=forward, backward=forward * BACKWARD)
+        return replace(
+            self, forward=Line(0.0, self.flop / flop_per_s), backward=Line(0.0, self.backward_flop / flop_per_s)
+        )

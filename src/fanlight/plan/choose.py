@@ -6,7 +6,7 @@ said where nothing fits is remedies.py's.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,8 +18,8 @@ from fanlight.parallel.layout import Layout
 from fanlight.parallel.link import LARGE_BYTES, SMALL_BYTES, Link
 from fanlight.plan import band, cost, memory, possible, remedies
 from fanlight.plan.blocks import Block
+from fanlight.plan.calibration import Calibration
 from fanlight.plan.cluster import Cluster
-from fanlight.plan.measure import Calibration
 from fanlight.plan.memory import Kept
 from fanlight.plan.operations import Asked, Op
 from fanlight.plan.program import program
@@ -78,6 +78,7 @@ class Question:
     calibration: Calibration | None  # of this machine; None where the cluster's file says how fast its devices are
     rows: int  # of a rank's part of a batch, where the batch is open
     is_weak: bool = False  # the batch grows with the ranks
+    undivided: Callable[[int], str] = lambda ranks: ""  # why so many ranks cannot divide the network's layers
 
 
 def candidates(about: Question, *, ranks: int, precisions: Sequence[str]) -> list[Candidate]:
@@ -135,6 +136,7 @@ def predicted(about: Question, name: str, *, ranks: int, number_format: str) -> 
         batch=batch,
         microbatches=about.config.train.microbatches,
         row_unit=about.config.augment.row_unit,
+        undivided=about.undivided(layout.tp),
     ):
         return refused(why)
     blocks = blocks_of(about, layout, number_format=number_format)
@@ -247,9 +249,10 @@ def asked_of(about: Question, layout: Layout, *, batch: int, number_format: str,
     slower, speed = max(1.0, steps.alone), about.cluster.device.speed or 1.0
     cropping_s = calibration.input_s * batch / layout.data_ranks
     host_s = steps.rest_s / slower + (cropping_s / measured.threads if about.cluster.device.kind == "cpu" else 0.0)
+    threads = 1 if about.cluster.device.kind == "cpu" else max(1, config.execution.workers or 1)
     return replace(
         asked, update_s=steps.optimizer_s / numbers / slower / speed, host_s=host_s / speed,
-        input_s=calibration.input_s / speed,
+        input_s=calibration.input_s / threads / speed,
     )  # fmt: skip
 
 
@@ -274,7 +277,7 @@ def kept_of(about: Question, machines: Cluster, number_format: str) -> Kept:
     config = about.config
     kept = Kept(config.data.image_px or 0, config.optim.name, config.train.ema is not None)
     base = 0.0
-    if about.calibration is not None and machines.device.kind == "cpu":
+    if about.calibration is not None and machines.device.kind == "cpu":  # on a GPU the process is not in its memory
         measured = about.calibration.nearest(machines.devices)
         name, ranks = ("ddp", measured.ranks) if measured.ranks > 1 else ("serial", None)
         layout = layouts.parse(name, ranks=ranks)

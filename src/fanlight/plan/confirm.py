@@ -43,7 +43,9 @@ def measure(config: Config, *, classes: int, steps: int) -> Steps:
     """Of a config whose layout, ranks and threads are decided, on ranks that are started for it. ConfigError or TrainingError
     where it cannot be run."""
     ranks = config.execution.ranks or 1
-    with Pool(ranks, threads=config.execution.threads, preload=PRELOAD) as pool:
+    with Pool(
+        ranks, device=config.execution.device or "cpu", threads=config.execution.threads, preload=PRELOAD
+    ) as pool:
         return on(pool, config, classes=classes, steps=steps)
 
 

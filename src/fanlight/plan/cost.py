@@ -56,6 +56,7 @@ class Route:
     between: Hop
     sharing: int = 1  # groups that send between the same nodes at the same time
     overhead_s: float = 0.0  # of a collective, before anything moves
+    has_trees: bool = True  # whether the library takes them for few bytes: NCCL does, gloo knows rings
 
     @property
     def bytes_per_s(self) -> float:
@@ -85,7 +86,8 @@ class Route:
 def route(cluster: Cluster, ranks: list[int], *, sharing: int = 1) -> Route:
     """Of the group of these ranks, where rank r sits on node r // devices."""
     nodes = len({rank // cluster.devices for rank in ranks})
-    return Route(len(ranks), nodes, cluster.within, cluster.between, sharing, cluster.overhead_s)
+    has_trees = cluster.device.kind == "cuda"
+    return Route(len(ranks), nodes, cluster.within, cluster.between, sharing, cluster.overhead_s, has_trees)
 
 
 def ring_s(size: float, path: Route) -> float:
@@ -98,8 +100,8 @@ def tree_s(size: float, path: Route) -> float:
 
 
 def all_reduce_s(size: float, path: Route) -> float:
-    """The better of ring and tree, as libraries choose."""
-    return min(ring_s(size, path), tree_s(size, path))
+    """A ring, or the better of ring and tree where the library chooses."""
+    return min(ring_s(size, path), tree_s(size, path)) if path.has_trees else ring_s(size, path)
 
 
 def gather_s(size: float, path: Route) -> float:
@@ -118,10 +120,11 @@ def send_s(size: float, path: Route) -> float:
     return hop.latency_s + size / path.bytes_per_s
 
 
-def hop_of(latency_s: float, bytes_per_s: float, *, ranks: int) -> Hop:
-    """The hop whose ring all-reduce over `ranks` ranks takes latency_s + bytes / bytes_per_s, less the library's own time: what
-    was measured of the whole, inverted."""
-    return Hop(latency_s / (2 * (ranks - 1)), bytes_per_s * 2 * (ranks - 1) / ranks)
+def hop_of(latency_s: float, bytes_per_s: float, *, ranks: int, has_trees: bool = False) -> Hop:
+    """The hop whose all-reduce over `ranks` ranks takes latency_s + bytes / bytes_per_s, less the library's own time: what was
+    measured of the whole, inverted. Of few bytes it was a tree where the library `has_trees`, of many a ring."""
+    hops = min(ranks - 1, math.ceil(math.log2(ranks))) if has_trees else ranks - 1
+    return Hop(latency_s / (2 * hops), bytes_per_s * 2 * (ranks - 1) / ranks)
 
 
 def collective(all_reduce_s: Mapping[int, float], gather_s: float) -> tuple[float, float, float]:

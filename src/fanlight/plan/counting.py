@@ -1,17 +1,21 @@
-"""Counts what the pieces of a model ask for by one forward of two rows: on the meta device nothing is really computed. B rows."""
+"""Counts what the pieces of a model ask for by forwards and backwards of two rows and of three: what three ask for beyond two
+is a row's. On the meta device nothing is really computed. B rows."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from fanlight.errors import ConfigError
 from fanlight.models import cut
-from fanlight.parallel import tensor
+from fanlight.plan import dividing
 from fanlight.plan.blocks import Block
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -31,43 +35,108 @@ def segments(model: nn.Module, example: Tensor) -> list[tuple[str, nn.Module]]:
 
 def count(model: nn.Module, *, image_px: int) -> list[Block]:
     """Every piece of `model`, without seconds. The model stays as it is."""
-    return count_on(copy.deepcopy(model).to("meta"), torch.empty((ROWS, 3, image_px, image_px), device="meta"))
+    meta = copy.deepcopy(model).to("meta")
+    found = count_on(meta, torch.empty((ROWS, 3, image_px, image_px), device="meta"))
+    short = _kept_short(meta, image_px=image_px)
+    return [
+        replace(block, kept_short=kept / block.kept_bytes) if kept and block.kept_bytes else block
+        for block, kept in zip(found, short or [0.0] * len(found), strict=True)
+    ]
 
 
-def count_on(model: nn.Module, example: Tensor) -> list[Block]:
-    """As `count`, of a model and an `example` [2, 3, P, P] on one device. Changes neither buffers nor modes."""
+def _kept_short(model: nn.Module, *, image_px: int) -> list[float]:
+    """Bytes that each piece keeps of a row in bf16, which leaves some layers in four bytes; nothing where that cannot be told."""
+    found: list[float] = []
+    try:
+        with FakeTensorMode(), torch.autocast("cpu", dtype=torch.bfloat16):  # autocast has no rules for meta tensors
+            fake = _faked(model)
+            few = torch.empty((ROWS, 3, image_px, image_px))
+            more, trains = torch.cat([few, few[:1]]), False
+            with cut.modes_kept([fake]):
+                for _, segment in segments(fake, few):
+                    segment.train()
+                    (few, asked), (more, asked_more) = (_passed(segment, x, trains=trains) for x in (few, more))
+                    found.append(asked_more.kept_bytes - asked.kept_bytes)
+                    trains = trains or any(p.requires_grad for p in segment.parameters())
+    except (RuntimeError, NotImplementedError):  # an operator that cannot be faked
+        return []
+    return found
+
+
+def _faked(model: nn.Module) -> nn.Module:
+    """A copy with tensors of the mode that is on, which have a device and no content."""
+    known: dict[int, object] = {}
+    for p in model.parameters():
+        known[id(p)] = nn.Parameter(torch.empty(p.shape, dtype=p.dtype), requires_grad=p.requires_grad)
+    for buffer in model.buffers():
+        known[id(buffer)] = torch.empty(buffer.shape, dtype=buffer.dtype)
+    return copy.deepcopy(model, memo=known)
+
+
+def count_on(model: nn.Module, example: Tensor, *, tell: Callable[[int], None] = lambda rows: None) -> list[Block]:
+    """As `count`, of a model and an `example` [2, 3, P, P] on one device. `tell` is called before a forward of so many rows, for
+    what the model sees beside images. Changes neither buffers, gradients nor modes."""
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     found: list[Block] = []
-    x, trains = example, False  # whether anything up to here does: before that no gradient flows
+    few, more, trains = example, torch.cat([example, example[:1]]), False  # whether anything up to here does
+    tell(ROWS)
     with cut.modes_kept([model]):
         for name, segment in segments(model, example):
             segment.train()
-            kept: dict[int, int] = {}
-            weights = {p.untyped_storage()._cdata for p in segment.parameters()}
-
-            def keep(saved: Tensor, weights: set[int] = weights, kept: dict[int, int] = kept) -> Tensor:
-                place = saved.untyped_storage()._cdata
-                if place not in weights and saved.dim() and saved.shape[0] == ROWS:
-                    kept[place] = max(kept.get(place, 0), saved.nbytes)
-                return saved
-
-            with torch.autograd.graph.saved_tensors_hooks(keep, lambda saved: saved):
-                counter = FlopCounterMode(display=False)
-                with counter:
-                    y = segment(x.detach().requires_grad_(trains))
+            tell(ROWS + 1)
+            y_more, asked_more = _passed(segment, more, trains=trains)
+            tell(ROWS)
+            y, asked = _passed(segment, few, trains=trains)
+            row = asked_more - asked
             trains = trains or any(p.requires_grad for p in segment.parameters())
-            pairs, share, numbers = _pairs(segment, x)
+            pairs, share, numbers = _pairs(segment, few)
             found.append(Block(
-                name, tuple(p.numel() for p in segment.parameters() if p.requires_grad), counter.get_total_flops() / ROWS,
-                y.nbytes / ROWS, sum(kept.values()) / ROWS,
-                tuple(m.num_features for m in segment.modules() if isinstance(m, NORMS)),
-                sum(b.numel() for b in segment.buffers()), share, numbers, pairs,
+                name, tuple(p.numel() for p in segment.parameters() if p.requires_grad),
+                flop=row.flop, backward_flop=row.backward_flop, kept_bytes=row.kept_bytes, sent_bytes=y.nbytes / ROWS,
+                frozen=sum(p.numel() for p in segment.parameters() if not p.requires_grad),
+                norms=tuple(m.num_features for m in segment.modules() if isinstance(m, NORMS)),
+                buffers=sum(b.numel() for b in segment.buffers()),
+                divided=share, divided_numbers=numbers, pairs=pairs,
             ))  # fmt: skip
-            x = y.detach()
+            few, more = y, y_more
     with torch.no_grad():
         for name, buffer in model.named_buffers():
             buffer.copy_(buffers[name])
     return found
+
+
+class _Asked(NamedTuple):
+    """What a forward and a backward ask for."""
+
+    flop: float
+    backward_flop: float
+    kept_bytes: float
+
+    def __sub__(self, other: _Asked) -> _Asked:
+        return _Asked(*(mine - its for mine, its in zip(self, other)))
+
+
+def _passed(segment: nn.Module, x: Tensor, *, trains: bool) -> tuple[Tensor, _Asked]:
+    """The output of rows `x`, and what they asked for; `trains`: whether anything before the segment does, so that the gradient
+    of x is wanted."""
+    kept: dict[int, int] = {}
+    own = [*segment.parameters(), *segment.buffers()]
+    weights = {value.untyped_storage()._cdata for value in own}
+
+    def keep(saved: Tensor) -> Tensor:
+        place = saved.untyped_storage()._cdata
+        if place not in weights:
+            kept[place] = max(kept.get(place, 0), saved.nbytes)
+        return saved
+
+    leaf = x.detach().requires_grad_(trains)
+    with FlopCounterMode(display=False) as forward, torch.autograd.graph.saved_tensors_hooks(keep, lambda saved: saved):
+        y = segment(leaf)
+    wanted = [value for value in (leaf, *segment.parameters()) if value.requires_grad]
+    with FlopCounterMode(display=False) as backward:
+        if wanted and y.requires_grad:
+            torch.autograd.grad(y, wanted, torch.ones_like(y), allow_unused=True)
+    return y.detach(), _Asked(forward.get_total_flops(), backward.get_total_flops(), sum(kept.values()))
 
 
 def _pairs(segment: nn.Module, x: Tensor) -> tuple[tuple[float, ...], float, int]:
@@ -93,12 +162,10 @@ def _pairs(segment: nn.Module, x: Tensor) -> tuple[tuple[float, ...], float, int
     for hook in hooks:
         hook.remove()
     summed, work, numbers = [], 0.0, 0
-    for name, block in segment.named_modules():
-        for pair in tensor.TABLE.get(type(block).__name__, ()):
-            first, second = (f"{name}.{layer}" if name else layer for layer in (pair.first, pair.second))
-            if first in sizes and second in sizes:
-                summed.append(sizes[second][0])
-                work += sizes[first][1] + sizes[second][1]
-                numbers += sum(weights[layer] for layer in (first, second))
+    for first, second in dividing.pairs(segment):
+        if first in sizes and second in sizes:
+            summed.append(sizes[second][0])
+            work += sizes[first][1] + sizes[second][1]
+            numbers += sum(weights[layer] for layer in (first, second))
     whole = sum(each for _, each in sizes.values())
     return tuple(summed), (work / whole if whole else 0.0), numbers

@@ -1,6 +1,6 @@
 """What this machine does, measured with the run's own steps, in less than a minute: the calibration of every prediction.
 
-For one rank with all cores, for one rank per core, and for the numbers of ranks between that are asked about:
+For one rank with all cores or one GPU, for one rank per core or GPU, and for the numbers of ranks between that are asked about:
 
     steps        two batch sizes, every precision, with nothing sent (parallel/silence.py), all ranks at once: forward, backward,
                  optimizer, rest; and once with all ranks but the first asleep, which tells what neighbours cost each other
@@ -19,9 +19,8 @@ import os
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,108 +34,35 @@ from fanlight.parallel import link
 from fanlight.parallel.comm import World
 from fanlight.parallel.launch import Pool
 from fanlight.parallel.silence import silent
-from fanlight.plan import cost, counting
-from fanlight.plan.blocks import Block
-from fanlight.plan.cluster import Cluster, Device
-from fanlight.plan.cost import Line
-from fanlight.train import memory, precision, probe
+from fanlight.plan import calibration, cost, counting
+from fanlight.plan.calibration import Calibration, Measured, Piece, Steps
+from fanlight.plan.dividing import divided_s
+from fanlight.train import devices, memory, precision, probe
 
 JOB = "fanlight.plan.measure:rank_measured"
 FOLDER = "plans"  # in the cache
 PRELOAD = ("torch", "timm", "cv2", "fanlight.plan.measure")
-FORM = 3  # of what is kept: a file of another is measured anew
+FORM = 4  # of what is kept: a file of another is measured anew
 BUDGET_S = 16.0  # of the steps of one number of ranks, in all number formats: large networks are measured on fewer rows
 REPEATS, REPEATS_LEAST = 5, 3  # steps of each kind that count; the first of a kind does not
-QUICKEST = 2  # of them, whose mean is taken
 FEWER = 4  # times fewer rows, for the second point of a line
 ROWS_LEAST = 4  # of a rank's microbatch
 DECIDES = ("OMP_", "KMP_", "GOMP_", "MKL_", "DNNL_", "ONEDNN_", "ATEN_", "MALLOC_", "LD_PRELOAD")  # environment
 CUTS = 40  # images whose cropping is timed
 
 
-@dataclass(frozen=True)
-class Steps:
-    """Of one rank among as many as ran, in one number format."""
-
-    forward: Line  # seconds by rows
-    backward: Line
-    optimizer_s: float
-    rest_s: float  # of the loop and of preparing the batch on its device
-    alone: float  # times as long as with the other ranks asleep
-    spread: float  # standard deviation of a rank's step time, relative
-
-
-@dataclass(frozen=True)
-class Measured:
-    """One machine, one network, one batch."""
-
-    ranks: int
-    threads: int
-    steps: dict[str, Steps]  # by precision
-    base_bytes: int  # of a rank's process without model and batch
-    peak_bytes: int  # of a rank's process after steps of `peak_batch` images over all ranks, in fp32
-    peak_batch: int
-    overhead_s: float = 0.0
-    latency_s: float = 0.0
-    bytes_per_s: float = 1e30
-    steals: float = 0.0
-
-    def cluster(self, name: str, *, number_format: str | None = None) -> Cluster:
-        """This machine as a cluster of one node, `ranks` ranks on it, as it was measured in a number format; None: in the
-        first of them."""
-        hop = cost.hop_of(self.latency_s, self.bytes_per_s, ranks=max(2, self.ranks))
-        steps = self.steps[number_format or next(iter(self.steps))]
-        share = (max(1.0, steps.alone) - 1) / (self.ranks - 1) if self.ranks > 1 else 0.0
-        device = Device("cpu", machine.cpu_name(), machine.memory_available(), speed=1.0)
-        return Cluster(
-            name, 1, self.ranks, device, hop, hop, spread=steps.spread,
-            contention=share, steals=self.steals, overhead_s=self.overhead_s, is_measured=True,
-        )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """Everything that was measured here."""
-
-    fingerprint: str
-    took_s: float
-    shares: dict[
-        str, list[tuple[float, float, float]]
-    ]  # by precision, of each block: forward, backward, conversion seconds
-    by_ranks: dict[int, Measured]
-    input_s: float  # of cropping one image, on one thread
-
-    def nearest(self, ranks: int) -> Measured:
-        """What was measured with that many ranks, or with the number nearest to it."""
-        return self.by_ranks[min(self.by_ranks, key=lambda each: abs(each - ranks))]
-
-    def blocks(self, counted: Sequence[Block], *, ranks: int, number_format: str) -> list[Block]:
-        """The counted blocks with their seconds on one rank of `ranks`, as if it computed alone: what the pieces take in
-        proportion, scaled to what whole steps take."""
-        measured = self.by_ranks[ranks]
-        steps, shares = measured.steps[number_format], self.shares[number_format]
-        forward_s, backward_s = (sum(share[i] for share in shares) for i in (0, 1))
-        slower = max(1.0, steps.alone)
-        return [
-            replace(
-                block, forward=steps.forward * (share[0] / forward_s / slower),
-                backward=steps.backward * (share[1] / backward_s / slower),
-            )
-            for block, share in zip(counted, shares)
-        ]  # fmt: skip
-
-
 def calibrate(
     config: Config, *, classes: int, precisions: Sequence[str], ranks: Sequence[int] = (), anew: bool = False
 ) -> Calibration:  # fmt: skip
-    """Of the resolved serial `config` on this machine's CPUs, from the cache where it was measured before. About a minute.
-    `ranks`: numbers of them that are asked about; those that this machine has cores for are measured, too."""
-    cores = machine.cores_usable()
+    """Of the resolved serial `config` on the device that it names, from the cache where it was measured before. About a minute.
+    `ranks`: numbers of them that are asked about; those that this machine has cores, or GPUs, for are measured, too."""
+    device, cores = config.execution.device or "cpu", machine.cores_usable()
+    most = places(device)
     mark = fingerprint(config, classes=classes, precisions=precisions, cores=cores)
     path = cache.folder() / FOLDER / f"{mark}.json"
-    kept = None if anew else _read(path)
+    kept = None if anew else calibration.read(path)
     known = {} if kept is None else kept.by_ranks
-    wanted = [each for each in dict.fromkeys((1, *sorted(ranks), cores)) if each <= cores and each not in known]
+    wanted = [each for each in dict.fromkeys((1, *sorted(ranks), most)) if each <= most and each not in known]
     if kept is not None and not wanted:
         console.say(f"  this machine was measured before: {path.name} (in the cache folder)")
         return kept
@@ -146,7 +72,7 @@ def calibrate(
     shares = {} if kept is None else dict(kept.shares)
     for count in wanted:
         threads = threads_of(config, ranks=count, cores=cores)
-        with Pool(count, threads=threads, preload=PRELOAD) as pool:
+        with Pool(count, device=device, threads=threads, preload=PRELOAD) as pool:
             several: dict[str, object] = {
                 "execution.ranks": count, "execution.threads": threads, "execution.recompute": False,
                 "execution.layout": "ddp" if count > 1 else "serial",
@@ -159,13 +85,18 @@ def calibrate(
                 pieces=count == 1,
             )
         by_ranks[count] = _of(answers, ranks=count, threads=threads)
-        shares |= {name: [tuple(each) for each in rows] for name, rows in answers[0]["pieces"].items()}
+        shares |= {name: [Piece(*each) for each in rows] for name, rows in answers[0]["pieces"].items()}
     took_s = time.perf_counter() - begin + (kept.took_s if kept else 0.0)
     found = Calibration(
         mark, took_s, shares, dict(sorted(by_ranks.items())), kept.input_s if kept else _input_s(config)
     )
-    _write(path, found)
+    calibration.write(path, found)
     return found
+
+
+def places(device: str) -> int:
+    """How many ranks compute at the same time on this machine: one on each GPU, or core."""
+    return devices.gpus_visible() if device == "cuda" else machine.cores_usable()
 
 
 def threads_of(config: Config, *, ranks: int, cores: int) -> int:
@@ -187,7 +118,9 @@ def fingerprint(config: Config, *, classes: int, precisions: Sequence[str], core
     about |= {"environment": {name: value for name, value in os.environ.items() if name.startswith(DECIDES)}}
     about |= {"torch": str(torch.__version__), "fanlight": __version__, "form": FORM, "precisions": list(precisions)}
     about |= {name: metadata.version(name) for name in ("timm", "torchvision")}  # whose networks change
-    about |= {"channels_last": config.execution.channels_last}
+    about |= {"channels_last": config.execution.channels_last, "device": config.execution.device}
+    if config.execution.device == "cuda":
+        about |= {"gpus": [torch.cuda.get_device_name(each) for each in range(places("cuda"))]}
     return hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode()).hexdigest()[:24]
 
 
@@ -205,6 +138,10 @@ def rank_measured(
     with silent():
         took_s = [bench.parts_s(number_format="fp32")["total"] for _ in range(2)][-1]
     held = {"base_bytes": base_bytes, "peak_bytes": memory.peak_here(world.device), "peak_batch": first}
+    held |= {"gpu": "", "gpu_bytes": 0.0}
+    if world.device.type == "cuda":
+        about = torch.cuda.get_device_properties(world.device)
+        held |= {"gpu": about.name, "gpu_bytes": float(about.total_memory)}
     row_s = float(world.sum_host(np.array([took_s]))[0]) / world.ranks / first
     sizes = _sizes(whole, least=least, row_s=row_s, turns=(1 + REPEATS_LEAST) * len(precisions))
     few = sizes[0]
@@ -253,12 +190,18 @@ def _sizes(whole: int, *, least: int, row_s: float, turns: int) -> tuple[int, in
     return few, many
 
 
-def _pieces(bench: probe.Bench, number_format: str, *, rows: int) -> list[tuple[float, float, float]]:
-    """Forward, backward and conversion seconds of every piece between cuts: the fastest of a few."""
-    model, device = bench.model, torch.device("cpu")
+def _pieces(bench: probe.Bench, number_format: str, *, rows: int) -> list[Piece]:
+    """Of every piece between cuts: the fastest of a few."""
+    model, device = bench.model, bench.device
     px = bench.image_px
     x = torch.randn((min(rows, 16), 3, px, px), generator=torch.Generator().manual_seed(0))
-    x = x.to(memory_format=torch.channels_last)
+    x = x.to(device, memory_format=torch.channels_last)
+
+    def now() -> float:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter()
+
     found = []
     trains = False  # whether anything up to here does: before that there is no backward
     bench.ready(2)
@@ -267,18 +210,20 @@ def _pieces(bench: probe.Bench, number_format: str, *, rows: int) -> list[tuple[
     with cut.modes_kept([model]), precision.autocast(number_format, device):
         for _, segment in segments:
             segment.train()
-            forward, backward = [], []
+            forward, backward, inside = [], [], []
             for _ in range(3):
                 leaf = x.detach().requires_grad_(trains)
-                begin = time.perf_counter()
-                y = segment(leaf)
-                middle = time.perf_counter()
+                with divided_s(segment) as spent:
+                    begin = now()
+                    y = segment(leaf)
+                    middle = now()
+                inside.append(sum(spent) / (middle - begin))
                 if y.requires_grad:
-                    with torch.autocast("cpu", enabled=False):
+                    with torch.autocast(device.type, enabled=False):
                         y.backward(torch.ones_like(y))
                 forward.append(middle - begin)
-                backward.append(time.perf_counter() - middle)
-            found.append((min(forward), min(backward), 0.0))
+                backward.append(now() - middle)
+            found.append(Piece(min(forward), min(backward), statistics.median(inside)))
             trains = trains or any(p.requires_grad for p in segment.parameters())
             x = y.detach()
     return found
@@ -289,36 +234,37 @@ def _of(answers: list[dict[str, Any]], *, ranks: int, threads: int) -> Measured:
     steps = {name: _steps([a["steps"][name] for a in answers], rows=answers[0]["rows"]) for name in answers[0]["steps"]}
     base, peak = (round(statistics.fmean(a[key] for a in answers)) for key in ("base_bytes", "peak_bytes"))
     held = (base, peak, int(answers[0]["peak_batch"]))
+    gpu = {key: answers[0][key] for key in ("gpu", "gpu_bytes")}
     if ranks == 1:
-        return Measured(ranks, threads, steps, *held)
+        return Measured(ranks, threads, steps, *held, **gpu)
     told = link.Sending(
         **{**answers[0]["links"], "all_reduce_s": {int(k): v for k, v in answers[0]["links"]["all_reduce_s"].items()}}
     )
     overhead_s, latency_s, rate = cost.collective(told.all_reduce_s, told.gather_s)
-    return Measured(ranks, threads, steps, *held, overhead_s, latency_s, rate, told.steals)
+    return Measured(ranks, threads, steps, *held, overhead_s, latency_s, rate, told.steals, **gpu)
 
 
 def _steps(each: list[dict[str, Any]], *, rows: Sequence[float]) -> Steps:
-    """Means over ranks of their quicker steps, since what else runs on a machine only adds; the scatter of a rank's own."""
+    """Means over ranks of their middle steps: a run has the machine as it is, not at its best; the scatter of a rank's own."""
 
-    def quick(times: list[dict[str, float]], *parts: str) -> float:
-        return statistics.fmean(sorted(sum(row[part] for part in parts) for row in times)[:QUICKEST])
+    def middle(times: list[dict[str, float]], *parts: str) -> float:
+        return statistics.median(sum(row[part] for part in parts) for row in times)
 
     few, many = ([rank["times"][i] for rank in each] for i in (0, 1))
     lines = []
     for part in ("forward", "backward"):
-        at = [statistics.fmean(quick(times, part) for times in ranks) for ranks in (few, many)]
+        at = [statistics.fmean(middle(times, part) for times in ranks) for ranks in (few, many)]
         lines.append(cost.through((rows[0], rows[1]), (at[0], at[1])))
-    optimizer_s = statistics.fmean(quick(times, "optimizer") for ranks in (few, many) for times in ranks)
-    rest_s = statistics.fmean(quick(times, "copy", "rest") for ranks in (few, many) for times in ranks)
+    optimizer_s = statistics.fmean(middle(times, "optimizer") for ranks in (few, many) for times in ranks)
+    rest_s = statistics.fmean(middle(times, "copy", "rest") for ranks in (few, many) for times in ranks)
     slower = [
-        quick(times, "forward", "backward") / quick(rank["alone"], "forward", "backward")
+        middle(times, "forward", "backward") / middle(rank["alone"], "forward", "backward")
         for times, rank in zip(many, each) if rank["alone"]
     ]  # fmt: skip
     alone = (
         min(max(1.0, *slower), float(len(each))) if slower else 1.0
     )  # one core for all would be as many times slower
-    scatter = [statistics.stdev(row["total"] for row in times) / quick(times, "total") for times in many]
+    scatter = [statistics.stdev(row["total"] for row in times) / middle(times, "total") for times in many]
     return Steps(lines[0], lines[1], optimizer_s, rest_s, alone, min(scatter))
 
 
@@ -333,47 +279,3 @@ def _input_s(config: Config) -> float:
     for index in range(CUTS):
         augment.cut(canvas, boxes, index, out=out)
     return (time.perf_counter() - begin) / CUTS
-
-
-def _write(path: Path, found: Calibration) -> None:
-    """Where the cache cannot take it, the next plan measures again."""
-    part = path.with_suffix(f".{os.getpid()}.part")  # of this process: two may measure at a time
-    text = json.dumps(asdict(found))
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(json.dumps({"sum": _sum(json.loads(text)), "found": json.loads(text)}), encoding="utf-8")
-        part.replace(path)
-    except OSError as error:
-        why = f"{path.parent}: {os.strerror(error.errno or 0)}"
-        console.warn(
-            "what this machine was measured to do cannot be kept", why=f"{why}, so the next plan measures again",
-            do="Free some room there, or set FANLIGHT_CACHE to a folder that can be written",
-        )  # fmt: skip
-
-
-def _sum(found: Any) -> str:
-    """Of a document as JSON has it: a torn or changed file is told from a whole one."""
-    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
-
-
-def _read(path: Path) -> Calibration | None:
-    """What was kept; None where there is nothing, or it is not what was written."""
-    try:
-        kept = json.loads(path.read_text(encoding="utf-8"))
-        told = kept["found"]
-        if kept["sum"] != _sum(told):
-            raise ValueError("not what was written")
-        by_ranks = {}
-        for ranks, each in told["by_ranks"].items():
-            steps = {
-                name: Steps(**{**one, "forward": Line(**one["forward"]), "backward": Line(**one["backward"])})
-                for name, one in each["steps"].items()
-            }
-            by_ranks[int(ranks)] = Measured(**{**each, "steps": steps})
-        shares = {name: [(a, b, c) for a, b, c in rows] for name, rows in told["shares"].items()}
-        return Calibration(told["fingerprint"], told["took_s"], shares, by_ranks, told["input_s"])
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        console.say(f"  {path} is damaged: what was measured before is measured again")
-        return None

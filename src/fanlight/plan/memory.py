@@ -1,6 +1,7 @@
 """Bytes that a rank of a layout holds at its peak. Arithmetic only; imports no torch.
 
-weights, gradients, optimizer state, averages   of what the rank holds of the model: its stage, its shard, its channels
+weights, gradients, optimizer state, averages   of what the rank holds of the model: its stage, its shard, its channels;
+              frozen weights alone, without the rest
 activations   of every microbatch in flight (schedule.py), of its rows; recomputing keeps a block's input, and one block's
 buckets       of gradients on their way, where they are copies (buckets.py); a gathered block's weights (fsdp)
 copies        of the weights in a short format
@@ -16,7 +17,7 @@ from dataclasses import dataclass, fields
 from fanlight.parallel import cutting, schedule
 from fanlight.parallel.layout import Layout
 from fanlight.plan.blocks import Block
-from fanlight.plan.operations import Asked
+from fanlight.plan.operations import Asked, rows_of
 from fanlight.plan.program import stages_of
 
 MOMENTS = {"sgd": 1, "adamw": 2}  # numbers that the optimizer keeps for each weight
@@ -56,7 +57,7 @@ class Kept:
 
 def of(layout: Layout, blocks: Sequence[Block], asked: Asked, kept: Kept) -> Bytes:
     """Of the rank that holds most."""
-    rows = asked.batch / asked.microbatches / layout.data_ranks
+    rows = rows_of(asked, ranks=layout.data_ranks)
     at = (
         stages_of(blocks, stages=layout.stages, rows=rows, microbatches=asked.microbatches)
         if layout.stages > 1
@@ -79,18 +80,19 @@ def of(layout: Layout, blocks: Sequence[Block], asked: Asked, kept: Kept) -> Byt
 def _rank(layout: Layout, blocks: Sequence[Block], asked: Asked, kept: Kept, *, rows: float, in_flight: float) -> Bytes:
     whole = sum(4.0 * (b.numbers - b.divided_numbers * (1 - 1 / layout.tp)) for b in blocks)
     held = whole / layout.dp_shard
-    largest = max((4.0 * b.numbers for b in blocks), default=0.0)
+    largest = max((4.0 * (b.numbers - b.divided_numbers * (1 - 1 / layout.tp)) for b in blocks), default=0.0)
+    frozen = sum(4.0 * b.frozen for b in blocks)
     is_short = kept.is_short
     bucketed = layout.dp_replicate > 1 and layout.dp_shard == 1 and not layout.is_periodic and not layout.is_whole
     return Bytes(
-        weights=held + 4.0 * sum(b.buffers for b in blocks),
+        weights=held + frozen + 4.0 * sum(b.buffers for b in blocks),
         gradients=whole if asked.microbatches > 1 else held,  # shard.py sends their sum after the last microbatch
         optimizer=MOMENTS.get(kept.optimizer, 2) * held,
         average=held if kept.has_average else 0.0,
         activations=_activations(layout, blocks, rows=rows, in_flight=in_flight, is_short=is_short),
         buckets=(min(whole, 2.0 * cutting.BUCKET_BYTES) if bucketed else 0.0)
         + (2 * largest if layout.dp_shard > 1 else 0.0),
-        copies=whole / 2 / layout.dp_shard if is_short else 0.0,
+        copies=(whole / layout.dp_shard + frozen) / 2 if is_short else 0.0,
         batches=0.0 if kept.on_device else (1 + AHEAD) * rows * asked.microbatches * 3.0 * kept.image_px**2,
         base=kept.base,
     )
@@ -98,8 +100,10 @@ def _rank(layout: Layout, blocks: Sequence[Block], asked: Asked, kept: Kept, *, 
 
 def _activations(layout: Layout, blocks: Sequence[Block], *, rows: float, in_flight: float, is_short: bool) -> float:
     """Kept for the backward, and the largest block's gradients of them beside it."""
-    each = [b.kept_bytes * (1 - b.divided * (1 - 1 / layout.tp) / 2) for b in blocks]
-    size = 0.5 if is_short else 1.0
+    each = [
+        b.kept_bytes * (b.kept_short if is_short else 1.0) * (1 - b.divided * (1 - 1 / layout.tp) / 2) for b in blocks
+    ]
+    sent = [b.sent_bytes * (0.5 if is_short else 1.0) for b in blocks]
     if layout.recompute:
-        return rows * size * (in_flight * sum(b.sent_bytes for b in blocks) + max(each, default=0.0))
-    return rows * size * (in_flight * sum(each) + max((b.sent_bytes for b in blocks), default=0.0) * 2)
+        return rows * (in_flight * sum(sent) + max(each, default=0.0))
+    return rows * (in_flight * sum(each) + 2 * max(sent, default=0.0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -34,3 +35,9 @@ class Asked:
     input_s: float = 0.0  # of preparing one image, on the input threads of its rank, beside the step
     turn_s: float = 0.0  # of one image, on something that a node's ranks take turns at and that nothing hides
     sync_every: int = 8  # steps between meetings of ranks that train apart
+
+
+def rows_of(asked: Asked, *, ranks: int) -> int:
+    """Of a microbatch, on the rank that sees most of it among `ranks`: uneven parts differ by one (held.share), and the step is
+    as long as the longest."""
+    return math.ceil(math.ceil(asked.batch / asked.microbatches) / ranks)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,10 @@ from fanlight.data.manifest import Manifest
 from fanlight.errors import ConfigError, FanlightError
 from fanlight.models import freeze, zoo
 from fanlight.parallel import layout as layouts
-from fanlight.plan import choose, confirm, counting, measure, trace
+from fanlight.plan import choose, confirm, counting, dividing, measure, trace
 from fanlight.plan import cluster as clusters
+from fanlight.plan.blocks import Block
+from fanlight.plan.calibration import Calibration
 from fanlight.plan.choose import Candidate, Question
 from fanlight.plan.cluster import Cluster
 from fanlight.train import autotune, checks, devices, layouting, precision, resolve
@@ -61,17 +63,12 @@ def foretold(config: Config, wanted: Wanted) -> tuple[Question, list[Candidate]]
     if other is not None:
         clusters.check_ranks(other, wanted.ranks or (other.ranks,))
     elif wanted.ranks:
-        devices.check_ranks(max(wanted.ranks), device="cpu")  # what a run here would refuse
-    if other is None and (config.execution.device or devices.default()[0]) != "cpu":
-        console.warn(
-            "a plan measures CPUs only so far, and this machine has a GPU", why="What follows is of its processor",
-            do="Describe the GPUs in a file and name it with --cluster, or compare layouts on them with `fanlight study`",
-        )  # fmt: skip
+        check_places(max(wanted.ranks), device=devices.device(config.execution.device))
     if wanted.trace is not None:
         trace.check(wanted.trace)
-    config, manifest = resolved(config)
-    counted = counted_of(config, classes=len(manifest.classes))
-    precisions = _precisions(asked_precision, other)
+    config, manifest = resolved(config, device=measured_on(config, other))
+    counted, undivided = network_of(config, classes=len(manifest.classes))
+    precisions = _precisions(asked_precision, other, here=config.execution.device or "cpu")
     calibration = None
     if other is None or other.device.speed is not None:
         here = wanted.ranks if other is None else ()
@@ -84,13 +81,14 @@ def foretold(config: Config, wanted: Wanted) -> tuple[Question, list[Candidate]]
         target = calibration.by_ranks[max(calibration.by_ranks)].cluster("this machine")
     about = Question(
         config, counted, len(manifest.rows("train")), target, calibration, rows=config.train.batch_size or 1,
-        is_weak=other is not None and asked_batch is None,
+        is_weak=other is not None and asked_batch is None, undivided=undivided,
     )  # fmt: skip
     found: list[Candidate] = []
     for ranks in dict.fromkeys((1, *(wanted.ranks or (target.ranks,)))):
         found += choose.candidates(about, ranks=ranks, precisions=precisions)
     if other is None and wanted.confirm:
-        found = _confirmed(found, about, classes=len(manifest.classes))
+        most = measure.places(config.execution.device or "cpu")
+        found = _confirmed(found, about, classes=len(manifest.classes), most=most)
     return about, found
 
 
@@ -125,11 +123,28 @@ def decided(config: Config) -> Config:
     return config.with_values(values)
 
 
-def resolved(config: Config) -> tuple[Config, Manifest]:
-    """The serial run's config with every choice made, and its images; nothing is packed or decoded for it."""
+def measured_on(config: Config, other: Cluster | None) -> str:
+    """The device of this machine that is measured: the one that is planned, or of the kind of those that are."""
+    if other is None:
+        return devices.device(config.execution.device)
+    return "cuda" if other.device.kind == "cuda" and devices.gpus_visible() else "cpu"
+
+
+def check_places(ranks: int, *, device: str) -> None:
+    """ConfigError for more ranks than a run here could have."""
+    devices.check_ranks(ranks, device=device)
+    if device == "cuda" and ranks > measure.places(device):
+        raise ConfigError(
+            f"--ranks asks for {ranks}, and this machine has {measure.places(device)} GPU(s), one for each rank; ask for "
+            "fewer, or say with --cluster which machines have them"
+        )
+
+
+def resolved(config: Config, *, device: str = "cpu") -> tuple[Config, Manifest]:
+    """The serial run's config on that device with every choice made, and its images; nothing is packed or decoded for it."""
     checks.check(config)
     asked = config.asked
-    config = config.with_values({**PLAIN, "train.precision": "fp32", "execution.device": "cpu"})
+    config = config.with_values({**PLAIN, "train.precision": "fp32", "execution.device": device})
     manifest = up_to_date(config.data.path, decode=False, group_by=config.data.group_by)
     if manifest.is_captioned:
         raise ConfigError(
@@ -148,28 +163,33 @@ def resolved(config: Config) -> tuple[Config, Manifest]:
     return replace(choices.config, asked=asked), manifest
 
 
-def counted_of(config: Config, *, classes: int) -> list[Any]:
+def network_of(config: Config, *, classes: int) -> tuple[list[Block], Callable[[int], str]]:
+    """The network's pieces, and why so many ranks could not divide its layers."""
     model = zoo.create(config.model.name or "", classes=classes, image_px=config.data.image_px or 0, seed=0).model
     if config.model.freeze:
         freeze.freeze(model)
-    return counting.count(model, image_px=config.data.image_px or 0)
+    return counting.count(model, image_px=config.data.image_px or 0), dividing.refusals(model.to("meta"))
 
 
-def _precisions(asked: str | None, other: Cluster | None) -> list[str]:
+def _precisions(asked: str | None, other: Cluster | None, *, here: str) -> list[str]:
+    """Number formats that are planned; `here`: the device that is measured."""
     if asked is not None:
-        precision.check(asked, "cpu" if other is None else other.device.kind)
+        precision.check(asked, here if other is None else other.device.kind)
         return [asked]
     if other is not None and other.device.kind == "cuda" and other.device.flop_per_s:
         return sorted(other.device.flop_per_s)
+    if here == "cuda":
+        return ["fp32", "bf16"]
     gain = precision.cpu_gain()
     if gain < 1:  # emulated: a step of it would take most of the minute that measuring may take
         console.say(f"  bf16 is left out: {precision.gain_words(gain)}; --precision bf16 plans it all the same")
     return ["fp32", "bf16"] if gain >= 1 else ["fp32"]
 
 
-def _confirmed(found: Sequence[Candidate], about: Question, *, classes: int) -> list[Candidate]:
-    """The best of those that this machine can run, and serial, for some real steps: their rate is then measured."""
-    able = [each for each in found if each.fits and not each.is_other and each.ranks <= machine.cores_usable()]
+def _confirmed(found: Sequence[Candidate], about: Question, *, classes: int, most: int) -> list[Candidate]:
+    """The best of those that this machine, which has room for `most` ranks, can run, and serial, for some real steps: their
+    rate is then measured."""
+    able = [each for each in found if each.fits and not each.is_other and each.ranks <= most]
     ranked = sorted(able, key=lambda each: -each.images_per_s)
     best = ranked[:CONFIRMED]
     best += [each for each in ranked[CONFIRMED:] if each.ranks == 1 and each.precision == best[0].precision]
@@ -204,7 +224,7 @@ def run(one: Candidate, about: Question, *, classes: int) -> Candidate:
     return replace(one, images_per_s=rate, band=(steps[1], steps[-2]), source="measured")
 
 
-def _machine(target: Cluster, calibration: measure.Calibration | None) -> dict[str, Any]:
+def _machine(target: Cluster, calibration: Calibration | None) -> dict[str, Any]:
     document: dict[str, Any] = {
         "name": target.name, "nodes": target.nodes, "devices": target.devices, "kind": target.device.kind,
         "device": target.device.name, "latency_s": target.within.latency_s, "bytes_per_s": _finite(target.within.bytes_per_s),

@@ -16,7 +16,7 @@ from fanlight.parallel.layout import Layout, Place
 from fanlight.plan import cost
 from fanlight.plan.blocks import Block
 from fanlight.plan.cluster import Cluster
-from fanlight.plan.operations import Asked, Op, Waits
+from fanlight.plan.operations import Asked, Op, Waits, rows_of
 
 FIRST_BUCKET_BYTES = 1 << 20  # of torch's reducer where its size was left open
 EXCHANGE_BYTES = 64  # of a step's sums and wishes, every step on CPUs
@@ -41,9 +41,7 @@ def stages_of(
 
     if len(blocks) < stages:
         return []
-    costs_s = [
-        microbatches * (b.forward.at(rows) + b.backward.at(rows)) + b.convert_s + update_s * b.numbers for b in blocks
-    ]
+    costs_s = [microbatches * (b.forward.at(rows) + b.backward.at(rows)) + update_s * b.numbers for b in blocks]
     at = balance.best(costs_s, [round(b.sent_bytes * rows) for b in blocks[:-1]], stages=stages)
     found, stage = [], 0
     for index in range(len(blocks)):
@@ -69,7 +67,7 @@ class _Writer:
         collapsed: bool, slower: Callable[[int], float] | None,
     ):  # fmt: skip
         self.layout, self.asked, self.cluster = layout, asked, cluster
-        self.rows = asked.batch / asked.microbatches / layout.data_ranks
+        self.rows = rows_of(asked, ranks=layout.data_ranks)
         if stage_of is None:
             stage_of = (
                 stages_of(blocks, stages=layout.stages, rows=self.rows, microbatches=asked.microbatches, update_s=asked.update_s)
@@ -131,7 +129,7 @@ class _Writer:
         blocks = self.stages[stage]
         last = m == self.asked.microbatches - 1
         if forward:
-            ends = self._forward(pp, blocks, m, after)
+            ends = self._forward(pp, blocks, after)
         else:
             ends = self._backward(pp, stage, m, after, is_last=last)
         target = stage + (1 if forward else -1)
@@ -181,15 +179,10 @@ class _Writer:
             self.latest |= found
         return found
 
-    def _forward(
-        self, pp: int, blocks: Sequence[Block], m: int, after: Waits, *, again: bool = False
-    ) -> dict[int, int]:
+    def _forward(self, pp: int, blocks: Sequence[Block], after: Waits, *, again: bool = False) -> dict[int, int]:
         ends: dict[int, int] = {}
         for block, waits in self._in_turn(pp, blocks, after, are_whole=again):
-            seconds = block.forward.at(self.rows) * self._share(block) + (
-                block.convert_s if m == 0 and not again else 0.0
-            )
-            ends = self._compute(pp, seconds, waits, f"forward {block.name}")
+            ends = self._compute(pp, block.forward.at(self.rows) * self._share(block), waits, f"forward {block.name}")
             ends = self._statistics(pp, block, ends) if not again else ends
             ends = self._sums(pp, block, ends)
         return ends
@@ -203,7 +196,7 @@ class _Writer:
         arrived = 0  # parameters whose gradients are there
         for block, waits in self._in_turn(pp, list(reversed(blocks)), after):
             if self.layout.recompute:
-                waits = {rank: (op,) for rank, op in self._forward(pp, [block], m, waits, again=True).items()}
+                waits = {rank: (op,) for rank, op in self._forward(pp, [block], waits, again=True).items()}
             ends = self._compute(pp, block.backward.at(self.rows) * self._share(block), waits, f"backward {block.name}")
             ends = self._statistics(pp, block, ends)
             ends = self._sums(pp, block, ends)
@@ -346,7 +339,9 @@ class _Writer:
     def _input(self) -> None:
         """The next step's images are prepared beside this one, by the ranks that see them, for all of a node at its own pace."""
         each = self.rows * self.asked.microbatches
-        here = min(self.cluster.devices, self.layout.data_ranks)
+        here = min(
+            self.cluster.devices, self.layout.data_ranks * self.layout.tp
+        )  # each of a tensor group reads all its rows
         seconds = max(each * self.asked.input_s, each * here / self.cluster.images_per_s)
         if seconds:
             for pp in {0, self.layout.pp - 1}:
@@ -354,7 +349,7 @@ class _Writer:
                     self._add((rank,), "input", seconds, (), "next batch")
 
     def _share(self, block: Block) -> float:
-        """Of a block's arithmetic, what a rank does."""
+        """Of a block's time, what a rank takes."""
         return 1 - block.divided + block.divided / self.layout.tp
 
     def _held(self, block: Block) -> float:

@@ -125,6 +125,10 @@ class Bench:
         return self._t.model
 
     @property
+    def device(self) -> torch.device:
+        return self._t.world.device
+
+    @property
     def image_px(self) -> int:
         return self._t.cutting.image_px
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from fanlight.plan import counting
 from fanlight.study.layouts.recipe import Basis
 from fanlight.train.step import listeners, tell_example
 
-TIMES = ("forward", "backward", "convert_s")  # of a block: they come from the study's own points
+TIMES = ("forward", "backward")  # of a block: they come from the study's own points
 
 
 def counted(about: Basis) -> dict[str, Any]:
@@ -27,8 +28,8 @@ def counted(about: Basis) -> dict[str, Any]:
             freeze.freeze(model)
         px, told = config.data.image_px or 0, listeners([model])
         if told:  # words beside the images, of which the meta device has none
-            tell_example(task, told, rows=counting.ROWS)
-            found = counting.count_on(model, torch.zeros((counting.ROWS, 3, px, px)))
+            tell = partial(tell_example, task, told)
+            found = counting.count_on(model, torch.zeros((counting.ROWS, 3, px, px)), tell=lambda rows: tell(rows=rows))
         else:
             found = counting.count(model, image_px=px)
     except (FanlightError, RuntimeError, ValueError) as error:  # of the network; others would be mistakes of ours
