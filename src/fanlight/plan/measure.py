@@ -137,7 +137,7 @@ def rank_measured(
     bench.cut(first)
     with silent():
         took_s = [bench.parts_s(number_format="fp32")["total"] for _ in range(2)][-1]
-    held = {"base_bytes": base_bytes, "peak_bytes": memory.peak_here(world.device), "peak_batch": first}
+    held: dict[str, Any] = {"base_bytes": base_bytes, "peak_bytes": memory.peak_here(world.device), "peak_batch": first}
     held |= {"gpu": "", "gpu_bytes": 0.0}
     if world.device.type == "cuda":
         about = torch.cuda.get_device_properties(world.device)
