@@ -21,7 +21,6 @@ FIRST = UNK + 1  # of a vocabulary, the first that is a word
 MOST = 1000  # words that are looked for, the most frequent ones, as Fang et al. have it
 NUMBER_STD = 0.3  # of what numbers of places say at first
 RARE = -3.0  # the score of a word before anything is learned: most words stand in few captions
-LEAK = 0.1  # of a score's gradient that the smaller ones get too
 
 
 def looked_for(words: int) -> int:
@@ -36,7 +35,7 @@ class Seen(NamedTuple):
 
 class WordDetector(nn.Module):
     """[b, cells, F] to what is seen there. An encoder of several streams (equal parts of F, none of which knows of the others)
-    has each score alone, and the best counts: a stream that never saw a pair of attributes cannot veto what another one sees."""
+    has each score alone, and their odds add up: a stream that never saw a pair of attributes cannot veto what another one sees."""
 
     def __init__(self, *, features: int, words: int, streams: int, width: int):
         """`width`: the decoder's D."""
@@ -53,7 +52,7 @@ class WordDetector(nn.Module):
     def forward(self, features_bCF: Tensor) -> Seen:
         parts = features_bCF.chunk(len(self.streams), 2)
         scores = [stream(part) for stream, part in zip(self.streams, parts, strict=True)]
-        best = scores[0] if len(scores) == 1 else _largest(scores)
+        best = scores[0] if len(scores) == 1 else _either(scores)
         return Seen(best, places(best))
 
     def of_image(self, seen: Seen, embedding_VD: Tensor) -> Tensor:
@@ -61,7 +60,7 @@ class WordDetector(nn.Module):
         numbers_bN = F.linear(
             self.number(seen.places_bN), self._words(seen, embedding_VD), self.number_bias.to(seen.places_bN.dtype)
         )
-        return _largest([seen.scores_bCN.amax(1), numbers_bN.to(seen.scores_bCN.dtype)])
+        return _either([seen.scores_bCN.amax(1), numbers_bN.to(seen.scores_bCN.dtype)])
 
     def in_words(self, seen: Seen, embedding_VD: Tensor) -> Tensor:
         """What each cell sees, [b, cells, D]: in the words' own embeddings, so that sentences can take their words from there,
@@ -78,13 +77,12 @@ class WordDetector(nn.Module):
         return embedding_VD[FIRST : FIRST + seen.scores_bCN.shape[2]].to(seen.scores_bCN.dtype)
 
 
-def _largest(scores: list[Tensor]) -> Tensor:
-    """Of scores that different things say of a word. A maximum teaches its winner alone: one that lost a word by chance in the
-    first steps would never learn it, although it could and the winner cannot (colours, of edges). So the others learn a
-    little from the winner's mistakes, too; the value is the maximum's."""
-    best = torch.stack(scores).amax(0)
-    others = torch.stack(scores).sum(0) - best
-    return best + LEAK * (others - others.detach())
+def _either(scores: list[Tensor]) -> Tensor:
+    """A word's score where several things say one: the sum of their odds, which is the larger one's but for ties. A maximum
+    teaches its winner alone: who lost a word by chance in the first steps would never learn it, although it could and the
+    winner cannot (colours, of edges). So little as a sum leaves to the smaller score, an optimizer that scales by what comes
+    makes whole steps of it."""
+    return torch.stack(scores).logsumexp(0)
 
 
 def places(scores_bCN: Tensor) -> Tensor:
