@@ -1,7 +1,7 @@
 """Words seen in cells: what a captioner learns of an image before it can put sentences together. b images, F numbers of a grid
 cell, D a decoder's width, N words that are looked for.
 
-Each cell scores each word, and an image's score of a word is its best cell's: learning from whole images which part of them
+Each cell scores each word, and what an image says of a word is what its best cell says: learning from whole images which part of them
 shows what (multiple instances; Fang et al. 2015 with noisy-or, here the maximum). Without it nothing tells the encoder what a
 word looks like but a sentence's loss, by way of attention that does not know yet where to look.
 """
@@ -56,7 +56,7 @@ class WordDetector(nn.Module):
         return Seen(best, places(best))
 
     def of_image(self, seen: Seen, embedding_VD: Tensor) -> Tensor:
-        """An image's score of each word, [b, N]: its best cell's, or what numbers of places say: `two`, plurals."""
+        """An image's score of each word, [b, N]: its best cell's, and what numbers of places say: `two`, plurals."""
         numbers_bN = F.linear(
             self.number(seen.places_bN), self._words(seen, embedding_VD), self.number_bias.to(seen.places_bN.dtype)
         )
