@@ -44,7 +44,7 @@ from fanlight.train import memory, precision, probe
 JOB = "fanlight.plan.measure:rank_measured"
 FOLDER = "plans"  # in the cache
 PRELOAD = ("torch", "timm", "cv2", "fanlight.plan.measure")
-FORM = 3  # of what is kept: a file of another is measured anew
+FORM = 4  # of what is kept: a file of another is measured anew
 BUDGET_S = 16.0  # of the steps of one number of ranks, in all number formats: large networks are measured on fewer rows
 REPEATS, REPEATS_LEAST = 5, 3  # steps of each kind that count; the first of a kind does not
 QUICKEST = 2  # of them, whose mean is taken
