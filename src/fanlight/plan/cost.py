@@ -10,8 +10,8 @@ broadcast         ⌈log₂n⌉α + S/β
 A ring over several nodes runs at the pace of its slowest hop: the latencies of all its hops add up, the bandwidth is the
 least of them. gloo, on CPUs, sends all-reduces around a ring whatever their size; nccl, on GPUs, takes the tree where that is
 faster, which is never so inside one node. What is measured on one node is therefore a ring's, and is taken apart as one
-(`collective`, `hop_of`): predicted again, it is what was measured. A group that shares a node's adapters with others that send at the same time has its share of them. Each takes
-the library's own time besides (overhead_s).
+(`collective`, `hop_of`): predicted again, it is what was measured. A group that shares a node's adapters with others that send
+at the same time has its share of them. Each takes the library's own time besides (overhead_s).
 """
 
 from __future__ import annotations
