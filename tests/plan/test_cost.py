@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fanlight.parallel.link import SIZES
 from fanlight.plan import cost
 from fanlight.plan.cluster import Cluster, Device, Hop
+from plan.made import machine
 
 A, B = 1e-5, 1e9  # latency and bandwidth of a hop
 ONE_NODE = Cluster("one", 1, 8, Device(), Hop(A, B), Hop(1e-4, 1e8))
@@ -24,7 +26,7 @@ def path(ranks: int) -> cost.Route:
 def test_ring_and_tree_are_their_formulas(ranks):
     size = 1e6
     assert cost.ring_s(size, path(ranks)) == pytest.approx(2 * (ranks - 1) * (A + size / ranks / B))
-    assert cost.tree_s(size, path(ranks)) == pytest.approx(2 * math.ceil(math.log2(ranks)) * A + 2 * size / B)
+    assert cost.tree_s(size, path(ranks)) == pytest.approx(2 * (ranks - 1) * A + 2 * size / B), "a chain inside a node"
     assert cost.gather_s(size, path(ranks)) == pytest.approx((ranks - 1) * (A + size / ranks / B))
     assert cost.broadcast_s(size, path(ranks)) == pytest.approx(math.ceil(math.log2(ranks)) * A + size / B)
 
@@ -33,11 +35,14 @@ def test_an_all_reduce_is_a_scatter_and_a_gather():
     assert cost.ring_s(3e7, path(8)) == pytest.approx(2 * cost.gather_s(3e7, path(8)))
 
 
-def test_few_bytes_take_the_tree_and_many_the_ring_where_the_library_has_both():
-    gpus = cost.route(replace(ONE_NODE, device=Device("cuda")), list(range(8)))
-    assert cost.all_reduce_s(64, gpus) == cost.tree_s(64, gpus) < cost.ring_s(64, gpus)
-    assert cost.all_reduce_s(1e8, gpus) == cost.ring_s(1e8, gpus) < cost.tree_s(1e8, gpus)
-    assert cost.all_reduce_s(64, path(8)) == cost.ring_s(64, path(8)), "gloo's is a ring, however few the bytes"
+def test_few_bytes_take_the_tree_and_many_the_ring_where_there_are_both():
+    """Of eight nodes of two GPUs: a chain of one hop inside each, three hops down the tree of nodes."""
+    across = cost.route(Cluster("gpus", 8, 2, Device("cuda"), Hop(A, B), Hop(1e-4, 1e8)), list(range(16)))
+    assert cost.tree_s(64, across) == pytest.approx(2 * (A + 3e-4) + 2 * 64 / 1e8)
+    assert cost.all_reduce_s(64, across) == cost.tree_s(64, across) < cost.ring_s(64, across)
+    assert cost.all_reduce_s(1e8, across) == cost.ring_s(1e8, across) < cost.tree_s(1e8, across)
+    on_cpus = cost.route(Cluster("cpus", 8, 2, Device("cpu"), Hop(A, B), Hop(1e-4, 1e8)), list(range(16)))
+    assert cost.all_reduce_s(64, on_cpus) == cost.ring_s(64, on_cpus), "gloo knows the ring alone"
 
 
 def test_alone_nothing_is_sent():
@@ -58,18 +63,38 @@ def test_between_nodes_the_slowest_hop_decides():
 @given(st.integers(2, 512), st.floats(1e-6, 1e-2), st.floats(1e6, 1e11), st.floats(0, 1e9))
 def test_a_measured_all_reduce_is_foretold_as_it_was_measured(ranks, latency_s, bytes_per_s, size):
     hop = cost.hop_of(latency_s, bytes_per_s, ranks=ranks)
-    route = cost.Route(ranks, 1, hop, hop, has_trees=False)
+    route = cost.Route(ranks, 1, hop, hop)
     assert cost.all_reduce_s(size, route) == pytest.approx(latency_s + size / bytes_per_s)
 
 
-@given(st.integers(2, 512), st.floats(1e-6, 1e-2), st.floats(1e6, 1e11), st.floats(0, 1e9))
-def test_a_measured_all_reduce_with_trees_is_foretold_at_its_ends(ranks, latency_s, bytes_per_s, size):
-    """No bytes take what was measured of few; many take as much for each further one. Between, it is less than the sum."""
-    hop = cost.hop_of(latency_s, bytes_per_s, ranks=ranks, has_trees=True)
-    route = cost.Route(ranks, 1, hop, hop)
-    assert cost.all_reduce_s(0, route) == pytest.approx(latency_s)
-    assert cost.ring_s(2e9, route) - cost.ring_s(1e9, route) == pytest.approx(1e9 / bytes_per_s)
-    assert cost.all_reduce_s(size, route) <= cost.ring_s(size, route)
+@given(
+    kind=st.sampled_from(["cpu", "cuda"]), ranks=st.integers(2, 64), overhead_s=st.floats(0, 1e-3), latency_s=st.floats(0, 1e-2),
+    bytes_per_s=st.floats(1e6, 1e12), size=st.floats(64, 1e9),
+)  # fmt: skip
+def test_what_all_reduces_take_is_foretold_of_any_size_by_those_that_were_measured(
+    kind, ranks, overhead_s, latency_s, bytes_per_s, size
+):
+    truth = machine(devices=ranks, latency_s=latency_s, bytes_per_s=bytes_per_s, kind=kind, overhead_s=overhead_s)
+    path = cost.route(truth, list(range(ranks)))
+    told = cost.collective({each: cost.all_reduce_s(each, path) for each in SIZES}, cost.gather_s(4 * ranks, path))
+    hop = cost.hop_of(*told[1:], ranks=ranks)
+    again = cost.route(replace(truth, within=hop, between=hop, overhead_s=told[0]), list(range(ranks)))
+    assert cost.all_reduce_s(size, again) == pytest.approx(cost.all_reduce_s(size, path), rel=1e-6, abs=2e-9)
+
+
+@given(
+    ranks=st.integers(2, 64), kind=st.sampled_from(["cpu", "cuda"]), small_s=st.floats(1e-6, 1e-2),
+    times=st.floats(1.0, SIZES[-1] / SIZES[0]), gather_s=st.floats(0, 1e-2),
+)  # fmt: skip
+def test_the_smallest_and_the_largest_that_were_measured_are_foretold_exactly(ranks, kind, small_s, times, gather_s):
+    """Whatever the gather's noise, and whatever lies between them."""
+    measured = {SIZES[0]: small_s, SIZES[1]: 0.5 * small_s, SIZES[2]: times * small_s}
+    overhead_s, *line = cost.collective(measured, gather_s)
+    hop = cost.hop_of(*line, ranks=ranks)
+    found = machine(devices=ranks, kind=kind, overhead_s=overhead_s)
+    path = cost.route(replace(found, within=hop, between=hop), list(range(ranks)))
+    for size in (SIZES[0], SIZES[-1]):
+        assert cost.all_reduce_s(size, path) == pytest.approx(measured[size], rel=1e-6, abs=2e-9)
 
 
 @pytest.mark.parametrize(

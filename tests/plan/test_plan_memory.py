@@ -42,6 +42,13 @@ def test_layouts_divide_what_they_divide():
     assert of("replicate=2,pipe=2", 4).buckets > 0
 
 
+def test_the_rank_with_most_rows_counts():
+    """10 rows over 4 ranks are 3 on the last, and in two microbatches 2 of each; what is ahead is of whole batches."""
+    one, two = (of("ddp", 4, asked=Asked(10, count)) for count in (1, 2))
+    assert (one.activations, two.activations) == pytest.approx((3 * 8.2e6, 2 * 8.2e6))
+    assert (one.batches, two.batches) == (4 * 3 * 3 * 64**2, 4 * 4 * 3 * 64**2)
+
+
 def test_shards_keep_whole_gradients_until_the_last_microbatch():
     """shard.py sends their sum once; with one microbatch they go as they come."""
     assert of("fsdp", 4).gradients == 8e6

@@ -9,11 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import empty
 
+from fanlight.data import order
 from fanlight.parallel import cutting, schedule
 from fanlight.parallel.layout import parse
-from fanlight.plan import cost
+from fanlight.plan import cost, stages
 from fanlight.plan.operations import Asked, Op
-from fanlight.plan.program import EXCHANGE_BYTES, program, stages_of
+from fanlight.plan.program import EXCHANGE_BYTES, program
 from fanlight.plan.simulate import simulate
 from fanlight.study import laws
 from plan.made import FREE, chain, machine
@@ -172,6 +173,25 @@ def test_tensor_parallel_blocks_compute_a_share_and_add_up_twice():
     assert step_s("tensor", 2, blocks, Asked(1), cluster) == pytest.approx(0.75 * 3 + 2 * 1.0 + agreed(1000))
 
 
+@pytest.mark.parametrize(
+    ("asked", "ranks", "rows"),
+    [(Asked(10), 4, 3), (Asked(10, 3), 2, 2 + 2 + 2), (Asked(10, row_unit=2), 4, 4), (Asked(7, 2), 2, 2 + 2), (Asked(8), 4, 2)],
+)  # fmt: skip
+def test_the_rank_with_most_rows_is_waited_for(asked, ranks, rows):
+    """10 rows over 4 ranks are 2, 3, 2 and 3; in 3 microbatches 3, 3 and 4, and 2 each on a rank of two; pairs stay whole."""
+    assert step_s("ddp", ranks, chain(1), asked) == pytest.approx(3 * rows)
+
+
+@given(st.integers(1, 200), st.integers(1, 6), st.integers(1, 8), st.integers(1, 2))
+def test_rows_are_those_that_batches_are_cut_into(units, microbatches, ranks, unit):
+    cut = [
+        order.rank_slices(units * unit, microbatches=microbatches, rank=rank, ranks=ranks, unit=unit)
+        for rank in range(ranks)
+    ]
+    most = [max(each[m].stop - each[m].start for each in cut) for m in range(microbatches)]
+    assert Asked(units * unit, microbatches, unit).rows(ranks) == tuple(most)
+
+
 def test_synchronised_norms_meet_in_forward_and_backward():
     cluster = machine(devices=2, latency_s=0.25, bytes_per_s=1e30)
     blocks = chain(1, norms=(8, 8))
@@ -265,4 +285,4 @@ def test_every_gradient_is_in_one_bucket_that_is_not_too_large(sizes, limit):
 
 def test_stages_are_cut_where_costs_balance():
     blocks = [*chain(1, forward_s=3, backward_s=3), *chain(3)]
-    assert stages_of(blocks, stages=2, rows=1) == [0, 1, 1, 1]
+    assert stages.balanced(blocks, stages=2, rows=1) == [0, 1, 1, 1]

@@ -56,7 +56,7 @@ class Sending:
     """What collectives of a group were measured to take, in seconds."""
 
     all_reduce_s: dict[int, float]  # by bytes
-    gather_s: float  # of a few numbers from every rank
+    gather_s: float  # of a number from every rank
     beside_s: float  # of computing while an all-reduce is under way, until both are done
     alone_s: float  # of the same computing alone
     sent_s: float  # of the same all-reduce alone
@@ -76,7 +76,7 @@ def sweep(world: World, *, compute: Callable[[], None], sizes: Sequence[int] = S
     for size in sizes:
         buffer = torch.zeros(size // 4, device=world.device)
         reduced[size] = _median(lambda buffer=buffer: dist.all_reduce(buffer, group=world.group), world)  # type: ignore[misc]
-    small = torch.zeros(64, device=world.device)
+    small = torch.zeros(1, device=world.device)
     every = [torch.zeros_like(small) for _ in range(world.ranks)]
     gather_s = _median(lambda: dist.all_gather(every, small, group=world.group), world)
     buffer = torch.zeros(max(sizes) // 4, device=world.device)

@@ -52,7 +52,7 @@ class Measured:
     def cluster(self, name: str, *, number_format: str | None = None) -> Cluster:
         """This machine as a cluster of one node, `ranks` ranks on it, as it was measured in a number format; None: in the
         first of them."""
-        hop = cost.hop_of(self.latency_s, self.bytes_per_s, ranks=max(2, self.ranks), has_trees=bool(self.gpu))
+        hop = cost.hop_of(self.latency_s, self.bytes_per_s, ranks=max(2, self.ranks))
         steps = self.steps[number_format or next(iter(self.steps))]
         share = (max(1.0, steps.alone) - 1) / (self.ranks - 1) if self.ranks > 1 else 0.0
         device = Device("cpu", machine.cpu_name(), machine.memory_available(), speed=1.0)

@@ -236,7 +236,8 @@ def asked_of(about: Question, layout: Layout, *, batch: int, number_format: str,
         most = batch // (layouting.ROWS_LEAST * layout.data_ranks)
         microbatches = max(1, min(layouting.MICROBATCHES_PER_STAGE * layout.pp, most))
     asked = Asked(
-        batch, microbatches, weight_bytes=2.0 if is_short else 4.0, activation_bytes=2.0 if is_short else 4.0,
+        batch, microbatches, config.augment.row_unit,
+        weight_bytes=2.0 if is_short else 4.0, activation_bytes=2.0 if is_short else 4.0,
         gradient_bytes=2.0 if config.train.compress_gradients else 4.0,
         sync_every=config.train.sync_every or layouting.SYNC_EVERY,
         bucket_bytes=int((config.execution.bucket_mb or _bucket_mb(layout, machines)) * 2**20),
@@ -247,7 +248,7 @@ def asked_of(about: Question, layout: Layout, *, batch: int, number_format: str,
     steps = measured.steps[number_format]
     numbers = sum(block.numbers for block in about.counted)
     slower, speed = max(1.0, steps.alone), about.cluster.device.speed or 1.0
-    cropping_s = calibration.input_s * batch / layout.data_ranks
+    cropping_s = calibration.input_s * sum(asked.rows(layout.data_ranks))
     host_s = steps.rest_s / slower + (cropping_s / measured.threads if about.cluster.device.kind == "cpu" else 0.0)
     threads = 1 if about.cluster.device.kind == "cpu" else max(1, config.execution.workers or 1)
     return replace(
@@ -281,7 +282,9 @@ def kept_of(about: Question, machines: Cluster, number_format: str) -> Kept:
         measured = about.calibration.nearest(machines.devices)
         name, ranks = ("ddp", measured.ranks) if measured.ranks > 1 else ("serial", None)
         layout = layouts.parse(name, ranks=ranks)
-        told = memory.of(layout, about.counted, Asked(measured.peak_batch), kept)
+        unit = config.augment.row_unit
+        asked = Asked(measured.peak_batch // unit * unit, config.train.microbatches, unit)
+        told = memory.of(layout, about.counted, asked, kept)
         # What a process takes beside a step: measured at a small batch, less what the arithmetic says of that.
         base = max(measured.base_bytes, measured.peak_bytes - (told.total - told.batches))
     return replace(kept, is_short=number_format != "fp32", base=base, on_device=machines.device.kind == "cuda")

@@ -3,13 +3,15 @@
 n ranks of a group on k nodes, S bytes, α latency and β bandwidth of a hop (cluster.py).
 
 ring all-reduce   2(n−1)α + 2(n−1)/n · S/β                 Patarasuk and Yuan 2009; Thakur et al. 2005
-tree all-reduce   2⌈log₂n⌉α + 2S/β                         a pipelined binary tree; few bytes on many ranks
+tree all-reduce   2(n/k−1)α + 2⌈log₂k⌉α' + 2S/β             a pipelined binary tree of nodes, a chain inside each
 all-gather, reduce-scatter (ring)   (n−1)α + (n−1)/n · S/β
 broadcast         ⌈log₂n⌉α + S/β
 
 A ring over several nodes runs at the pace of its slowest hop: the latencies of all its hops add up, the bandwidth is the
-least of them. A group that shares a node's adapters with others that send at the same time has its share of them. Each takes
-the library's own time besides (overhead_s).
+least of them. gloo, on CPUs, sends all-reduces around a ring whatever their size; nccl, on GPUs, takes the tree where that is
+faster, which is never so inside one node. What is measured on one node is therefore a ring's, and is taken apart as one
+(`collective`, `hop_of`): predicted again, it is what was measured. A group that shares a node's adapters with others that send
+at the same time has its share of them. Each takes the library's own time besides (overhead_s).
 """
 
 from __future__ import annotations
@@ -56,7 +58,7 @@ class Route:
     between: Hop
     sharing: int = 1  # groups that send between the same nodes at the same time
     overhead_s: float = 0.0  # of a collective, before anything moves
-    has_trees: bool = True  # whether the library takes them for few bytes: NCCL does, gloo knows rings
+    has_trees: bool = False  # whether the library knows another all-reduce than the ring
 
     @property
     def bytes_per_s(self) -> float:
@@ -78,9 +80,15 @@ class Route:
     @property
     def depth_s(self) -> float:
         """Latency from the root of a tree to its last leaf: a tree of nodes, and one inside each."""
-        inside = math.ceil(math.log2(max(1, self.ranks / self.nodes)))
-        across = math.ceil(math.log2(self.nodes))
-        return inside * self.within.latency_s + across * self.between.latency_s
+        return self._down_s(math.ceil(math.log2(max(1, self.ranks / self.nodes))))
+
+    @property
+    def chains_s(self) -> float:
+        """As `depth_s`, where a node's ranks hand on to each other in turn."""
+        return self._down_s(math.ceil(self.ranks / self.nodes) - 1)
+
+    def _down_s(self, inside: int) -> float:
+        return inside * self.within.latency_s + math.ceil(math.log2(self.nodes)) * self.between.latency_s
 
 
 def route(cluster: Cluster, ranks: list[int], *, sharing: int = 1) -> Route:
@@ -96,11 +104,11 @@ def ring_s(size: float, path: Route) -> float:
 
 
 def tree_s(size: float, path: Route) -> float:
-    return 0.0 if path.ranks == 1 else path.overhead_s + 2 * path.depth_s + 2 * size / path.bytes_per_s
+    return 0.0 if path.ranks == 1 else path.overhead_s + 2 * path.chains_s + 2 * size / path.bytes_per_s
 
 
 def all_reduce_s(size: float, path: Route) -> float:
-    """A ring, or the better of ring and tree where the library chooses."""
+    """What the library takes: the ring, or the better of ring and tree where it has both."""
     return min(ring_s(size, path), tree_s(size, path)) if path.has_trees else ring_s(size, path)
 
 
@@ -120,22 +128,26 @@ def send_s(size: float, path: Route) -> float:
     return hop.latency_s + size / path.bytes_per_s
 
 
-def hop_of(latency_s: float, bytes_per_s: float, *, ranks: int, has_trees: bool = False) -> Hop:
-    """The hop whose all-reduce over `ranks` ranks takes latency_s + bytes / bytes_per_s, less the library's own time: what was
-    measured of the whole, inverted. Of few bytes it was a tree where the library `has_trees`, of many a ring."""
-    hops = min(ranks - 1, math.ceil(math.log2(ranks))) if has_trees else ranks - 1
-    return Hop(latency_s / (2 * hops), bytes_per_s * 2 * (ranks - 1) / ranks)
+def hop_of(latency_s: float, bytes_per_s: float, *, ranks: int) -> Hop:
+    """The hop whose ring all-reduce over `ranks` ranks of one node takes latency_s + bytes / bytes_per_s, less the library's own
+    time: what was measured of the whole, inverted."""
+    return Hop(latency_s / (2 * (ranks - 1)), bytes_per_s * 2 * (ranks - 1) / ranks)
 
 
 def collective(all_reduce_s: Mapping[int, float], gather_s: float) -> tuple[float, float, float]:
     """Overhead of a collective, latency and bandwidth of an all-reduce beyond it, from measured seconds: of all-reduces by
-    bytes, and of a gather of a few numbers. An all-reduce of nothing is o + 2(n−1)α, a gather o + (n−1)α: two measurements,
-    two unknowns."""
+    bytes, and of a gather of next to nothing.
+
+    The line through the smallest and the largest all-reduce; of nothing it is o + 2(n−1)α, and a gather of nothing is
+    o + (n−1)α: two measurements, two unknowns. Whatever noise does to them, their sum stays the line's.
+    """
     sizes = sorted(all_reduce_s)
     small_s, large_s = all_reduce_s[sizes[0]], all_reduce_s[sizes[-1]]
     rate = (sizes[-1] - sizes[0]) / max(large_s - small_s, 1e-9)
-    round_s = min(small_s / 2, max(0.0, small_s - gather_s))
-    return max(0.0, small_s - 2 * round_s), 2 * round_s, rate
+    rate = max(rate, sizes[-1] / large_s)  # noise: a line that would begin below 0 begins at 0
+    nothing_s = max(0.0, small_s - sizes[0] / rate)
+    round_s = min(nothing_s / 2, max(0.0, nothing_s - gather_s))
+    return nothing_s - 2 * round_s, 2 * round_s, rate
 
 
 def contended(cluster: Cluster, busy: float) -> float:

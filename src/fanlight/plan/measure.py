@@ -144,8 +144,10 @@ def rank_measured(
         held |= {"gpu": about.name, "gpu_bytes": float(about.total_memory)}
     row_s = float(world.sum_host(np.array([took_s]))[0]) / world.ranks / first
     sizes = _sizes(whole, least=least, row_s=row_s, turns=(1 + REPEATS_LEAST) * len(precisions))
-    few = sizes[0]
-    found: dict[str, Any] = {**held, "rows": [size / world.ranks for size in sizes], "steps": {}}
+    sizes = [size // parsed.augment.row_unit * parsed.augment.row_unit for size in sizes]
+    few, microbatches = sizes[0], parsed.train.microbatches
+    rows = [size / world.ranks / microbatches for size in sizes]
+    found: dict[str, Any] = {**held, "rows": rows, "microbatches": microbatches, "steps": {}}
     for name in precisions:
         times: list[list[dict[str, float]]] = [[] for _ in sizes]
         alone: list[dict[str, float]] = []
@@ -178,7 +180,7 @@ def rank_measured(
     return found
 
 
-def _sizes(whole: int, *, least: int, row_s: float, turns: int) -> tuple[int, int]:
+def _sizes(whole: int, *, least: int, row_s: float, turns: int) -> list[int]:
     """Two batch sizes whose steps, `turns` of each and of the larger twice, take about the budget or less: a quarter of the
     `whole` batch and all of it, or as much less as it takes, down to `least` and twice that."""
     few = max(least, whole // FEWER)
@@ -187,7 +189,7 @@ def _sizes(whole: int, *, least: int, row_s: float, turns: int) -> tuple[int, in
     if many > most:
         many = max(2 * least, most)
         few = max(least, many // FEWER)
-    return few, many
+    return [few, many]
 
 
 def _pieces(bench: probe.Bench, number_format: str, *, rows: int) -> list[Piece]:
@@ -231,7 +233,8 @@ def _pieces(bench: probe.Bench, number_format: str, *, rows: int) -> list[Piece]
 
 def _of(answers: list[dict[str, Any]], *, ranks: int, threads: int) -> Measured:
     """The ranks' answers together."""
-    steps = {name: _steps([a["steps"][name] for a in answers], rows=answers[0]["rows"]) for name in answers[0]["steps"]}
+    cut = {"rows": answers[0]["rows"], "microbatches": answers[0]["microbatches"]}
+    steps = {name: _steps([a["steps"][name] for a in answers], **cut) for name in answers[0]["steps"]}
     base, peak = (round(statistics.fmean(a[key] for a in answers)) for key in ("base_bytes", "peak_bytes"))
     held = (base, peak, int(answers[0]["peak_batch"]))
     gpu = {key: answers[0][key] for key in ("gpu", "gpu_bytes")}
@@ -244,8 +247,9 @@ def _of(answers: list[dict[str, Any]], *, ranks: int, threads: int) -> Measured:
     return Measured(ranks, threads, steps, *held, overhead_s, latency_s, rate, told.steals, **gpu)
 
 
-def _steps(each: list[dict[str, Any]], *, rows: Sequence[float]) -> Steps:
-    """Means over ranks of their middle steps: a run has the machine as it is, not at its best; the scatter of a rank's own."""
+def _steps(each: list[dict[str, Any]], *, rows: Sequence[float], microbatches: int) -> Steps:
+    """Means over ranks of their middle steps: a run has the machine as it is, not at its best; the scatter of a rank's own.
+    `rows`: of each of a step's `microbatches` on a rank, whose forward and backward the lines are of."""
 
     def middle(times: list[dict[str, float]], *parts: str) -> float:
         return statistics.median(sum(row[part] for part in parts) for row in times)
@@ -253,7 +257,7 @@ def _steps(each: list[dict[str, Any]], *, rows: Sequence[float]) -> Steps:
     few, many = ([rank["times"][i] for rank in each] for i in (0, 1))
     lines = []
     for part in ("forward", "backward"):
-        at = [statistics.fmean(middle(times, part) for times in ranks) for ranks in (few, many)]
+        at = [statistics.fmean(middle(times, part) for times in ranks) / microbatches for ranks in (few, many)]
         lines.append(cost.through((rows[0], rows[1]), (at[0], at[1])))
     optimizer_s = statistics.fmean(middle(times, "optimizer") for ranks in (few, many) for times in ranks)
     rest_s = statistics.fmean(middle(times, "copy", "rest") for ranks in (few, many) for times in ranks)

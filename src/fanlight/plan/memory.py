@@ -16,9 +16,9 @@ from dataclasses import dataclass, fields
 
 from fanlight.parallel import cutting, schedule
 from fanlight.parallel.layout import Layout
+from fanlight.plan import stages
 from fanlight.plan.blocks import Block
-from fanlight.plan.operations import Asked, rows_of
-from fanlight.plan.program import stages_of
+from fanlight.plan.operations import Asked
 
 MOMENTS = {"sgd": 1, "adamw": 2}  # numbers that the optimizer keeps for each weight
 AHEAD = 3  # batches beside the one that is computed: one per input thread and two more (data/loader.py)
@@ -57,12 +57,8 @@ class Kept:
 
 def of(layout: Layout, blocks: Sequence[Block], asked: Asked, kept: Kept) -> Bytes:
     """Of the rank that holds most."""
-    rows = rows_of(asked, ranks=layout.data_ranks)
-    at = (
-        stages_of(blocks, stages=layout.stages, rows=rows, microbatches=asked.microbatches)
-        if layout.stages > 1
-        else [0] * len(blocks)
-    )
+    rows = asked.rows(layout.data_ranks)
+    at = stages.of(layout, blocks, asked)
     orders = schedule.orders(
         layout.schedule or "gpipe",
         ranks=layout.pp,
@@ -77,7 +73,9 @@ def of(layout: Layout, blocks: Sequence[Block], asked: Asked, kept: Kept) -> Byt
     return max(found, key=lambda each: each.total)
 
 
-def _rank(layout: Layout, blocks: Sequence[Block], asked: Asked, kept: Kept, *, rows: float, in_flight: float) -> Bytes:
+def _rank(
+    layout: Layout, blocks: Sequence[Block], asked: Asked, kept: Kept, *, rows: Sequence[int], in_flight: float
+) -> Bytes:
     whole = sum(4.0 * (b.numbers - b.divided_numbers * (1 - 1 / layout.tp)) for b in blocks)
     held = whole / layout.dp_shard
     largest = max((4.0 * (b.numbers - b.divided_numbers * (1 - 1 / layout.tp)) for b in blocks), default=0.0)
@@ -89,11 +87,11 @@ def _rank(layout: Layout, blocks: Sequence[Block], asked: Asked, kept: Kept, *, 
         gradients=whole if asked.microbatches > 1 else held,  # shard.py sends their sum after the last microbatch
         optimizer=MOMENTS.get(kept.optimizer, 2) * held,
         average=held if kept.has_average else 0.0,
-        activations=_activations(layout, blocks, rows=rows, in_flight=in_flight, is_short=is_short),
+        activations=_activations(layout, blocks, rows=max(rows), in_flight=in_flight, is_short=is_short),
         buckets=(min(whole, 2.0 * cutting.BUCKET_BYTES) if bucketed else 0.0)
         + (2 * largest if layout.dp_shard > 1 else 0.0),
         copies=(whole / layout.dp_shard + frozen) / 2 if is_short else 0.0,
-        batches=0.0 if kept.on_device else (1 + AHEAD) * rows * asked.microbatches * 3.0 * kept.image_px**2,
+        batches=0.0 if kept.on_device else (1 + AHEAD) * sum(rows) * 3.0 * kept.image_px**2,
         base=kept.base,
     )
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
+
+from fanlight.data import order
 
 Waits = Mapping[int, tuple[int, ...]]  # by rank, the operations that it waits for
 
@@ -26,6 +27,7 @@ class Asked:
 
     batch: int  # images, global
     microbatches: int = 1
+    row_unit: int = 1  # neighbouring images that stay together
     bucket_bytes: int | None = None  # of gradients; None: torch's own, the first smaller
     weight_bytes: float = 4.0  # of a number of sharded weights on its way
     activation_bytes: float = 4.0  # of a number of activations
@@ -36,8 +38,10 @@ class Asked:
     turn_s: float = 0.0  # of one image, on something that a node's ranks take turns at and that nothing hides
     sync_every: int = 8  # steps between meetings of ranks that train apart
 
-
-def rows_of(asked: Asked, *, ranks: int) -> int:
-    """Of a microbatch, on the rank that sees most of it among `ranks`: uneven parts differ by one (held.share), and the step is
-    as long as the longest."""
-    return math.ceil(math.ceil(asked.batch / asked.microbatches) / ranks)
+    def rows(self, data_ranks: int) -> tuple[int, ...]:
+        """Of each microbatch, what the rank with most of it sees, as data/order.py cuts batches: the last rank has most of every
+        one, and the others wait for it."""
+        cut = order.rank_slices(
+            self.batch, microbatches=self.microbatches, rank=data_ranks - 1, ranks=data_ranks, unit=self.row_unit
+        )
+        return tuple(each.stop - each.start for each in cut)

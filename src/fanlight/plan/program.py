@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterator, Sequence
 
 from fanlight.parallel import cutting, schedule
 from fanlight.parallel.layout import Layout, Place
-from fanlight.plan import cost
+from fanlight.plan import cost, stages
 from fanlight.plan.blocks import Block
 from fanlight.plan.cluster import Cluster
-from fanlight.plan.operations import Asked, Op, Waits, rows_of
+from fanlight.plan.operations import Asked, Op, Waits
 
 FIRST_BUCKET_BYTES = 1 << 20  # of torch's reducer where its size was left open
 EXCHANGE_BYTES = 64  # of a step's sums and wishes, every step on CPUs
@@ -33,47 +33,15 @@ def program(
     return _Writer(layout, blocks, asked, cluster, stage_of, collapsed, slower).written()
 
 
-def stages_of(
-    blocks: Sequence[Block], *, stages: int, rows: float, microbatches: int = 1, update_s: float = 0.0
-) -> list[int]:
-    """The stage of each block, as parallelize cuts a model: the costliest stage as cheap as can be."""
-    from fanlight.parallel import balance
-
-    if len(blocks) < stages:
-        return []
-    costs_s = [microbatches * (b.forward.at(rows) + b.backward.at(rows)) + update_s * b.numbers for b in blocks]
-    at = balance.best(costs_s, [round(b.sent_bytes * rows) for b in blocks[:-1]], stages=stages)
-    found, stage = [], 0
-    for index in range(len(blocks)):
-        found.append(stage)
-        stage += index in at
-    return found
-
-
-def busy(layout: Layout, devices: int, *, microbatches: int) -> float:
-    """Ranks of a node of `devices` that compute at the same time, on average: those of a pipeline take turns."""
-    here = min(devices, layout.ranks)
-    if layout.pp == 1:
-        return here
-    if layout.schedule == "sequential":
-        return max(1.0, here / layout.pp)
-    waits = cost.bubble(layout.pp, microbatches, stages_per_rank=layout.stages_per_rank)
-    return max(1.0, here * (1 - waits))
-
-
 class _Writer:
     def __init__(
         self, layout: Layout, blocks: Sequence[Block], asked: Asked, cluster: Cluster, stage_of: Sequence[int] | None,
         collapsed: bool, slower: Callable[[int], float] | None,
     ):  # fmt: skip
         self.layout, self.asked, self.cluster = layout, asked, cluster
-        self.rows = rows_of(asked, ranks=layout.data_ranks)
+        self.rows = asked.rows(layout.data_ranks)  # by microbatch
         if stage_of is None:
-            stage_of = (
-                stages_of(blocks, stages=layout.stages, rows=self.rows, microbatches=asked.microbatches, update_s=asked.update_s)
-                if layout.stages > 1
-                else [0] * len(blocks)
-            )  # fmt: skip
+            stage_of = stages.of(layout, blocks, asked)
         self.stages = [[b for b, at in zip(blocks, stage_of) if at == stage] for stage in range(layout.stages)]
         assert all(self.stages), "every stage holds a block"
         self.orders = schedule.orders(
@@ -89,7 +57,7 @@ class _Writer:
         ]
         self.collapsed = collapsed
         self.slower = slower or (lambda rank: self._expected())
-        self.contended = cost.contended(cluster, busy(layout, cluster.devices, microbatches=asked.microbatches))
+        self.contended = cost.contended(cluster, stages.busy(layout, cluster.devices, microbatches=asked.microbatches))
         self.ops: list[Op] = []
         self.sent: dict[int, list[int]] = {}  # place on the pipe -> operations that the optimizer waits for
         self.paths: dict[tuple[int, tuple[str, ...]], tuple[tuple[int, ...], cost.Route]] = {}
@@ -129,19 +97,19 @@ class _Writer:
         blocks = self.stages[stage]
         last = m == self.asked.microbatches - 1
         if forward:
-            ends = self._forward(pp, blocks, after)
+            ends = self._forward(pp, blocks, m, after)
         else:
             ends = self._backward(pp, stage, m, after, is_last=last)
         target = stage + (1 if forward else -1)
         if not 0 <= target < self.layout.stages:
             return ends
         boundary = blocks[-1] if forward else self.stages[target][-1]
-        return self._send(pp, self.orders.rank_of(target), boundary.sent_bytes, ends, name=f"send {boundary.name}")
+        size = boundary.sent_bytes / 4 * self.asked.activation_bytes * self.rows[m]
+        return self._send(pp, self.orders.rank_of(target), size, ends, name=f"send {boundary.name}")
 
-    def _send(self, pp: int, to: int, row_bytes: float, after: dict[int, int], *, name: str) -> dict[int, int]:
+    def _send(self, pp: int, to: int, size: float, after: dict[int, int], *, name: str) -> dict[int, int]:
         if pp == to:
             return after
-        size = row_bytes / 4 * self.asked.activation_bytes * self.rows
         found = {}
         for rank in self.members[pp]:
             place = self.layout.place(rank)
@@ -179,12 +147,15 @@ class _Writer:
             self.latest |= found
         return found
 
-    def _forward(self, pp: int, blocks: Sequence[Block], after: Waits, *, again: bool = False) -> dict[int, int]:
+    def _forward(
+        self, pp: int, blocks: Sequence[Block], m: int, after: Waits, *, again: bool = False
+    ) -> dict[int, int]:
         ends: dict[int, int] = {}
         for block, waits in self._in_turn(pp, blocks, after, are_whole=again):
-            ends = self._compute(pp, block.forward.at(self.rows) * self._share(block), waits, f"forward {block.name}")
+            seconds = block.forward.at(self.rows[m]) * self._share(block)
+            ends = self._compute(pp, seconds, waits, f"forward {block.name}")
             ends = self._statistics(pp, block, ends) if not again else ends
-            ends = self._sums(pp, block, ends)
+            ends = self._sums(pp, block, m, ends)
         return ends
 
     def _backward(
@@ -196,10 +167,11 @@ class _Writer:
         arrived = 0  # parameters whose gradients are there
         for block, waits in self._in_turn(pp, list(reversed(blocks)), after):
             if self.layout.recompute:
-                waits = {rank: (op,) for rank, op in self._forward(pp, [block], waits, again=True).items()}
-            ends = self._compute(pp, block.backward.at(self.rows) * self._share(block), waits, f"backward {block.name}")
+                waits = {rank: (op,) for rank, op in self._forward(pp, [block], m, waits, again=True).items()}
+            seconds = block.backward.at(self.rows[m]) * self._share(block)
+            ends = self._compute(pp, seconds, waits, f"backward {block.name}")
             ends = self._statistics(pp, block, ends)
-            ends = self._sums(pp, block, ends)
+            ends = self._sums(pp, block, m, ends)
             if is_last and self.layout.dp_shard > 1:
                 self._scatter(pp, block, ends)
             arrived += len(block.tensors)
@@ -278,11 +250,11 @@ class _Writer:
         waits = {rank: (op,) for rank, op in after.items()}
         return self._together(pp, ("dp_replicate", "dp_shard"), seconds, waits, "norm statistics", lane="compute")
 
-    def _sums(self, pp: int, block: Block, after: dict[int, int]) -> dict[int, int]:
+    def _sums(self, pp: int, block: Block, m: int, after: dict[int, int]) -> dict[int, int]:
         """What divided layers add up over ranks."""
         if self.layout.tp == 1 or not block.pairs:
             return after
-        sizes = [each / 4 * self.asked.activation_bytes * self.rows for each in block.pairs]
+        sizes = [each / 4 * self.asked.activation_bytes * self.rows[m] for each in block.pairs]
         waits = {rank: (op,) for rank, op in after.items()}
         return self._together(
             pp, ("tp",), lambda path: sum(cost.all_reduce_s(size, path) for size in sizes), waits, "partial sums", lane="compute"
@@ -319,7 +291,7 @@ class _Writer:
                 pp, ("tp",), lambda path: cost.broadcast_s(whole, path), waits, "copies", lane="compute"
             )
             waits = {rank: (*waits[rank], copies[rank]) for rank in waits}
-        turns = min(self.cluster.devices, layout.data_ranks) * self.rows * self.asked.microbatches * self.asked.turn_s
+        turns = min(self.cluster.devices, layout.data_ranks) * sum(self.rows) * self.asked.turn_s
         ends = self._compute(pp, self.asked.host_s + turns / self.contended, waits, "host")
         if layout.ranks > 1 and not layout.is_periodic:
             agreed = cost.all_reduce_s(EXCHANGE_BYTES, self._route(range(layout.ranks)))
@@ -338,11 +310,12 @@ class _Writer:
 
     def _input(self) -> None:
         """The next step's images are prepared beside this one, by the ranks that see them, for all of a node at its own pace."""
-        each = self.rows * self.asked.microbatches
-        here = min(
-            self.cluster.devices, self.layout.data_ranks * self.layout.tp
-        )  # each of a tensor group reads all its rows
-        seconds = max(each * self.asked.input_s, each * here / self.cluster.images_per_s)
+        # Each of a tensor group reads all of the group's rows.
+        here = min(self.cluster.devices, self.layout.data_ranks * self.layout.tp)
+        seconds = max(
+            sum(self.rows) * self.asked.input_s,
+            self.asked.batch / self.layout.data_ranks * here / self.cluster.images_per_s,
+        )
         if seconds:
             for pp in {0, self.layout.pp - 1}:
                 for rank in self.members[pp]:

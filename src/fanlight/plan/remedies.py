@@ -38,31 +38,32 @@ def ways_out(least: Candidate, about: Question) -> list[str]:
     layout = choose.layout_of(about, least.layout, ranks=least.ranks, machines=machines)
     blocks = choose.blocks_of(about, layout, number_format=least.precision)
     assert blocks is not None
+    unit = about.config.augment.row_unit
     kept, room = choose.kept_of(about, machines, least.precision), choose.MEMORY_SHARE * machines.memory_bytes
 
     def bytes_of(
         *, batch: int = least.batch, microbatches: int = least.microbatches, recompute: bool = layout.recompute
     ) -> float:
         asked = choose.asked_of(about, layout, batch=batch, number_format=least.precision, machines=machines)
-        asked = replace(asked, microbatches=min(microbatches, batch))
+        asked = replace(asked, microbatches=min(microbatches, batch // unit))
         return memory.of(replace(layout, recompute=recompute), blocks, asked, kept).total
 
     found = []
-    rows = least.batch
-    while rows > layout.data_ranks * least.microbatches and bytes_of(batch=rows) > room:
-        rows //= 2
-    if rows >= layout.data_ranks * least.microbatches and bytes_of(batch=rows) <= room:
+    rows, fewest = least.batch, layout.data_ranks * least.microbatches * unit
+    while rows > fewest and bytes_of(batch=rows) > room:
+        rows = rows // 2 // unit * unit
+    if rows >= fewest and bytes_of(batch=rows) <= room:
         found.append(f"use --batch-size {rows}")
     parts = 2 * least.microbatches
     while parts * layout.data_ranks * layouting.ROWS_LEAST <= least.batch and bytes_of(microbatches=parts) > room:
         parts *= 2
-    if parts * layout.data_ranks <= least.batch and bytes_of(microbatches=parts) <= room:
+    if parts * layout.data_ranks * unit <= least.batch and bytes_of(microbatches=parts) <= room:
         found.append(f"--set train.microbatches={parts}")
     if not layout.recompute and bytes_of(recompute=True) <= room:
         found.append("--set execution.recompute=true")
     if found:
         return found
-    whole = bytes_of(batch=layout.data_ranks, microbatches=1, recompute=True)
+    whole = bytes_of(batch=layout.data_ranks * unit, microbatches=1, recompute=True)
     return [
         f"even one image on each rank, recomputed, takes {bytes_text(whole)}: use machines with "
         f"{bytes_text(whole / batchsize.MEMORY_SHARE)} or more for a rank, more ranks to shard over (fsdp), or a smaller --model"

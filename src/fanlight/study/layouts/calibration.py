@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from fanlight.config import Augment
 from fanlight.console import count_text
 from fanlight.parallel import layout as layouts
 from fanlight.parallel.layout import Layout
@@ -23,8 +24,9 @@ from fanlight.plan.blocks import Block
 from fanlight.plan.cluster import Cluster, Device
 from fanlight.plan.cost import Line
 from fanlight.plan.operations import Asked
-from fanlight.plan.program import busy, program
+from fanlight.plan.program import program
 from fanlight.plan.simulate import simulate
+from fanlight.plan.stages import busy
 
 NO_LINK = "what sending between ranks costs was not measured in this study"
 SYNC_EVERY = 8  # of local-sgd, where a run does not say
@@ -97,9 +99,13 @@ class Machine:
         number_bytes = 4.0 if point["precision"] == "fp32" else 2.0
         numbers = sum(block.numbers for block in self.blocks) or 1
         train, execution = (self.settings[point["name"]].get(part) or {} for part in ("train", "execution"))
+        augment = self.settings[point["name"]].get("augment") or {}
+        unit = Augment(mixup=augment.get("mixup", 0.0), cutmix=augment.get("cutmix", 0.0)).row_unit
+        rows = Asked(batch, microbatches, unit).rows(layout.data_ranks)
         asked = Asked(
-            batch, microbatches, weight_bytes=number_bytes, activation_bytes=number_bytes, update_s=own.optimizer_s / numbers,
-            host_s=own.rest_s + own.input_s * batch / layout.data_ranks, sync_every=train.get("sync_every") or SYNC_EVERY,
+            batch, microbatches, unit, weight_bytes=number_bytes, activation_bytes=number_bytes,
+            update_s=own.optimizer_s / numbers, host_s=own.rest_s + own.input_s * sum(rows),
+            sync_every=train.get("sync_every") or SYNC_EVERY,
             gradient_bytes=2.0 if train.get("compress_gradients") else 4.0,
             bucket_bytes=int(execution["bucket_mb"] * 2**20) if execution.get("bucket_mb") else None,
         )  # fmt: skip

@@ -160,7 +160,15 @@ class _Further:
             return self._left(ranks, str(error))
         if isinstance(case, str):
             return self._left(ranks, case)
-        if reason := possible.why_not(case.layout, case.blocks, case.machines, batch=batch, microbatches=microbatches):
+        reason = possible.why_not(
+            case.layout,
+            case.blocks,
+            case.machines,
+            batch=batch,
+            microbatches=microbatches,
+            row_unit=case.asked.row_unit,
+        )
+        if reason:
             return self._left(ranks, reason)
         rate = case.rate()
         low, high = band.around(case.rate, case.machines, noise=self.machine.spread)
