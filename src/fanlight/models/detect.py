@@ -1,9 +1,9 @@
 """Words seen in cells: what a captioner learns of an image before it can put sentences together. b images, F numbers of a grid
 cell, D a decoder's width, N words that are looked for.
 
-Each cell scores each word, and what an image says of a word is what its best cell says: learning from whole images which part of them
-shows what (multiple instances; Fang et al. 2015 with noisy-or, here the maximum). Without it nothing tells the encoder what a
-word looks like but a sentence's loss, by way of attention that does not know yet where to look.
+Each cell scores each word, and what an image says of a word is what its best cell says: learning from whole images which part
+of them shows what (multiple instances; Fang et al. 2015 with noisy-or, here the maximum). Without it nothing tells the encoder
+what a word looks like but a sentence's loss, by way of attention that does not know yet where to look.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Seen(NamedTuple):
 
 class WordDetector(nn.Module):
     """[b, cells, F] to what is seen there. An encoder of several streams (equal parts of F, none of which knows of the others)
-    has each score alone, and their odds add up: a stream that never saw a pair of attributes cannot veto what another one sees."""
+    has each score alone, and their odds add up: a stream that never saw a pair of attributes cannot veto what another sees."""
 
     def __init__(self, *, features: int, words: int, streams: int, width: int):
         """`width`: the decoder's D."""
