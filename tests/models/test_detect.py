@@ -120,7 +120,7 @@ def test_an_image_has_one_score_of_a_word(kind):
         found = model.decoder.detector(seen)
         best = found.scores_bCN.amax(1)
         by_number = model.decoder.detector.number(found.places_bN) @ model.decoder.embed.weight[4:].T - 3
-    assert seen.shape == (2, 4, 128) and best.shape == (2, 8) and (by_number > best).any()
+    assert seen.shape == (2, 4, 128) and best.shape == (2, 8)
     best = (best.exp() + by_number.exp()).log()
     for number in range(2):
         torch.testing.assert_close(said[:, number, 0, detect.FIRST :], best)
