@@ -21,7 +21,7 @@ PER_IMAGE_MOST, PER_SMALL_IMAGE = 5, 1  # a small image costs hardly more than a
 PHOTO_CROP = (0.7, 1.0)
 SMALL_BATCH, SMALL_LR = 32, 4e-3  # of SMALL_MODEL: a narrow network learns by many steps, and by long ones
 SMALL_BETA2, SMALL_DECAY = 0.98, 0.02  # of SMALL_MODEL, whose gradients change fast; the former: Vaswani et al. 2017
-SMALL_WORTH = 60_000  # images of SMALL_MODEL seen in a default run: less than five minutes of two cores, on a slow day too
+SMALL_WORTH = 60_000  # images of SMALL_MODEL seen in a default run: within five minutes of two cores, on a slow day too
 WINDOW = 32  # of photos, whose sentences are as long as their writers like
 
 
