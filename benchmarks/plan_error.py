@@ -75,7 +75,7 @@ def jobs(data: str, models: list[str], *, formats: list[str], limit: int | None,
         config, manifest = planning.resolved(assemble(data, recipe=None, config=None, flags=flags, values=[]))
         classes = len(manifest.classes)
         counted, _ = planning.network_of(config, classes=classes)
-        calibration = measure.calibrate(config, classes=classes, precisions=formats)
+        calibration = measure.calibrate(config, counted, classes=classes, precisions=formats)
         here = calibration.by_ranks[max(calibration.by_ranks)].cluster("this machine")
         images = len(manifest.rows("train"))
         wanted = [(b, name, 1 if name == "serial" else cores, "fp32") for b, names in LAYOUTS.items() for name in names]

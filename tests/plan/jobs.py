@@ -6,7 +6,7 @@ import torch
 
 from fanlight.config import Config
 from fanlight.parallel.comm import World
-from fanlight.plan import measure
+from fanlight.plan import turns
 from fanlight.train import memory, probe
 
 VALUES = {
@@ -35,5 +35,8 @@ def peak(world: World, *, model: str, batch: int, number_format: str) -> dict[st
 def measured(world: World, *, model: str, image_px: int, batch: int) -> dict[str, Any]:
     values = {"model.name": model, "data.image_px": image_px, "data.canvas_px": image_px, "train.batch_size": batch}
     values |= {"execution.ranks": world.ranks, "execution.layout": "ddp" if world.ranks > 1 else "serial"}
-    document = config().with_values(values).document()
-    return measure.rank_measured(world, config=document, classes=3, precisions=["fp32"], pieces=world.ranks == 1)
+    about: dict[str, Any] = {"config": config().with_values(values).document(), "classes": 3}
+    first = turns.begun(world, **about, formats=1)
+    sizes = first["sizes"]
+    windows = [turns.window(world, **about, sizes=sizes, precisions=["fp32"], is_first=not at) for at in range(2)]
+    return {"first": first, "windows": windows}

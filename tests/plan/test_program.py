@@ -13,6 +13,7 @@ from fanlight.data import order
 from fanlight.parallel import cutting, schedule
 from fanlight.parallel.layout import parse
 from fanlight.plan import cost, stages
+from fanlight.plan.cost import Line
 from fanlight.plan.operations import Asked, Op
 from fanlight.plan.program import EXCHANGE_BYTES, program
 from fanlight.plan.simulate import simulate
@@ -156,14 +157,23 @@ def test_half_of_a_second_of_sending_is_taken_from_computing():
     assert found == pytest.approx(4 + 1.5 + 2 + 3 + agreed(4000 / 3))
 
 
-@pytest.mark.parametrize(("kind", "seconds"), [("cpu", 6 + 4 * 1.0 + 2.0), ("cuda", 6 + 1.0 + 1.0 + 1.0)])
+@pytest.mark.parametrize(("kind", "seconds"), [("cpu", 6 + 4 * 1.0 + 2 * 2.0), ("cuda", 6 + 1.0 + 1.0 + 1.0)])
 def test_fsdp_gathers_before_every_pass_and_scatters_after_it(kind, seconds):
-    """Two blocks of 4,000 bytes; half of it comes in 1 s. gloo gathers when a block is due: four times, the last behind the
-    other block's gradients. A GPU gathers the next
-    block's while it computes, so only the first of a pass is waited for. The last block's gradients hide behind nothing."""
+    """Two blocks of 4,000 bytes; half of it comes in 1 s. gloo gathers when a block is due, four times, and scatters in the time
+    of an all-reduce, waited for. A GPU gathers the next block's while it computes, so only the first of a pass is waited for; the
+    last block's gradients hide behind nothing."""
     cluster = machine(devices=2, bytes_per_s=2000, kind=kind)
     found = step_s("fsdp", 2, chain(2), Asked(2), cluster)
     assert found == pytest.approx(seconds + agreed(2000))
+
+
+def test_what_sharded_blocks_take_beside_their_messages_is_computing():
+    """Once for each of two gathers and once for the scatter of 2 blocks of 4,000 bytes: 0.1 + 0.4 s, and 0.2 + 0.8 s."""
+    cluster = machine(devices=2, bytes_per_s=2000)
+    asked = Asked(2, gathering=Line(0.1, 1e-4), scattering=Line(0.2, 2e-4))
+    more_s = step_s("fsdp", 2, chain(2), asked, cluster) - step_s("fsdp", 2, chain(2), Asked(2), cluster)
+    assert more_s == pytest.approx(2 * (2 * 0.5 + 1.0))
+    assert step_s("ddp", 2, chain(2), asked, cluster) == step_s("ddp", 2, chain(2), Asked(2), cluster)
 
 
 def test_tensor_parallel_blocks_compute_a_share_and_add_up_twice():

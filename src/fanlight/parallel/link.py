@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -61,6 +62,11 @@ class Sending:
     alone_s: float  # of the same computing alone
     sent_s: float  # of the same all-reduce alone
 
+    @classmethod
+    def of(cls, told: Mapping[str, Any]) -> Sending:
+        """From a document, whose keys are text."""
+        return cls(**{**told, "all_reduce_s": {int(size): value for size, value in told["all_reduce_s"].items()}})
+
     @property
     def steals(self) -> float:
         """Of a second in which both could go on, what they take from each other: 0 where the shorter hides wholly, 1 where it
@@ -69,16 +75,18 @@ class Sending:
         return min(1.5, max(0.0, lost_s / min(self.alone_s, self.sent_s)))
 
 
-def sweep(world: World, *, compute: Callable[[], None], sizes: Sequence[int] = SIZES) -> Sending:
+def sweep(
+    world: World, *, compute: Callable[[], None], sizes: Sequence[int] = SIZES, repeats: int = REPEATS
+) -> Sending:  # fmt: skip
     """All-reduces of `sizes` bytes with nothing else to do, and the largest of them beside `compute`, which is started when it
     is on its way. Of the group that sums gradients. Collective; every rank gets rank 0's numbers."""
     reduced = {}
     for size in sizes:
         buffer = torch.zeros(size // 4, device=world.device)
-        reduced[size] = _median(lambda buffer=buffer: dist.all_reduce(buffer, group=world.group), world)  # type: ignore[misc]
+        reduced[size] = _median(lambda buffer=buffer: dist.all_reduce(buffer, group=world.group), world, repeats)  # type: ignore[misc]
     small = torch.zeros(1, device=world.device)
     every = [torch.zeros_like(small) for _ in range(world.ranks)]
-    gather_s = _median(lambda: dist.all_gather(every, small, group=world.group), world)
+    gather_s = _median(lambda: dist.all_gather(every, small, group=world.group), world, repeats)
     buffer = torch.zeros(max(sizes) // 4, device=world.device)
 
     def both() -> None:
@@ -86,15 +94,15 @@ def sweep(world: World, *, compute: Callable[[], None], sizes: Sequence[int] = S
         compute()
         work.wait()
 
-    alone_s, beside_s = _median(compute, world), _median(both, world)
+    alone_s, beside_s = _median(compute, world, repeats), _median(both, world, repeats)
     told = world.tell({"reduced": list(reduced.values()), "rest": [gather_s, beside_s, alone_s, reduced[max(sizes)]]})
     return Sending(dict(zip(sizes, told["reduced"])), *told["rest"])
 
 
-def _median(what: Callable[[], object], world: World) -> float:
+def _median(what: Callable[[], object], world: World, repeats: int) -> float:
     """Seconds of it, the ranks beginning together; the first time is left out."""
     took_s = []
-    for _ in range(REPEATS + 1):
+    for _ in range(repeats + 1):
         world.barrier()
         begin = _now(world.device)
         what()

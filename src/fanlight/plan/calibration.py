@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from fanlight import console, machine
 from fanlight.plan import cost
-from fanlight.plan.blocks import Block
+from fanlight.plan.blocks import NOTHING, Block
 from fanlight.plan.cluster import Cluster, Device
 from fanlight.plan.cost import Line
 
@@ -29,7 +29,9 @@ class Steps:
     optimizer_s: float
     rest_s: float  # of the loop and of preparing the batch on its device
     alone: float  # times as long as with the other ranks asleep
-    spread: float  # standard deviation of a rank's step time, relative
+    noise: float  # standard deviation of a step's time, relative: of a minute, in which the machine's pace changes
+    joined: float = 1.0  # times as long as with nothing sent, in which nobody waits
+    spread: float = 0.0  # of ranks' step times, relative, by which a simulated step takes as long (waiting.py)
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,9 @@ class Measured:
     latency_s: float = 0.0
     bytes_per_s: float = 1e30
     steals: float = 0.0
+    batch: int = 1  # images over all ranks of the larger steps
+    gathering: Line = NOTHING  # seconds by bytes of sharded weights that become whole, beside the message
+    scattering: Line = NOTHING  # likewise of gradients
     gpu: str = ""  # its name; empty: ranks compute on CPUs
     gpu_bytes: float = 0.0  # of its memory
 
@@ -136,7 +141,8 @@ def read(path: Path) -> Calibration | None:
                 name: Steps(**{**one, "forward": Line(**one["forward"]), "backward": Line(**one["backward"])})
                 for name, one in each["steps"].items()
             }
-            by_ranks[int(ranks)] = Measured(**{**each, "steps": steps})
+            sharding = {name: Line(**each[name]) for name in ("gathering", "scattering")}
+            by_ranks[int(ranks)] = Measured(**{**each, "steps": steps, **sharding})
         shares = {name: [Piece(*row) for row in rows] for name, rows in told["shares"].items()}
         return Calibration(told["fingerprint"], told["took_s"], shares, by_ranks, told["input_s"])
     except FileNotFoundError:

@@ -254,6 +254,7 @@ def asked_of(about: Question, layout: Layout, *, batch: int, number_format: str,
     return replace(
         asked, update_s=steps.optimizer_s / numbers / slower / speed, host_s=host_s / speed,
         input_s=calibration.input_s / threads / speed,
+        gathering=measured.gathering * (1 / speed), scattering=measured.scattering * (1 / speed),
     )  # fmt: skip
 
 
@@ -293,4 +294,4 @@ def kept_of(about: Question, machines: Cluster, number_format: str) -> Kept:
 def _noise(about: Question, number_format: str) -> float:
     if about.calibration is None:
         return FILE_NOISE
-    return max(each.steps[number_format].spread for each in about.calibration.by_ranks.values())
+    return max(each.steps[number_format].noise for each in about.calibration.by_ranks.values())

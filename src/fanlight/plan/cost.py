@@ -5,6 +5,7 @@ n ranks of a group on k nodes, S bytes, α latency and β bandwidth of a hop (cl
 ring all-reduce   2(n−1)α + 2(n−1)/n · S/β                 Patarasuk and Yuan 2009; Thakur et al. 2005
 tree all-reduce   2(n/k−1)α + 2⌈log₂k⌉α' + 2S/β             a pipelined binary tree of nodes, a chain inside each
 all-gather, reduce-scatter (ring)   (n−1)α + (n−1)/n · S/β
+reduce-scatter (gloo)   as an all-reduce: measured it takes as long, or longer
 broadcast         ⌈log₂n⌉α + S/β
 
 A ring over several nodes runs at the pace of its slowest hop: the latencies of all its hops add up, the bandwidth is the
@@ -113,9 +114,14 @@ def all_reduce_s(size: float, path: Route) -> float:
 
 
 def gather_s(size: float, path: Route) -> float:
-    """All-gather to, or reduce-scatter from, `size` bytes in all."""
+    """All-gather to `size` bytes in all."""
     n = path.ranks
     return 0.0 if n == 1 else path.overhead_s + path.round_s + (n - 1) / n * size / path.bytes_per_s
+
+
+def scatter_s(size: float, path: Route) -> float:
+    """Reduce-scatter from `size` bytes."""
+    return gather_s(size, path) if path.has_trees else ring_s(size, path)
 
 
 def broadcast_s(size: float, path: Route) -> float:

@@ -1,25 +1,30 @@
-"""What this machine does, measured with the run's own steps, in less than a minute: the calibration of every prediction.
+"""What this machine does, measured with the run's own steps, in about a minute: the calibration of every prediction.
 
-For one rank with all cores or one GPU, for one rank per core or GPU, and for the numbers of ranks between that are asked about:
+For one rank with all cores or one GPU, for one rank per core or GPU, and for the numbers of ranks between that are asked about
+(turns.py):
 
     steps        two batch sizes, every precision, with nothing sent (parallel/silence.py), all ranks at once: forward, backward,
-                 optimizer, rest; and once with all ranks but the first asleep, which tells what neighbours cost each other
+                 optimizer, rest; with all ranks but the first asleep, which tells what neighbours cost each other; and as ddp
+                 makes them, which tells how long they wait (waiting.py)
     pieces       how forward and backward divide over the network's blocks, on one rank
-    collectives  all-reduces of three sizes and a gather, idle; the largest beside a pass (parallel/link.py)
+    collectives  all-reduces of three sizes and a gather, idle; the largest beside a pass (parallel/link.py); sharded blocks
+                 (sharding.py)
 
-Kept in the cache folder under the fingerprint of machine, its power state, versions, network and step: a second plan measures
-nothing.
+The pace of a machine that others use changes within seconds. So nothing is measured at one time: on CPUs the numbers of ranks
+take turns, in windows of a few seconds, and what counts is the median over windows; ratios are of steps of the same window. Kept
+in the cache folder under the fingerprint of machine, its power state, versions, network and step: a second plan measures nothing.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import replace
 from importlib import metadata
 from typing import Any
 
@@ -27,34 +32,31 @@ import numpy as np
 import torch
 
 from fanlight import __version__, console, machine
-from fanlight.config import Config, from_document
+from fanlight.config import Config
 from fanlight.data import augment, cache
-from fanlight.models import cut
 from fanlight.parallel import link
-from fanlight.parallel.comm import World
 from fanlight.parallel.launch import Pool
-from fanlight.parallel.silence import silent
-from fanlight.plan import calibration, cost, counting
+from fanlight.plan import calibration, cost, sharding, turns, waiting
+from fanlight.plan.blocks import Block
 from fanlight.plan.calibration import Calibration, Measured, Piece, Steps
-from fanlight.plan.dividing import divided_s
-from fanlight.train import devices, memory, precision, probe
+from fanlight.train import devices
 
-JOB = "fanlight.plan.measure:rank_measured"
 FOLDER = "plans"  # in the cache
-PRELOAD = ("torch", "timm", "cv2", "fanlight.plan.measure")
-FORM = 4  # of what is kept: a file of another is measured anew
-BUDGET_S = 16.0  # of the steps of one number of ranks, in all number formats: large networks are measured on fewer rows
-REPEATS, REPEATS_LEAST = 5, 3  # steps of each kind that count; the first of a kind does not
-FEWER = 4  # times fewer rows, for the second point of a line
-ROWS_LEAST = 4  # of a rank's microbatch
+PRELOAD = ("torch", "timm", "cv2", "fanlight.plan.turns")
+FORM = 5  # of what is kept: a file of another is measured anew
 DECIDES = ("OMP_", "KMP_", "GOMP_", "MKL_", "DNNL_", "ONEDNN_", "ATEN_", "MALLOC_", "LD_PRELOAD")  # environment
 CUTS = 40  # images whose cropping is timed
+Turn = dict[str, Any]  # of one rank: silent steps of both sizes, one alone, one with messages
+Answer = dict[str, Any]
+Answers = tuple[list[Answer], list[list[Answer]]]  # of the ranks to their beginning; to each window
 
 
 def calibrate(
-    config: Config, *, classes: int, precisions: Sequence[str], ranks: Sequence[int] = (), anew: bool = False
+    config: Config, counted: Sequence[Block], *, classes: int, precisions: Sequence[str], ranks: Sequence[int] = (),
+    anew: bool = False,
 ) -> Calibration:  # fmt: skip
-    """Of the resolved serial `config` on the device that it names, from the cache where it was measured before. About a minute.
+    """Of the resolved serial `config` and its network's `counted` pieces on the device that it names, from the cache where it was
+    measured before. About a minute.
     `ranks`: numbers of them that are asked about; those that this machine has cores, or GPUs, for are measured, too."""
     device, cores = config.execution.device or "cpu", machine.cores_usable()
     most = places(device)
@@ -67,30 +69,45 @@ def calibrate(
         console.say(f"  this machine was measured before: {path.name} (in the cache folder)")
         return kept
     begin = time.perf_counter()
-    console.say("  measuring this machine: steps, blocks, links (less than a minute) …")
+    console.say("  measuring this machine: steps, blocks, links (about a minute) …")
     by_ranks = dict(known)
     shares = {} if kept is None else dict(kept.shares)
-    for count in wanted:
-        threads = threads_of(config, ranks=count, cores=cores)
-        with Pool(count, device=device, threads=threads, preload=PRELOAD) as pool:
+    # On GPUs, whose pace is steady and whose memory is dear, one number of ranks after the other.
+    for counts in [wanted] if device == "cpu" else [[each] for each in wanted]:
+        for count, (first, windows) in _measured(counts, config, classes=classes, precisions=precisions).items():
+            by_ranks[count] = _of(first, windows, ranks=count, threads=threads_of(config, ranks=count, cores=cores))
+            shares |= _shares(windows) if count == 1 else {}
+    took_s = time.perf_counter() - begin + (kept.took_s if kept else 0.0)
+    input_s = kept.input_s if kept else _input_s(config)
+    found = Calibration(mark, took_s, shares, dict(sorted(by_ranks.items())), input_s)
+    found = waiting.fitted(found, config, counted)
+    calibration.write(path, found)
+    return found
+
+
+def _measured(counts: Sequence[int], config: Config, *, classes: int, precisions: Sequence[str]) -> dict[int, Answers]:
+    """By number of ranks, what its ranks say of their beginning and of each window."""
+    device, cores = config.execution.device or "cpu", machine.cores_usable()
+    found: dict[int, Answers] = {}
+    with contextlib.ExitStack() as open_pools:
+        pools, configs = {}, {}
+        for count in counts:
+            threads = threads_of(config, ranks=count, cores=cores)
+            pools[count] = open_pools.enter_context(Pool(count, device=device, threads=threads, preload=PRELOAD))
             several: dict[str, object] = {
                 "execution.ranks": count, "execution.threads": threads, "execution.recompute": False,
                 "execution.layout": "ddp" if count > 1 else "serial",
             }  # fmt: skip
-            answers = pool.run(
-                JOB,
-                config=config.with_values(several).document(),
-                classes=classes,
-                precisions=list(precisions),
-                pieces=count == 1,
-            )
-        by_ranks[count] = _of(answers, ranks=count, threads=threads)
-        shares |= {name: [Piece(*each) for each in rows] for name, rows in answers[0]["pieces"].items()}
-    took_s = time.perf_counter() - begin + (kept.took_s if kept else 0.0)
-    found = Calibration(
-        mark, took_s, shares, dict(sorted(by_ranks.items())), kept.input_s if kept else _input_s(config)
-    )
-    calibration.write(path, found)
+            configs[count] = {"config": config.with_values(several).document(), "classes": classes}
+        for count in counts:
+            found[count] = pools[count].run(turns.BEGIN, **configs[count], formats=len(precisions)), []
+        for turn in range(turns.WINDOWS):
+            for count in counts:
+                sizes = found[count][0][0]["sizes"]
+                answers = pools[count].run(
+                    turns.WINDOW, **configs[count], sizes=sizes, precisions=list(precisions), is_first=turn == 0
+                )
+                found[count][1].append(answers)
     return found
 
 
@@ -124,152 +141,90 @@ def fingerprint(config: Config, *, classes: int, precisions: Sequence[str], core
     return hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode()).hexdigest()[:24]
 
 
-def rank_measured(
-    world: World, *, config: dict[str, Any], classes: int, precisions: list[str], pieces: bool
-) -> dict[str, Any]:
-    """What one rank measures while all of them do the same."""
-    base_bytes = memory.held_here(world.device)
-    parsed = from_document(config, where="a measurement")
-    bench = probe.Bench(parsed, classes=classes, world=world)
-    whole = parsed.train.batch_size or 1
-    least = world.ranks * parsed.train.microbatches * ROWS_LEAST
-    first = max(least, min(2 * least, whole // FEWER))
-    bench.cut(first)
-    with silent():
-        took_s = [bench.parts_s(number_format="fp32")["total"] for _ in range(2)][-1]
-    held: dict[str, Any] = {"base_bytes": base_bytes, "peak_bytes": memory.peak_here(world.device), "peak_batch": first}
-    held |= {"gpu": "", "gpu_bytes": 0.0}
-    if world.device.type == "cuda":
-        about = torch.cuda.get_device_properties(world.device)
-        held |= {"gpu": about.name, "gpu_bytes": float(about.total_memory)}
-    row_s = float(world.sum_host(np.array([took_s]))[0]) / world.ranks / first
-    sizes = _sizes(whole, least=least, row_s=row_s, turns=(1 + REPEATS_LEAST) * len(precisions))
-    sizes = [size // parsed.augment.row_unit * parsed.augment.row_unit for size in sizes]
-    few, microbatches = sizes[0], parsed.train.microbatches
-    rows = [size / world.ranks / microbatches for size in sizes]
-    found: dict[str, Any] = {**held, "rows": rows, "microbatches": microbatches, "steps": {}}
-    for name in precisions:
-        times: list[list[dict[str, float]]] = [[] for _ in sizes]
-        alone: list[dict[str, float]] = []
-        begin = time.perf_counter()
-        for turn in range(1 + REPEATS):  # in turns, so that what else the machine does falls on all of them
-            if turn > REPEATS_LEAST and world.any(time.perf_counter() - begin > BUDGET_S / len(precisions)):
-                break
-            for index, size in enumerate(sizes):
-                bench.cut(size)
-                world.barrier()
-                with silent():
-                    row = bench.parts_s(number_format=name)
-                times[index] += [row] if turn else []
-            world.barrier()
-            if world.is_first and world.ranks > 1:
-                with silent():
-                    row = bench.parts_s(number_format=name)
-                alone += [row] if turn else []
-            world.barrier()
-        found["steps"][name] = {"times": times, "alone": alone}
-    if world.ranks > 1:
-        bench.cut(few)
-
-        def compute() -> None:
-            with silent():
-                bench.parts_s(number_format=precisions[-1])
-
-        found["links"] = asdict(link.sweep(world, compute=lambda: compute()))
-    found["pieces"] = {name: _pieces(bench, name, rows=sizes[1]) for name in precisions} if pieces else {}
-    return found
-
-
-def _sizes(whole: int, *, least: int, row_s: float, turns: int) -> list[int]:
-    """Two batch sizes whose steps, `turns` of each and of the larger twice, take about the budget or less: a quarter of the
-    `whole` batch and all of it, or as much less as it takes, down to `least` and twice that."""
-    few = max(least, whole // FEWER)
-    many = max(whole, 2 * few)
-    most = int(BUDGET_S / (turns * row_s * (2 + 1 / FEWER)))
-    if many > most:
-        many = max(2 * least, most)
-        few = max(least, many // FEWER)
-    return [few, many]
-
-
-def _pieces(bench: probe.Bench, number_format: str, *, rows: int) -> list[Piece]:
-    """Of every piece between cuts: the fastest of a few."""
-    model, device = bench.model, bench.device
-    px = bench.image_px
-    x = torch.randn((min(rows, 16), 3, px, px), generator=torch.Generator().manual_seed(0))
-    x = x.to(device, memory_format=torch.channels_last)
-
-    def now() -> float:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        return time.perf_counter()
-
-    found = []
-    trains = False  # whether anything up to here does: before that there is no backward
-    bench.ready(2)
-    segments = counting.segments(model, x[:2])
-    bench.ready(len(x))
-    with cut.modes_kept([model]), precision.autocast(number_format, device):
-        for _, segment in segments:
-            segment.train()
-            forward, backward, inside = [], [], []
-            for _ in range(3):
-                leaf = x.detach().requires_grad_(trains)
-                with divided_s(segment) as spent:
-                    begin = now()
-                    y = segment(leaf)
-                    middle = now()
-                inside.append(sum(spent) / (middle - begin))
-                if y.requires_grad:
-                    with torch.autocast(device.type, enabled=False):
-                        y.backward(torch.ones_like(y))
-                forward.append(middle - begin)
-                backward.append(now() - middle)
-            found.append(Piece(min(forward), min(backward), statistics.median(inside)))
-            trains = trains or any(p.requires_grad for p in segment.parameters())
-            x = y.detach()
-    return found
-
-
-def _of(answers: list[dict[str, Any]], *, ranks: int, threads: int) -> Measured:
+def _of(first: list[Answer], windows: list[list[Answer]], *, ranks: int, threads: int) -> Measured:
     """The ranks' answers together."""
-    cut = {"rows": answers[0]["rows"], "microbatches": answers[0]["microbatches"]}
-    steps = {name: _steps([a["steps"][name] for a in answers], **cut) for name in answers[0]["steps"]}
-    base, peak = (round(statistics.fmean(a[key] for a in answers)) for key in ("base_bytes", "peak_bytes"))
-    held = (base, peak, int(answers[0]["peak_batch"]))
-    gpu = {key: answers[0][key] for key in ("gpu", "gpu_bytes")}
+    rows = first[0]["rows"]
+    batch = first[0]["sizes"][1]
+    microbatches = round(batch / ranks / rows[1])
+    steps = {
+        name: _steps(
+            [[rank["steps"][name] for rank in window] for window in windows], rows=rows, microbatches=microbatches
+        )
+        for name in windows[0][0]["steps"]
+    }
+    base, peak = (round(statistics.fmean(a[key] for a in first)) for key in ("base_bytes", "peak_bytes"))
+    held = (base, peak, int(first[0]["peak_batch"]))
+    gpu = {key: first[0][key] for key in ("gpu", "gpu_bytes")}
     if ranks == 1:
-        return Measured(ranks, threads, steps, *held, **gpu)
-    told = link.Sending(
-        **{**answers[0]["links"], "all_reduce_s": {int(k): v for k, v in answers[0]["links"]["all_reduce_s"].items()}}
+        return Measured(ranks, threads, steps, *held, batch=batch, **gpu)
+    links = [link.Sending.of(window[0]["links"]) for window in windows]
+    reduced_s = {size: statistics.median(each.all_reduce_s[size] for each in links) for size in links[0].all_reduce_s}
+    sent = cost.collective(reduced_s, statistics.median(each.gather_s for each in links))
+    found = Measured(
+        ranks, threads, steps, *held, *sent, statistics.median(each.steals for each in links), batch=batch, **gpu
     )
-    overhead_s, latency_s, rate = cost.collective(told.all_reduce_s, told.gather_s)
-    return Measured(ranks, threads, steps, *held, overhead_s, latency_s, rate, told.steals, **gpu)
+    passes = [sharding.Passes.of(window[0]["sharding"]) for window in windows if window[0]["sharding"]]
+    if not passes:
+        return found
+    gathering, scattering = sharding.beyond(passes, cost.route(found.cluster("here"), list(range(ranks))))
+    return replace(found, gathering=gathering, scattering=scattering)
 
 
-def _steps(each: list[dict[str, Any]], *, rows: Sequence[float], microbatches: int) -> Steps:
-    """Means over ranks of their middle steps: a run has the machine as it is, not at its best; the scatter of a rank's own.
-    `rows`: of each of a step's `microbatches` on a rank, whose forward and backward the lines are of."""
+def _shares(windows: list[list[Answer]]) -> dict[str, list[Piece]]:
+    """By number format, the pieces' middle seconds."""
+    found = {}
+    for name in windows[0][0]["pieces"]:
+        each = zip(*(window[0]["pieces"][name] for window in windows))
+        found[name] = [Piece(*(statistics.median(values) for values in zip(*piece))) for piece in each]
+    return found
 
-    def middle(times: list[dict[str, float]], *parts: str) -> float:
-        return statistics.median(sum(row[part] for part in parts) for row in times)
 
-    few, many = ([rank["times"][i] for rank in each] for i in (0, 1))
+def _steps(windows: list[list[list[Turn]]], *, rows: Sequence[float], microbatches: int) -> Steps:
+    """From the turns of every rank in every window: medians of windows' medians, since a run has the machine as it is, not at its
+    best; means over ranks. `rows`: of each of a step's `microbatches` on a rank, whose forward and backward the lines are of."""
+
+    def middle(size: int, *parts: str) -> float:
+        """Of silent steps."""
+        return statistics.median(
+            statistics.fmean(statistics.median(_sum(turn["silent"][size], *parts) for turn in rank) for rank in window)
+            for window in windows
+        )
+
     lines = []
     for part in ("forward", "backward"):
-        at = [statistics.fmean(middle(times, part) for times in ranks) / microbatches for ranks in (few, many)]
+        at = [middle(size, part) / microbatches for size in (0, 1)]
         lines.append(cost.through((rows[0], rows[1]), (at[0], at[1])))
-    optimizer_s = statistics.fmean(middle(times, "optimizer") for ranks in (few, many) for times in ranks)
-    rest_s = statistics.fmean(middle(times, "copy", "rest") for ranks in (few, many) for times in ranks)
-    slower = [
-        middle(times, "forward", "backward") / middle(rank["alone"], "forward", "backward")
-        for times, rank in zip(many, each) if rank["alone"]
-    ]  # fmt: skip
-    alone = (
-        min(max(1.0, *slower), float(len(each))) if slower else 1.0
-    )  # one core for all would be as many times slower
-    scatter = [statistics.stdev(row["total"] for row in times) / middle(times, "total") for times in many]
-    return Steps(lines[0], lines[1], optimizer_s, rest_s, alone, min(scatter))
+    optimizer_s, rest_s = (
+        statistics.fmean(middle(size, *parts) for size in (0, 1)) for parts in (("optimizer",), ("copy", "rest"))
+    )
+    totals = [turn["silent"][1]["total"] for window in windows for rank in window for turn in rank]
+    noise = statistics.stdev(totals) / statistics.median(totals) if len(totals) > 1 else 0.0
+    count = len(windows[0])
+    if count == 1:
+        return Steps(lines[0], lines[1], optimizer_s, rest_s, 1.0, noise)
+    alone = statistics.median(_alone(window[0]) for window in windows)
+    joined = statistics.median(_joined(window) for window in windows)
+    # One core for all would be as many times slower.
+    return Steps(lines[0], lines[1], optimizer_s, rest_s, min(max(1.0, alone), float(count)), noise, max(1.0, joined))
+
+
+def _alone(turns: list[Turn]) -> float:
+    """Times as long as with the others asleep, of the first rank."""
+    parts = ("forward", "backward")
+    beside = statistics.median(_sum(turn["silent"][1], *parts) for turn in turns)
+    return beside / statistics.median(_sum(turn["alone"], *parts) for turn in turns)
+
+
+def _joined(window: list[list[Turn]]) -> float:
+    """Times as long as with nothing sent: of the slowest rank, as all wait for it, against the mean one."""
+    together = statistics.median(max(rank["joined"]["total"] for rank in turn) for turn in zip(*window))
+    return together / statistics.fmean(
+        statistics.median(turn["silent"][1]["total"] for turn in rank) for rank in window
+    )
+
+
+def _sum(row: dict[str, float], *parts: str) -> float:
+    return sum(row[part] for part in parts)
 
 
 def _input_s(config: Config) -> float:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from fanlight.data import order
+from fanlight.plan.blocks import NOTHING
+from fanlight.plan.cost import Line
 
 Waits = Mapping[int, tuple[int, ...]]  # by rank, the operations that it waits for
 
@@ -37,6 +39,8 @@ class Asked:
     input_s: float = 0.0  # of preparing one image, on the input threads of its rank, beside the step
     turn_s: float = 0.0  # of one image, on something that a node's ranks take turns at and that nothing hides
     sync_every: int = 8  # steps between meetings of ranks that train apart
+    gathering: Line = NOTHING  # seconds by bytes of a block's sharded weights becoming whole, beside the message
+    scattering: Line = NOTHING  # likewise of its gradients
 
     def rows(self, data_ranks: int) -> tuple[int, ...]:
         """Of each microbatch, what the rank with most of it sees, as data/order.py cuts batches: the last rank has most of every

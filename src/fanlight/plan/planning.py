@@ -73,7 +73,7 @@ def foretold(config: Config, wanted: Wanted) -> tuple[Question, list[Candidate]]
     if other is None or other.device.speed is not None:
         here = wanted.ranks if other is None else ()
         calibration = measure.calibrate(
-            config, classes=len(manifest.classes), precisions=precisions, ranks=here, anew=wanted.anew
+            config, counted, classes=len(manifest.classes), precisions=precisions, ranks=here, anew=wanted.anew
         )
     target = other
     if target is None:

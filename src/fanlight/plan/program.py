@@ -56,6 +56,7 @@ class _Writer:
             for pp in range(layout.pp)
         ]
         self.collapsed = collapsed
+        self.is_gpu = cluster.device.kind == "cuda"
         self.slower = slower or (lambda rank: self._expected())
         self.contended = cost.contended(cluster, stages.busy(layout, cluster.devices, microbatches=asked.microbatches))
         self.ops: list[Op] = []
@@ -187,7 +188,6 @@ class _Writer:
         sharded weights. On a GPU those travel while the block before computes, no earlier; gloo is asked when they are
         needed."""
         is_sharded = self.layout.dp_shard > 1 and not are_whole
-        is_ahead = self.cluster.device.kind == "cuda"
         here: dict[int, int] = {}
         for index, block in enumerate(blocks):
             waits = {
@@ -195,8 +195,8 @@ class _Writer:
                 for rank in self.members[pp]
             }
             if is_sharded:
-                own = here if is_ahead and index else self._gather(pp, block, waits)
-                if is_ahead and index + 1 < len(blocks):
+                own = here if self.is_gpu and index else self._gather(pp, block, waits)
+                if self.is_gpu and index + 1 < len(blocks):
                     here = self._gather(pp, blocks[index + 1], waits)
                 waits = {rank: (*waits[rank], own[rank]) for rank in waits}
             yield block, waits
@@ -219,24 +219,34 @@ class _Writer:
             self._compute(pp, alone, ready, "beside sending")
 
     def _scatter(self, pp: int, block: Block, after: dict[int, int]) -> None:
-        ready = {rank: (op,) for rank, op in after.items()}
+        """A block's gradients become shards of sums. gloo is waited for."""
+        lane = "communication" if self.is_gpu else "compute"
         size = 4.0 * block.numbers * self._held(block)
+        after = self._compute_all(pp, self.asked.scattering.at(size) / self.contended, after, "lay gradients together")
+        ready = {rank: (op,) for rank, op in after.items()}
         sent = self._together(
-            pp, ("dp_shard",), lambda path: cost.gather_s(size, path), ready, "reduce-scatter gradients"
+            pp, ("dp_shard",), lambda path: cost.scatter_s(size, path), ready, "reduce-scatter gradients", lane=lane
         )
-        self._stolen(pp, ready, cost.gather_s(size, self._path(self.members[pp][0], ("dp_shard",))[1]))
+        if self.is_gpu:
+            self._stolen(pp, ready, cost.scatter_s(size, self._path(self.members[pp][0], ("dp_shard",))[1]))
         if self.layout.dp_replicate > 1:
             ready = {rank: (op,) for rank, op in sent.items()}
             part = size / self.layout.dp_shard
             sent = self._together(
-                pp, ("dp_replicate",), lambda path: cost.all_reduce_s(part, path), ready, "all-reduce shards"
+                pp, ("dp_replicate",), lambda path: cost.all_reduce_s(part, path), ready, "all-reduce shards", lane=lane
             )
         self.sent.setdefault(pp, []).extend(sent.values())
 
     def _gather(self, pp: int, block: Block, after: Waits) -> dict[int, int]:
         """A block's sharded weights become whole."""
-        size = self.asked.weight_bytes * block.numbers * self._held(block)
-        return self._together(pp, ("dp_shard",), lambda path: cost.gather_s(size, path), after, "all-gather weights")
+        numbers = block.numbers * self._held(block)
+        size = self.asked.weight_bytes * numbers
+        sent = self._together(pp, ("dp_shard",), lambda path: cost.gather_s(size, path), after, "all-gather weights")
+        if self.is_gpu:
+            return sent
+        return self._compute_all(
+            pp, self.asked.gathering.at(4.0 * numbers) / self.contended, sent, "put weights together"
+        )
 
     def _statistics(self, pp: int, block: Block, after: dict[int, int]) -> dict[int, int]:
         """Norms meet once in a forward and once in a backward, and everything waits for it."""
@@ -285,7 +295,7 @@ class _Writer:
             waits = {rank: tuple(op for op, ranks in own.items() if rank in ranks) for rank in waits}
         held = sum(block.numbers * self._held(block) for block in mine) / self.layout.dp_shard
         layout = self.layout
-        if layout.tp > 1 and (self.cluster.device.kind == "cuda" or layout.ranks > self.cluster.devices):
+        if layout.tp > 1 and (self.is_gpu or layout.ranks > self.cluster.devices):
             whole = 4.0 * sum(b.numbers - b.divided_numbers for b in mine)
             copies = self._together(
                 pp, ("tp",), lambda path: cost.broadcast_s(whole, path), waits, "copies", lane="compute"
