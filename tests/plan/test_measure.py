@@ -23,29 +23,31 @@ def step(total: float, forward: float, backward: float, optimizer: float) -> dic
 
 
 def made(*, alone: float = 1.1) -> Calibration:
-    steps = Steps(Line(0.01, 0.002), Line(0.02, 0.004), 0.005, 0.001, alone, 0.1, 1.2, 0.02)
-    one = Measured(1, 2, {"fp32": replace(steps, alone=1.0)}, 400, 500, 8, batch=16)
-    sharding = {"gathering": Line(1e-3, 1e-9), "scattering": Line(2e-3, 2e-9)}
-    two = Measured(2, 1, {"fp32": steps}, 400, 500, 8, 1e-5, 8e-5, 1e9, 0.5, 16, **sharding)
+    steps = Steps(Line(0.01, 0.002), Line(0.02, 0.004), 0.005, 0.001, alone, 0.1, (1.4, 1.2), 0.02, 1.5)
+    one = Measured(1, 2, {"fp32": replace(steps, alone=1.0)}, 400, 500, 8, sizes=(4, 16))
+    passes = (Line(1e-3, 1e-9), Line(4e-3, 4e-9))
+    two = Measured(2, 1, {"fp32": steps}, 400, 500, 8, 1e-5, 8e-5, 1e9, 0.5, (4, 16), passes)
     return Calibration("f", 9.0, {"fp32": [Piece(1.0, 3.0, 0.25), Piece(3.0, 5.0, 0.5)]}, {1: one, 2: two}, 1e-4)
 
 
-def turn(few, many, *, alone=None, joined=None) -> dict:
-    return {"silent": [few, many], "alone": alone, "joined": joined}
+def turn(few, many, *, alone=None, joined=()) -> dict:
+    return {"silent": [few, many], "alone": alone, "joined": list(joined)}
 
 
 FEW, MANY = step(3.5, 1, 2, 0.25), step(6.5, 2, 4, 0.25)
 
 
 def test_steps_of_two_batches_make_lines():
-    first = [turn(FEW, MANY, alone=step(6.0, 1.6, 3.4, 0.25), joined=step(7.8, 2, 4, 0.25))] * 3
-    other = [turn(FEW, MANY, joined=step(7.15, 2, 4, 0.25))] * 3
+    first = [
+        turn(FEW, MANY, alone=step(3.0, 0.8, 1.7, 0.25), joined=[step(7.0, 1, 2, 0.25), step(7.8, 2, 4, 0.25)])
+    ] * 3
+    other = [turn(FEW, MANY, joined=[step(6.0, 1, 2, 0.25), step(7.15, 2, 4, 0.25)])] * 3
     found = measure._steps([[first, other]], rows=[8, 16], microbatches=1)
     assert (found.forward.at(8), found.forward.at(16)) == pytest.approx((1, 2))
     assert (found.backward.at(8), found.backward.at(32)) == pytest.approx((2, 8))
     assert found.optimizer_s == 0.25 and found.rest_s == pytest.approx(0.25)
     assert found.alone == pytest.approx(6 / 5) and found.noise == 0
-    assert found.joined == pytest.approx(7.8 / 6.5), "all wait for the slowest"
+    assert found.joined == pytest.approx((7 / 3.5, 7.8 / 6.5)), "all wait for the slowest"
     parts = measure._steps([[first, other]], rows=[4, 8], microbatches=2)
     assert (parts.forward.at(4), parts.forward.at(8), parts.optimizer_s) == pytest.approx((0.5, 1, 0.25))
 
@@ -58,7 +60,7 @@ def test_a_slow_window_among_others_changes_nothing():
             return {name: slower * value for name, value in row.items()}
 
         few, many = at(FEW), at(MANY)
-        alone, joined = at(step(6.0, 1.6, 3.4, 0.25)), at(step(7.8, 2, 4, 0.25))
+        alone, joined = at(step(6.0, 1.6, 3.4, 0.25)), [at(step(4.8, 1, 2, 0.25)), at(step(7.8, 2, 4, 0.25))]
         return [[turn(few, many, alone=alone, joined=joined)] * 2, [turn(few, many, joined=joined)] * 2]
 
     found = measure._steps([window(1), window(3), window(1)], rows=[8, 16], microbatches=1)
@@ -107,11 +109,13 @@ def test_sending_steals_what_neither_hides(beside_s, sent_s, expected):
 
 
 def test_large_networks_are_measured_on_fewer_rows():
-    assert turns.sizes_of(64, least=4, row_s=1e-4, turns=8) == [16, 64]
-    few, many = turns.sizes_of(64, least=4, row_s=0.05, turns=8)
+    assert turns.sizes_of(64, least=4, step=Line(0.01, 1e-4), turns=8) == [16, 64]
+    step = Line(0.01, 0.05)
+    few, many = turns.sizes_of(64, least=4, step=step, turns=8)
     assert 4 <= few < many < 64
-    assert 8 * 0.05 * (few + 3 * many) <= 1.2 * turns.BUDGET_S
-    assert turns.sizes_of(64, least=4, row_s=9.0, turns=8) == [4, 8], "less than that makes no line"
+    assert 8 * (3 * step.at(few) + 2 * step.at(many)) <= 1.2 * turns.BUDGET_S
+    assert turns.sizes_of(64, least=4, step=Line(0.0, 9.0), turns=8) == [4, 8], "less than that makes no line"
+    assert turns.sizes_of(64, least=4, step=Line(9.0, 1e-4), turns=8) == [4, 8], "nor where every step is long"
 
 
 def test_only_what_was_not_measured_is_measured(tmp_path, monkeypatch):
@@ -162,7 +166,8 @@ def test_what_was_measured_on_gpus_is_a_cluster_of_them():
     found = one.cluster("here")
     assert (found.device.kind, found.device.name, found.memory_bytes, found.devices) == ("cuda", "made", 8e10, 4)
     path = cost.route(found, [0, 1, 2, 3])
-    assert cost.all_reduce_s(1e6, path) == pytest.approx(one.overhead_s + one.latency_s + 1e6 / one.bytes_per_s)
+    idle_s = one.overhead_s + one.latency_s + 1e6 / one.bytes_per_s
+    assert cost.all_reduce_s(1e6, path) == pytest.approx(one.steps["fp32"].sending * idle_s)
 
 
 def test_what_another_machine_or_power_state_measured_is_not_used(monkeypatch):
@@ -192,10 +197,10 @@ def test_what_another_machine_or_power_state_measured_is_not_used(monkeypatch):
 def test_what_disturbs_some_steps_changes_nothing():
     calm = [step(6.0, 2, 4, 0)] * 3
     busy = [*calm, step(60.0, 20, 40, 0), step(90.0, 40, 50, 0)]
-    disturbed = [turn(each, each, alone=each, joined=each) for each in busy]
+    disturbed = [turn(each, each, alone=each, joined=[each, each]) for each in busy]
     found = measure._steps([[disturbed, disturbed]], rows=[8, 16], microbatches=1)
-    assert (found.forward.at(16), found.backward.at(16), found.alone, found.joined) == pytest.approx((2, 4, 1, 1))
-    slow = [turn(each, each, alone=step(0.6, 0.2, 0.4, 0), joined=each) for each in calm]
+    assert (found.forward.at(16), found.backward.at(16), found.alone, *found.joined) == pytest.approx((2, 4, 1, 1, 1))
+    slow = [turn(each, each, alone=step(0.6, 0.2, 0.4, 0), joined=[each, each]) for each in calm]
     assert measure._steps([[slow, slow]], rows=[8, 16], microbatches=1).alone == 2, (
         "two ranks cannot slow each other more than twofold"
     )
@@ -265,54 +270,49 @@ def test_ranks_measure_steps_pieces_and_links(pool, ranks):
         for answer in window:
             rows = answer["steps"]["fp32"]
             assert 1 <= len(rows) <= turns.TURNS_MOST
-            for row in [each for taken in rows for each in (*taken["silent"], taken["joined"]) if each]:
+            for row in [each for taken in rows for each in (*taken["silent"], *taken["joined"])]:
                 assert row["forward"] > 0 and row["backward"] > 0 and row["total"] > 0
     found = measure._of(first, windows, ranks=ranks, threads=1)
     steps = found.steps["fp32"]
-    assert steps.forward.at(32) > 0 and found.peak_bytes >= found.base_bytes > 1e7 and found.batch == 64
+    assert steps.forward.at(32) > 0 and found.peak_bytes >= found.base_bytes > 1e7 and found.sizes == (16, 64)
     if ranks > 1:
         assert found.bytes_per_s > 0 and 0 <= found.steals <= 1.5 and found.latency_s >= 0
-        assert steps.joined > 1, "sending takes time"
-        assert found.gathering.at(1e6) > 0 and found.scattering.at(1e6) > 0, "and so do hooks around shards"
+        assert min(steps.joined) > 1, "sending takes time"
+        forward, backward = found.passes
+        assert backward.at(1e6) > forward.at(1e6) > 0, "and so do hooks around shards"
     else:
         shares = measure._shares(windows)["fp32"]
         assert len(shares) >= 2 and all(piece.forward_s > 0 and piece.backward_s > 0 for piece in shares)
 
 
-@pytest.mark.parametrize(("spread", "ranks"), [(0.0, 2), (0.08, 2), (0.3, 4)])
-def test_a_real_step_is_foretold_as_it_was_measured(spread, ranks):
-    """The spread that real steps had comes back out of how much longer than silent ones they took."""
-    told = made()
-    two = told.by_ranks[2]
-    counted = chain(2, norms=(8,))
-    config = jobs.config(model__name="resnet18", train__batch_size=16)
-    several = replace(two, ranks=ranks)
+@pytest.mark.parametrize(("spread", "sending", "ranks"), [(0.0, 1.0, 2), (0.08, 1.0, 2), (0.05, 2.5, 2), (0.3, 1.5, 4)])
+def test_real_steps_are_foretold_as_they_were_measured(spread, sending, ranks):
+    """What made steps longer than silent ones comes back out of how much longer they were, at two sizes."""
+    told, config, counted = made(), jobs.config(model__name="resnet18", train__batch_size=16), chain(2, norms=(8,))
+    plain = replace(told.by_ranks[2].steps["fp32"], spread=0.0, sending=1.0)
+    several = replace(told.by_ranks[2], ranks=ranks, latency_s=2e-3, bytes_per_s=2e6, steps={"fp32": plain})
     here = replace(told, by_ranks={1: told.by_ranks[1], ranks: several})
 
-    def step_s(found: Calibration, spread: float) -> float:
-        about = Question(config, counted, 0, several.cluster("here"), found, 16)
-        machines = replace(choose.machines_of(about, ranks=ranks, number_format="fp32"), spread=spread)
-        layout = choose.layout_of(about, "ddp", ranks=ranks, machines=machines)
+    def joined(batch: int) -> float:
+        about = Question(config, counted, 0, several.cluster("here"), here, batch)
+        layout = choose.layout_of(about, "ddp", ranks=ranks, machines=about.cluster)
+        asked = choose.asked_of(about, layout, batch=batch, number_format="fp32", machines=about.cluster)
+        asked = replace(asked, input_s=0.0, host_s=plain.rest_s / plain.alone)
+        machines = replace(several, steps={"fp32": replace(plain, spread=spread, sending=sending)}).cluster("here")
         blocks = choose.blocks_of(about, layout, number_format="fp32")
-        asked = choose.asked_of(about, layout, batch=16, number_format="fp32", machines=machines)
-        asked = replace(asked, input_s=0.0, host_s=two.steps["fp32"].rest_s / 1.1)
-        return simulate(program(layout, blocks, asked, machines)).step_s
+        silent_s = plain.forward.at(batch / ranks) + plain.backward.at(batch / ranks) + plain.optimizer_s + plain.rest_s
+        return simulate(program(layout, blocks, asked, machines)).step_s / silent_s
 
-    steps = two.steps["fp32"]
-    silent_s = steps.forward.at(16 / ranks) + steps.backward.at(16 / ranks) + steps.optimizer_s + steps.rest_s
-    joined = step_s(here, spread) / silent_s
-    here = replace(
-        here, by_ranks={1: here.by_ranks[1], ranks: replace(several, steps={"fp32": replace(steps, joined=joined)})}
-    )
-    found = waiting.fitted(here, config, counted)
-    assert found.by_ranks[ranks].steps["fp32"].spread == pytest.approx(spread, abs=1e-6)
-    assert found.by_ranks[1] == here.by_ranks[1]
+    real = replace(plain, joined=tuple(joined(batch) for batch in several.sizes))
+    here.by_ranks[ranks] = replace(several, steps={"fp32": real})
+    found = waiting.fitted(here, config, counted).by_ranks[ranks].steps["fp32"]
+    assert (found.spread, found.sending) == pytest.approx((spread, sending), rel=0.01, abs=1e-4)
 
 
-def test_a_spread_has_bounds():
-    assert waiting.solved(lambda spread: 1 + spread, 0.9) == 0, "a step that is foretold too slow waits for nobody"
-    assert waiting.solved(lambda spread: 1 + spread, 9.0) == waiting.MOST
-    assert waiting.solved(lambda spread: 1 + spread, 1.25) == pytest.approx(0.25)
+def test_what_is_solved_has_bounds():
+    assert waiting.solved(lambda x: 1 + x, 0.9, 0, 1.5) == 0, "a step that is foretold too slow waits for nobody"
+    assert waiting.solved(lambda x: 1 + x, 9.0, 0, 1.5) == 1.5
+    assert waiting.solved(lambda x: 1 + x, 1.25, 0, 1.5) == pytest.approx(0.25, abs=1e-4)
 
 
 def test_what_sharding_takes_beside_its_messages():
@@ -327,8 +327,11 @@ def test_what_sharding_takes_beside_its_messages():
         }
         return sharding.Passes(forward, backward)
 
-    gathering, scattering = sharding.beyond([passes(2e-3, 1e-9), passes(9e-3, 9e-9), passes(2e-3, 1e-9)], path)
+    several = sharding.lines([passes(2e-3, 1e-9), passes(9e-3, 9e-9), passes(2e-3, 1e-9)])
+    gathering, scattering = sharding.beyond(several, path)
     assert (gathering.fixed_s, gathering.row_s) == pytest.approx((2e-3, 1e-9))
     assert (scattering.fixed_s, scattering.row_s) == pytest.approx((4e-3, 2e-9))
-    nothing, _ = sharding.beyond([sharding.Passes({small: 0.0, large: 0.0}, {small: 0.0, large: 0.0})], path)
+    nothing, _ = sharding.beyond(
+        sharding.lines([sharding.Passes({small: 0.0, large: 0.0}, {small: 0.0, large: 0.0})]), path
+    )
     assert nothing.at(large) == 0

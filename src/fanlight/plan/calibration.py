@@ -30,8 +30,9 @@ class Steps:
     rest_s: float  # of the loop and of preparing the batch on its device
     alone: float  # times as long as with the other ranks asleep
     noise: float  # standard deviation of a step's time, relative: of a minute, in which the machine's pace changes
-    joined: float = 1.0  # times as long as with nothing sent, in which nobody waits
-    spread: float = 0.0  # of ranks' step times, relative, by which a simulated step takes as long (waiting.py)
+    joined: tuple[float, float] = (1.0, 1.0)  # times as long as with nothing sent, of the smaller and the larger batch
+    spread: float = 0.0  # of ranks' step times, relative, by which simulated steps take as long (waiting.py)
+    sending: float = 1.0  # times as long as without anything beside it that what is sent takes, likewise
 
 
 @dataclass(frozen=True)
@@ -48,24 +49,27 @@ class Measured:
     latency_s: float = 0.0
     bytes_per_s: float = 1e30
     steals: float = 0.0
-    batch: int = 1  # images over all ranks of the larger steps
-    gathering: Line = NOTHING  # seconds by bytes of sharded weights that become whole, beside the message
-    scattering: Line = NOTHING  # likewise of gradients
+    sizes: tuple[int, int] = (1, 1)  # images over all ranks of the smaller and the larger steps
+    passes: tuple[Line, Line] = (
+        NOTHING,
+        NOTHING,
+    )  # seconds of a sharded block's forward and backward, by bytes (sharding.py)
     gpu: str = ""  # its name; empty: ranks compute on CPUs
     gpu_bytes: float = 0.0  # of its memory
 
     def cluster(self, name: str, *, number_format: str | None = None) -> Cluster:
         """This machine as a cluster of one node, `ranks` ranks on it, as it was measured in a number format; None: in the
         first of them."""
-        hop = cost.hop_of(self.latency_s, self.bytes_per_s, ranks=max(2, self.ranks))
         steps = self.steps[number_format or next(iter(self.steps))]
+        slower = steps.sending
+        hop = cost.hop_of(self.latency_s * slower, self.bytes_per_s / slower, ranks=max(2, self.ranks))
         share = (max(1.0, steps.alone) - 1) / (self.ranks - 1) if self.ranks > 1 else 0.0
         device = Device("cpu", machine.cpu_name(), machine.memory_available(), speed=1.0)
         if self.gpu:
             device = Device("cuda", self.gpu, self.gpu_bytes, speed=1.0)
         return Cluster(
             name, 1, self.ranks, device, hop, hop, spread=steps.spread,
-            contention=share, steals=self.steals, overhead_s=self.overhead_s, is_measured=True,
+            contention=share, steals=self.steals, overhead_s=self.overhead_s * slower, is_measured=True,
         )  # fmt: skip
 
 
@@ -138,11 +142,18 @@ def read(path: Path) -> Calibration | None:
         by_ranks = {}
         for ranks, each in told["by_ranks"].items():
             steps = {
-                name: Steps(**{**one, "forward": Line(**one["forward"]), "backward": Line(**one["backward"])})
+                name: Steps(
+                    **{
+                        **one,
+                        "forward": Line(**one["forward"]),
+                        "backward": Line(**one["backward"]),
+                        "joined": tuple(one["joined"]),
+                    }
+                )
                 for name, one in each["steps"].items()
             }
-            sharding = {name: Line(**each[name]) for name in ("gathering", "scattering")}
-            by_ranks[int(ranks)] = Measured(**{**each, "steps": steps, **sharding})
+            passes = tuple(Line(**line) for line in each["passes"])
+            by_ranks[int(ranks)] = Measured(**{**each, "steps": steps, "passes": passes, "sizes": tuple(each["sizes"])})
         shares = {name: [Piece(*row) for row in rows] for name, rows in told["shares"].items()}
         return Calibration(told["fingerprint"], told["took_s"], shares, by_ranks, told["input_s"])
     except FileNotFoundError:

@@ -16,7 +16,7 @@ from fanlight.errors import ConfigError
 from fanlight.parallel import layout as layouts
 from fanlight.parallel.layout import Layout
 from fanlight.parallel.link import LARGE_BYTES, SMALL_BYTES, Link
-from fanlight.plan import band, cost, memory, possible, remedies
+from fanlight.plan import band, cost, memory, possible, remedies, sharding
 from fanlight.plan.blocks import Block
 from fanlight.plan.calibration import Calibration
 from fanlight.plan.cluster import Cluster
@@ -251,10 +251,12 @@ def asked_of(about: Question, layout: Layout, *, batch: int, number_format: str,
     cropping_s = calibration.input_s * sum(asked.rows(layout.data_ranks))
     host_s = steps.rest_s / slower + (cropping_s / measured.threads if about.cluster.device.kind == "cpu" else 0.0)
     threads = 1 if about.cluster.device.kind == "cpu" else max(1, config.execution.workers or 1)
+    own = measured.cluster("here", number_format=number_format)  # where the blocks were sharded
+    gathering, scattering = sharding.beyond(measured.passes, cost.route(own, list(range(measured.ranks))))
     return replace(
         asked, update_s=steps.optimizer_s / numbers / slower / speed, host_s=host_s / speed,
         input_s=calibration.input_s / threads / speed,
-        gathering=measured.gathering * (1 / speed), scattering=measured.scattering * (1 / speed),
+        gathering=gathering * (1 / speed), scattering=scattering * (1 / speed),
     )  # fmt: skip
 
 

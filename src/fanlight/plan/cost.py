@@ -40,6 +40,9 @@ class Line:
     def __mul__(self, factor: float) -> Line:
         return Line(self.fixed_s * factor, self.row_s * factor)
 
+    def __sub__(self, other: Line) -> Line:
+        return Line(self.fixed_s - other.fixed_s, self.row_s - other.row_s)
+
 
 def through(rows: tuple[float, float], seconds: tuple[float, float]) -> Line:
     """The line through two measured points; where noise would make it fall, or begin below 0, the nearest that does not."""

@@ -46,7 +46,7 @@ PRELOAD = ("torch", "timm", "cv2", "fanlight.plan.turns")
 FORM = 5  # of what is kept: a file of another is measured anew
 DECIDES = ("OMP_", "KMP_", "GOMP_", "MKL_", "DNNL_", "ONEDNN_", "ATEN_", "MALLOC_", "LD_PRELOAD")  # environment
 CUTS = 40  # images whose cropping is timed
-Turn = dict[str, Any]  # of one rank: silent steps of both sizes, one alone, one with messages
+Turn = dict[str, Any]  # of one rank: steps of both sizes, silent and joined, and one alone
 Answer = dict[str, Any]
 Answers = tuple[list[Answer], list[list[Answer]]]  # of the ranks to their beginning; to each window
 
@@ -144,8 +144,8 @@ def fingerprint(config: Config, *, classes: int, precisions: Sequence[str], core
 def _of(first: list[Answer], windows: list[list[Answer]], *, ranks: int, threads: int) -> Measured:
     """The ranks' answers together."""
     rows = first[0]["rows"]
-    batch = first[0]["sizes"][1]
-    microbatches = round(batch / ranks / rows[1])
+    sizes = tuple(first[0]["sizes"])
+    microbatches = round(sizes[1] / ranks / rows[1])
     steps = {
         name: _steps(
             [[rank["steps"][name] for rank in window] for window in windows], rows=rows, microbatches=microbatches
@@ -156,18 +156,15 @@ def _of(first: list[Answer], windows: list[list[Answer]], *, ranks: int, threads
     held = (base, peak, int(first[0]["peak_batch"]))
     gpu = {key: first[0][key] for key in ("gpu", "gpu_bytes")}
     if ranks == 1:
-        return Measured(ranks, threads, steps, *held, batch=batch, **gpu)
+        return Measured(ranks, threads, steps, *held, sizes=sizes, **gpu)
     links = [link.Sending.of(window[0]["links"]) for window in windows]
     reduced_s = {size: statistics.median(each.all_reduce_s[size] for each in links) for size in links[0].all_reduce_s}
     sent = cost.collective(reduced_s, statistics.median(each.gather_s for each in links))
     found = Measured(
-        ranks, threads, steps, *held, *sent, statistics.median(each.steals for each in links), batch=batch, **gpu
+        ranks, threads, steps, *held, *sent, statistics.median(each.steals for each in links), sizes=sizes, **gpu
     )
     passes = [sharding.Passes.of(window[0]["sharding"]) for window in windows if window[0]["sharding"]]
-    if not passes:
-        return found
-    gathering, scattering = sharding.beyond(passes, cost.route(found.cluster("here"), list(range(ranks))))
-    return replace(found, gathering=gathering, scattering=scattering)
+    return replace(found, passes=sharding.lines(passes)) if passes else found
 
 
 def _shares(windows: list[list[Answer]]) -> dict[str, list[Piece]]:
@@ -203,24 +200,25 @@ def _steps(windows: list[list[list[Turn]]], *, rows: Sequence[float], microbatch
     if count == 1:
         return Steps(lines[0], lines[1], optimizer_s, rest_s, 1.0, noise)
     alone = statistics.median(_alone(window[0]) for window in windows)
-    joined = statistics.median(_joined(window) for window in windows)
+    joined = tuple(max(1.0, statistics.median(_joined(window, size) for window in windows)) for size in (0, 1))
     # One core for all would be as many times slower.
-    return Steps(lines[0], lines[1], optimizer_s, rest_s, min(max(1.0, alone), float(count)), noise, max(1.0, joined))
+    return Steps(
+        lines[0], lines[1], optimizer_s, rest_s, min(max(1.0, alone), float(count)), noise, (joined[0], joined[1])
+    )
 
 
 def _alone(turns: list[Turn]) -> float:
-    """Times as long as with the others asleep, of the first rank."""
+    """Times as long as with the others asleep, of the first rank's smaller steps."""
     parts = ("forward", "backward")
-    beside = statistics.median(_sum(turn["silent"][1], *parts) for turn in turns)
+    beside = statistics.median(_sum(turn["silent"][0], *parts) for turn in turns)
     return beside / statistics.median(_sum(turn["alone"], *parts) for turn in turns)
 
 
-def _joined(window: list[list[Turn]]) -> float:
+def _joined(window: list[list[Turn]], size: int) -> float:
     """Times as long as with nothing sent: of the slowest rank, as all wait for it, against the mean one."""
-    together = statistics.median(max(rank["joined"]["total"] for rank in turn) for turn in zip(*window))
-    return together / statistics.fmean(
-        statistics.median(turn["silent"][1]["total"] for turn in rank) for rank in window
-    )
+    together = statistics.median(max(rank["joined"][size]["total"] for rank in turn) for turn in zip(*window))
+    silent = [statistics.median(turn["silent"][size]["total"] for turn in rank) for rank in window]
+    return together / statistics.fmean(silent)
 
 
 def _sum(row: dict[str, float], *parts: str) -> float:

@@ -21,6 +21,10 @@ from fanlight.plan.blocks import Block
 from fanlight.plan.operations import Asked
 
 MOMENTS = {"sgd": 1, "adamw": 2}  # numbers that the optimizer keeps for each weight
+GATHERED_GPU = 2  # blocks whose weights are whole at once, one ahead; the memory of one serves the next
+# On CPUs it does not: blocks are of different sizes, and what the heap has of one is too small or in pieces for another. Of each
+# block, its weights as they come and as they are used, its gradients as they are made and as they are sent.
+GATHERED_CPU = 4
 AHEAD = 3  # batches beside the one that is computed: one per input thread and two more (data/loader.py)
 
 
@@ -89,7 +93,7 @@ def _rank(
         average=held if kept.has_average else 0.0,
         activations=_activations(layout, blocks, rows=max(rows), in_flight=in_flight, is_short=is_short),
         buckets=(min(whole, 2.0 * cutting.BUCKET_BYTES) if bucketed else 0.0)
-        + (2 * largest if layout.dp_shard > 1 else 0.0),
+        + ((GATHERED_GPU * largest if kept.on_device else GATHERED_CPU * whole) if layout.dp_shard > 1 else 0.0),
         copies=(whole / layout.dp_shard + frozen) / 2 if is_short else 0.0,
         batches=0.0 if kept.on_device else (1 + AHEAD) * sum(rows) * 3.0 * kept.image_px**2,
         base=kept.base,

@@ -58,20 +58,26 @@ def measure(world: World) -> Passes:
     return Passes(dict(zip(SIZES, told["forward"])), dict(zip(SIZES, told["backward"])))
 
 
-def beyond(measured: Sequence[Passes], path: cost.Route) -> tuple[Line, Line]:
+def lines(measured: Sequence[Passes]) -> tuple[Line, Line]:
+    """Seconds by bytes of a forward and of a backward, from several measurements."""
+    forward, backward = (
+        cost.through((SIZES[0], SIZES[1]), (at[0], at[1]))
+        for at in (
+            [median(getattr(each, one.name)[size] for each in measured) for size in SIZES] for one in fields(Passes)
+        )
+    )
+    return forward, backward
+
+
+def beyond(passes: tuple[Line, Line], path: cost.Route) -> tuple[Line, Line]:
     """Seconds by bytes that gathering a block's weights, and scattering its gradients, take beside what messages over `path`
     take: a forward gathers, a backward gathers again and scatters."""
-    forward_s, backward_s = (
-        [median(getattr(each, name)[size] for each in measured) for size in SIZES]
-        for name in ("forward_s", "backward_s")
-    )
-    gathers = [took_s - cost.gather_s(size, path) for size, took_s in zip(SIZES, forward_s)]
-    scatters = [b_s - f_s - cost.scatter_s(size, path) for size, f_s, b_s in zip(SIZES, forward_s, backward_s)]
-    gathering, scattering = (
-        cost.through((SIZES[0], SIZES[1]), (max(0.0, small_s), max(0.0, large_s)))
-        for small_s, large_s in (gathers, scatters)
-    )
-    return gathering, scattering
+    forward, backward = passes
+    found = []
+    for whole, sent_s in ((forward, cost.gather_s), (backward - forward, cost.scatter_s)):
+        at = [max(0.0, whole.at(size) - sent_s(size, path)) for size in SIZES]
+        found.append(cost.through((SIZES[0], SIZES[1]), (at[0], at[1])))
+    return found[0], found[1]
 
 
 class _Block(nn.Module):

@@ -20,7 +20,7 @@ from fanlight.models import cut
 from fanlight.parallel import link
 from fanlight.parallel.comm import World
 from fanlight.parallel.silence import silent
-from fanlight.plan import counting, sharding
+from fanlight.plan import cost, counting, sharding
 from fanlight.plan.calibration import Piece
 from fanlight.plan.dividing import divided_s
 from fanlight.train import memory, precision, probe
@@ -53,29 +53,35 @@ def begun(world: World, *, config: dict[str, Any], classes: int, formats: int) -
     batch, microbatches, unit = parsed.train.batch_size or 1, parsed.train.microbatches, parsed.augment.row_unit
     least = world.ranks * microbatches * ROWS_LEAST
     first = max(least, min(2 * least, batch // FEWER))
-    bench.cut(first)
-    with silent():
-        took_s = [bench.parts_s(number_format="fp32")["total"] for _ in range(2)][-1]
+    first_s = _silent_s(bench, world, first)
     found: dict[str, Any] = {"base_bytes": base_bytes, "peak_bytes": memory.peak_here(world.device)}
     found |= {"peak_batch": first // unit * unit, "gpu": "", "gpu_bytes": 0.0}
     if world.device.type == "cuda":
         about = torch.cuda.get_device_properties(world.device)
         found |= {"gpu": about.name, "gpu_bytes": float(about.total_memory)}
-    row_s = float(world.sum_host(np.array([took_s]))[0]) / world.ranks / first
-    sizes = [size // unit * unit for size in sizes_of(batch, least=least, row_s=row_s, turns=(1 + WINDOWS) * formats)]
+    step = cost.through((first, 2 * first), (first_s, _silent_s(bench, world, 2 * first)))
+    sizes = [size // unit * unit for size in sizes_of(batch, least=least, step=step, turns=(1 + WINDOWS) * formats)]
     return {**found, "sizes": sizes, "rows": [size / world.ranks / microbatches for size in sizes]}
 
 
-def sizes_of(batch: int, *, least: int, row_s: float, turns: int) -> list[int]:
-    """Two batch sizes whose steps, `turns` of the smaller and of the larger three times, take about the budget or less: a quarter
-    of the `batch` and all of it, or as much less as it takes, down to `least` and twice that."""
+def sizes_of(batch: int, *, least: int, step: cost.Line, turns: int) -> list[int]:
+    """Two batch sizes whose steps, `turns` times three of the smaller and two of the larger, take about the budget or less: a
+    quarter of the `batch` and all of it, or as much less as it takes, down to `least` and twice that. `step`: seconds by images."""
     few = max(least, batch // FEWER)
     many = max(batch, 2 * few)
-    most = int(BUDGET_S / (turns * row_s * (3 + 1 / FEWER)))
-    if many > most:
-        many = max(2 * least, most)
+    if step.row_s and turns * (3 * step.at(few) + 2 * step.at(many)) > BUDGET_S:
+        most = int((BUDGET_S / turns - 5 * step.fixed_s) / (2 + 3 / FEWER) / step.row_s)
+        many = max(2 * least, min(many, most))
         few = max(least, many // FEWER)
     return [few, many]
+
+
+def _silent_s(bench: probe.Bench, world: World, size: int) -> float:
+    """Seconds of the second of two silent fp32 steps, the mean over ranks."""
+    bench.cut(size)
+    with silent():
+        took_s = [bench.parts_s(number_format="fp32")["total"] for _ in range(2)][-1]
+    return float(world.sum_host(np.array([took_s]))[0]) / world.ranks
 
 
 def window(
@@ -111,23 +117,24 @@ def window(
 
 
 def _turn(bench: probe.Bench, world: World, sizes: list[int], *, number_format: str) -> dict[str, Any]:
-    """Parts of a step of each size with nothing sent; of the larger with the other ranks asleep (the first rank's; None
-    elsewhere), and as a run makes it."""
-    silently = []
+    """Parts of a step of each size with nothing sent and as ddp makes it; of the smaller with the other ranks asleep, too (the
+    first rank's; None elsewhere)."""
+    found: dict[str, Any] = {"silent": [], "joined": [], "alone": None}
     for size in sizes:
         bench.cut(size)
         world.barrier()
         with silent():
-            silently.append(bench.parts_s(number_format=number_format))
-    if world.ranks == 1:
-        return {"silent": silently, "alone": None, "joined": None}
-    world.barrier()
-    alone = None
-    if world.is_first:
-        with silent():
-            alone = bench.parts_s(number_format=number_format)
-    world.barrier()
-    return {"silent": silently, "alone": alone, "joined": bench.parts_s(number_format=number_format)}
+            found["silent"].append(bench.parts_s(number_format=number_format))
+        if world.ranks == 1:
+            continue
+        if size == sizes[0]:
+            world.barrier()
+            if world.is_first:
+                with silent():
+                    found["alone"] = bench.parts_s(number_format=number_format)
+        world.barrier()
+        found["joined"].append(bench.parts_s(number_format=number_format))
+    return found
 
 
 @functools.lru_cache(maxsize=1)
