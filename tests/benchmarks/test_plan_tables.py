@@ -16,19 +16,34 @@ def job(layout: str, rate: float, **more) -> plan_error.Job:
 def test_errors_bands_memory_and_the_choice():
     jobs = [job("serial", 100), job("ddp", 160), job("fsdp", 150)]
     took = {"serial": 32 / 100, "ddp": 32 / 128, "fsdp": 32 / 150}
-    measured = {each.key: [{"steps_s": [took[each.told.layout]] * 3, "peak_bytes": 1.25e9}] for each in jobs}
-    rows, failed = plan_error.rows_of(jobs, measured)
+    measured = {each.key: [(each, {"steps_s": [took[each.told.layout]] * 3, "peak_bytes": 1.25e9})] for each in jobs}
+    rows, failed = plan_error.rows_of(measured)
     assert not failed and [round(row.images_per_s) for row in rows] == [100, 128, 150]
     text = plan_error.report(rows, failed)
-    assert "n = 3 configurations" in text and "median 0.0%, 90th percentile 20.0%; 2 of 3 inside" in text
+    assert (
+        "n = 3 configurations" in text
+        and "median 0.0%, 90th percentile 20.0%; of single" in text
+        and "2 of 3 inside" in text
+    )
     assert "3 of 3 within 20% of peak resident" in text
     assert "resnet18, fp32, 32: ddp, 85.3% of the best of 3" in text and "in 0 of 1 groups" in text
 
 
+def test_errors_are_of_medians_over_rounds_and_of_single_rounds():
+    """Foretold 80, 100, 120 in a slow, a usual and a quick half minute; measured 100, 100, 90."""
+    jobs = [job("serial", rate) for rate in (80, 100, 120)]
+    real = [{"steps_s": [32 / rate], "peak_bytes": 1e9} for rate in (100, 100, 90)]
+    rows, _ = plan_error.rows_of({"one": list(zip(jobs, real))})
+    assert rows[0].error < 1e-9 and [round(each, 3) for each in rows[0].errors] == [0.2, 0, 0.333]
+    text = plan_error.report(rows, [])
+    assert "3 round(s)" in text and "median 20.0%" in text and "| 20%, 0%, 33% |" in text
+
+
 def test_what_could_not_be_run_is_named_and_not_counted():
     jobs = [job("serial", 100), job("tensor", 90)]
-    measured = {jobs[0].key: [{"steps_s": [0.32], "peak_bytes": 1e9}], jobs[1].key: [{"error": "no memory"}]}
-    text = plan_error.report(*plan_error.rows_of(jobs, measured))
+    good, bad = {"steps_s": [0.32], "peak_bytes": 1e9}, {"error": "no memory"}
+    measured = {jobs[0].key: [(jobs[0], good)], jobs[1].key: [(jobs[1], bad)]}
+    text = plan_error.report(*plan_error.rows_of(measured))
     assert "n = 1 configurations" in text and "Could not be run: resnet18 tensor 1 fp32 32: no memory." in text
 
 

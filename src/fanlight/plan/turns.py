@@ -66,7 +66,7 @@ def begun(world: World, *, config: dict[str, Any], classes: int, formats: int) -
 
 def sizes_of(batch: int, *, least: int, step: cost.Line, turns: int) -> list[int]:
     """Two batch sizes whose steps, `turns` times three of the smaller and two of the larger, take about the budget or less: a
-    quarter of the `batch` and all of it, or as much less as it takes, down to `least` and twice that. `step`: seconds by images."""
+    quarter of the `batch` and all of it, or as much less as it takes, down to `least` and twice that. `step`: by images."""
     few = max(least, batch // FEWER)
     many = max(batch, 2 * few)
     if step.row_s and turns * (3 * step.at(few) + 2 * step.at(many)) > BUDGET_S:
