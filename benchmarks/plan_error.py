@@ -5,10 +5,10 @@
 A round calibrates each network anew, at one batch size; predicted and then measured are other batch sizes, on one rank and on
 as many as there are cores, in every layout and in the number formats that this processor does not emulate (or in --formats);
 and, told apart, on twice as many ranks as cores. A measurement is the median of ten steps after a warm-up of two, by processes
-that are started for it, whose peak resident memory is then theirs alone. Further rounds measure in the opposite order while
-the minutes last. An error is of medians over rounds, of predictions and of measurements; the errors of single rounds, each with its one
-calibration on a machine whose pace changes, are told beside it. Run it on a quiet machine. What FOLDER has is not measured again: an
-interrupted run goes on, and after a change of the code or on another machine FOLDER has to be another.
+that are started for it, whose peak resident memory is then theirs alone. Further rounds measure in the opposite order while the
+minutes last. An error is of medians over rounds, of predictions and of measurements; the errors of single rounds, each with its
+one calibration on a machine whose pace changes, are told beside it. Run it on a quiet machine. What FOLDER has is not measured
+again: an interrupted run goes on, and after a change of the code or on another machine FOLDER has to be another.
 """
 
 from __future__ import annotations
