@@ -14,7 +14,7 @@ from torch import nn
 from fanlight.data import order
 from fanlight.parallel import comm
 from fanlight.parallel.comm import World
-from fanlight.parallel.norm import synchronise
+from fanlight.parallel.norm import apart, synchronise
 from parallel.parity_jobs import DTYPES, error, strictly
 
 
@@ -85,6 +85,9 @@ def norm_errors(
         for name in found:
             if name.endswith("gradient"):
                 dist.all_reduce(found[name], group=group)
+        with apart(ours) as are_shared:
+            assert are_shared and type(ours) is type(usual), "and of their own rows again"
+        assert type(ours) is not type(usual)
     usual_rows, plain = norm_passes(usual, inputs, upstream, every)
     exact_rows, expected = norm_passes(exact, [x.double() for x in inputs], [g.double() for g in upstream], every)
     for name, value in found_rows.items():

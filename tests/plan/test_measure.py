@@ -23,15 +23,15 @@ def step(total: float, forward: float, backward: float, optimizer: float) -> dic
 
 
 def made(*, alone: float = 1.1) -> Calibration:
-    steps = Steps(Line(0.01, 0.002), Line(0.02, 0.004), 0.005, 0.001, alone, 0.1, (1.4, 1.2), 0.02, 1.5)
+    steps = Steps(Line(0.01, 0.002), Line(0.02, 0.004), 0.005, 0.001, alone, 0.1, (1.4, 1.2), (1.0, 1.0), 0.02, 1.5)
     one = Measured(1, 2, {"fp32": replace(steps, alone=1.0)}, 400, 500, 8, sizes=(4, 16))
     passes = (Line(1e-3, 1e-9), Line(4e-3, 4e-9))
     two = Measured(2, 1, {"fp32": steps}, 400, 500, 8, 1e-5, 8e-5, 1e9, 0.5, (4, 16), passes)
     return Calibration("f", 9.0, {"fp32": [Piece(1.0, 3.0, 0.25), Piece(3.0, 5.0, 0.5)]}, {1: one, 2: two}, 1e-4)
 
 
-def turn(few, many, *, alone=None, joined=()) -> dict:
-    return {"silent": [few, many], "alone": alone, "joined": list(joined)}
+def turn(few, many, *, alone=None, joined=(), apart=None) -> dict:
+    return {"silent": [few, many], "alone": alone, "joined": list(joined), "apart": apart}
 
 
 FEW, MANY = step(3.5, 1, 2, 0.25), step(6.5, 2, 4, 0.25)
@@ -50,6 +50,21 @@ def test_steps_of_two_batches_make_lines():
     assert found.joined == pytest.approx((7 / 3.5, 7.8 / 6.5)), "all wait for the slowest"
     parts = measure._steps([[first, other]], rows=[4, 8], microbatches=2)
     assert (parts.forward.at(4), parts.forward.at(8), parts.optimizer_s) == pytest.approx((0.5, 1, 0.25))
+
+
+def test_norms_that_nobody_shares_are_quicker():
+    """By as much as they were measured to be, each pass by itself; what is replicated has the shared ones."""
+    rows = [turn(FEW, MANY, alone=FEW, joined=[FEW, MANY], apart=step(5.0, 1.6, 3.2, 0.25))] * 3
+    found = measure._steps([[rows, rows]], rows=[8, 16], microbatches=1)
+    assert found.norms == pytest.approx((2 / 1.6, 4 / 3.2))
+    told = made(alone=1.0)
+    told.by_ranks[2].steps["fp32"] = replace(told.by_ranks[2].steps["fp32"], norms=(1.25, 2.0))
+    about = Question(jobs.config(), chain(2), 0, told.by_ranks[2].cluster("here"), told, 16)
+    for name, factors in (("ddp", (1, 1)), ("pipeline", (1.25, 2)), ("local-sgd", (1.25, 2))):
+        layout = choose.layout_of(about, name, ranks=2, machines=about.cluster)
+        blocks = choose.blocks_of(about, layout, number_format="fp32")
+        assert sum(b.forward.at(10) for b in blocks) == pytest.approx(0.03 / factors[0]), name
+        assert sum(b.backward.at(10) for b in blocks) == pytest.approx(0.06 / factors[1]), name
 
 
 def test_a_slow_window_among_others_changes_nothing():
@@ -113,7 +128,7 @@ def test_large_networks_are_measured_on_fewer_rows():
     step = Line(0.01, 0.05)
     few, many = turns.sizes_of(64, least=4, step=step, turns=8)
     assert 4 <= few < many < 64
-    assert 8 * (3 * step.at(few) + 2 * step.at(many)) <= 1.2 * turns.BUDGET_S
+    assert 3 * 8 * (step.at(few) + step.at(many)) <= 1.2 * turns.BUDGET_S
     assert turns.sizes_of(64, least=4, step=Line(0.0, 9.0), turns=8) == [4, 8], "less than that makes no line"
     assert turns.sizes_of(64, least=4, step=Line(9.0, 1e-4), turns=8) == [4, 8], "nor where every step is long"
 
@@ -278,6 +293,7 @@ def test_ranks_measure_steps_pieces_and_links(pool, ranks):
     if ranks > 1:
         assert found.bytes_per_s > 0 and 0 <= found.steals <= 1.5 and found.latency_s >= 0
         assert min(steps.joined) > 1, "sending takes time"
+        assert steps.norms != (1.0, 1.0), "small-resnet has norms that ranks share"
         forward, backward = found.passes
         assert backward.at(1e6) > forward.at(1e6) > 0, "and so do hooks around shards"
     else:

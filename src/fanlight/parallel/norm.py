@@ -7,6 +7,8 @@ merged in rank order, so all ranks hold the same bits. Backward: so are the two 
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -131,6 +133,20 @@ def stay_out_of_graphs() -> None:
 
 
 _synchronised: dict[type, type] = {}
+
+
+@contextlib.contextmanager
+def apart(model: nn.Module) -> Iterator[bool]:
+    """Inside, its synchronised norms are torch's own again, of each rank's rows; whether there are any."""
+    shared = [(module, type(module)) for module in model.modules() if type(module) in _synchronised.values()]
+    kinds = {after: before for before, after in _synchronised.items()}
+    for module, kind in shared:
+        module.__class__ = kinds[kind]
+    try:
+        yield bool(shared)
+    finally:
+        for module, kind in shared:
+            module.__class__ = kind
 
 
 def synchronise(model: nn.Module, group: dist.ProcessGroup) -> int:

@@ -31,6 +31,10 @@ class Steps:
     alone: float  # times as long as with the other ranks asleep
     noise: float  # standard deviation of a step's time, relative: of a minute, in which the machine's pace changes
     joined: tuple[float, float] = (1.0, 1.0)  # times as long as with nothing sent, of the smaller and the larger batch
+    norms: tuple[float, float] = (
+        1.0,
+        1.0,
+    )  # times as long, a forward and a backward, as with norms that no ranks share
     spread: float = 0.0  # of ranks' step times, relative, by which simulated steps take as long (waiting.py)
     sending: float = 1.0  # times as long as without anything beside it that what is sent takes, likewise
 
@@ -95,17 +99,19 @@ class Calibration:
         """What was measured with that many ranks, or with the number nearest to it."""
         return self.by_ranks[min(self.by_ranks, key=lambda each: abs(each - ranks))]
 
-    def blocks(self, counted: Sequence[Block], *, ranks: int, number_format: str) -> list[Block]:
+    def blocks(
+        self, counted: Sequence[Block], *, ranks: int, number_format: str, are_norms_shared: bool = True
+    ) -> list[Block]:  # fmt: skip
         """The counted blocks with their seconds on one rank of `ranks`, as if it computed alone: what the pieces take in
         proportion, scaled to what whole steps take."""
         measured = self.by_ranks[ranks]
         steps, shares = measured.steps[number_format], self.shares[number_format]
         forward_s, backward_s = (sum(share[i] for share in shares) for i in (0, 1))
-        slower = max(1.0, steps.alone)
+        slower = [max(1.0, steps.alone) * (1.0 if are_norms_shared else factor) for factor in steps.norms]
         return [
             replace(
-                block, forward=steps.forward * (share.forward_s / forward_s / slower),
-                backward=steps.backward * (share.backward_s / backward_s / slower), divided=share.divided,
+                block, forward=steps.forward * (share.forward_s / forward_s / slower[0]),
+                backward=steps.backward * (share.backward_s / backward_s / slower[1]), divided=share.divided,
             )
             for block, share in zip(counted, shares)
         ]  # fmt: skip
@@ -148,6 +154,7 @@ def read(path: Path) -> Calibration | None:
                         "forward": Line(**one["forward"]),
                         "backward": Line(**one["backward"]),
                         "joined": tuple(one["joined"]),
+                        "norms": tuple(one["norms"]),
                     }
                 )
                 for name, one in each["steps"].items()

@@ -222,7 +222,10 @@ def blocks_of(about: Question, layout: Layout, *, number_format: str) -> list[Bl
         rate = about.cluster.device.flop_per_s.get(number_format)
         return None if rate is None else [block.timed(rate) for block in about.counted]
     measured = calibration.nearest(layout.ranks if about.cluster.is_measured else about.cluster.devices)
-    blocks = calibration.blocks(about.counted, ranks=measured.ranks, number_format=number_format)
+    blocks = calibration.blocks(
+        about.counted, ranks=measured.ranks, number_format=number_format,
+        are_norms_shared=layout.data_ranks > 1 and not layout.is_periodic,
+    )  # fmt: skip
     speed = about.cluster.device.speed or 1.0
     return [replace(b, forward=b.forward * (1 / speed), backward=b.backward * (1 / speed)) for b in blocks]
 

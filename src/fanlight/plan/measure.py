@@ -43,7 +43,7 @@ from fanlight.train import devices
 
 FOLDER = "plans"  # in the cache
 PRELOAD = ("torch", "timm", "cv2", "fanlight.plan.turns")
-FORM = 5  # of what is kept: a file of another is measured anew
+FORM = 6  # of what is kept: a file of another is measured anew
 DECIDES = ("OMP_", "KMP_", "GOMP_", "MKL_", "DNNL_", "ONEDNN_", "ATEN_", "MALLOC_", "LD_PRELOAD")  # environment
 CUTS = 40  # images whose cropping is timed
 Turn = dict[str, Any]  # of one rank: steps of both sizes, silent and joined, and one alone
@@ -201,9 +201,12 @@ def _steps(windows: list[list[list[Turn]]], *, rows: Sequence[float], microbatch
         return Steps(lines[0], lines[1], optimizer_s, rest_s, 1.0, noise)
     alone = statistics.median(_alone(window[0]) for window in windows)
     joined = tuple(max(1.0, statistics.median(_joined(window, size) for window in windows)) for size in (0, 1))
-    # One core for all would be as many times slower.
+    forward, backward = (
+        statistics.median(_shared(window, part) for window in windows) for part in ("forward", "backward")
+    )
+    alone = min(max(1.0, alone), float(count))  # one core for all would be as many times slower
     return Steps(
-        lines[0], lines[1], optimizer_s, rest_s, min(max(1.0, alone), float(count)), noise, (joined[0], joined[1])
+        lines[0], lines[1], optimizer_s, rest_s, alone, noise, (joined[0], joined[1]), norms=(forward, backward)
     )
 
 
@@ -212,6 +215,19 @@ def _alone(turns: list[Turn]) -> float:
     parts = ("forward", "backward")
     beside = statistics.median(_sum(turn["silent"][0], *parts) for turn in turns)
     return beside / statistics.median(_sum(turn["alone"], *parts) for turn in turns)
+
+
+def _shared(window: list[list[Turn]], part: str) -> float:
+    """Times as long, a pass of the larger batch, as with norms that are not shared."""
+    if window[0][0]["apart"] is None:
+        return 1.0
+    with_it, without = (
+        statistics.fmean(statistics.median(row[part] for row in rows) for rows in each)
+        for each in (
+            [[turn["silent"][1] for turn in rank] for rank in window], [[turn["apart"] for turn in rank] for rank in window]
+        )
+    )  # fmt: skip
+    return with_it / without
 
 
 def _joined(window: list[list[Turn]], size: int) -> float:

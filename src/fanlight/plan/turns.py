@@ -17,7 +17,7 @@ from torch import nn
 
 from fanlight.config import from_document
 from fanlight.models import cut
-from fanlight.parallel import link
+from fanlight.parallel import link, norm
 from fanlight.parallel.comm import World
 from fanlight.parallel.silence import silent
 from fanlight.plan import cost, counting, sharding
@@ -65,12 +65,12 @@ def begun(world: World, *, config: dict[str, Any], classes: int, formats: int) -
 
 
 def sizes_of(batch: int, *, least: int, step: cost.Line, turns: int) -> list[int]:
-    """Two batch sizes whose steps, `turns` times three of the smaller and two of the larger, take about the budget or less: a
+    """Two batch sizes whose steps, `turns` times three of either, take about the budget or less: a
     quarter of the `batch` and all of it, or as much less as it takes, down to `least` and twice that. `step`: by images."""
     few = max(least, batch // FEWER)
     many = max(batch, 2 * few)
-    if step.row_s and turns * (3 * step.at(few) + 2 * step.at(many)) > BUDGET_S:
-        most = int((BUDGET_S / turns - 5 * step.fixed_s) / (2 + 3 / FEWER) / step.row_s)
+    if step.row_s and 3 * turns * (step.at(few) + step.at(many)) > BUDGET_S:
+        most = int((BUDGET_S / turns / 3 - 2 * step.fixed_s) / (1 + 1 / FEWER) / step.row_s)
         many = max(2 * least, min(many, most))
         few = max(least, many // FEWER)
     return [few, many]
@@ -118,8 +118,9 @@ def window(
 
 def _turn(bench: probe.Bench, world: World, sizes: list[int], *, number_format: str) -> dict[str, Any]:
     """Parts of a step of each size with nothing sent and as ddp makes it; of the smaller with the other ranks asleep, too (the
-    first rank's; None elsewhere)."""
-    found: dict[str, Any] = {"silent": [], "joined": [], "alone": None}
+    first rank's; None elsewhere); of the larger with norms that nobody shares, torch's own and quicker (None where there are
+    none)."""
+    found: dict[str, Any] = {"silent": [], "joined": [], "alone": None, "apart": None}
     for size in sizes:
         bench.cut(size)
         world.barrier()
@@ -127,6 +128,10 @@ def _turn(bench: probe.Bench, world: World, sizes: list[int], *, number_format: 
             found["silent"].append(bench.parts_s(number_format=number_format))
         if world.ranks == 1:
             continue
+        if size == sizes[1]:
+            world.barrier()
+            with silent(), norm.apart(bench.model) as are_shared:
+                found["apart"] = bench.parts_s(number_format=number_format) if are_shared else None
         if size == sizes[0]:
             world.barrier()
             if world.is_first:
