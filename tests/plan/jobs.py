@@ -6,7 +6,7 @@ import torch
 
 from fanlight.config import Config
 from fanlight.parallel.comm import World
-from fanlight.plan import measure
+from fanlight.plan import measure, turns
 from fanlight.train import memory, probe
 
 VALUES = {
@@ -37,3 +37,10 @@ def measured(world: World, *, model: str, image_px: int, batch: int) -> dict[str
     values |= {"execution.ranks": world.ranks, "execution.layout": "ddp" if world.ranks > 1 else "serial"}
     document = config().with_values(values).document()
     return measure.rank_measured(world, config=document, classes=3, precisions=["fp32"], pieces=world.ranks == 1)
+
+
+def hold_turn(began: Any, may_end: Any) -> None:
+    """Measures, as far as others can tell, from one event to the other."""
+    with turns.alone():
+        began.set()
+        may_end.wait(60)

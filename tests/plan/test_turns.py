@@ -7,19 +7,14 @@ import pytest
 
 from fanlight.data import cache
 from fanlight.plan import turns
-
-
-def hold(began, may_end) -> None:
-    with turns.alone():
-        began.set()
-        may_end.wait(60)
+from plan import jobs
 
 
 def test_two_plans_do_not_measure_at_once(tmp_path, monkeypatch):
     monkeypatch.setenv("FANLIGHT_CACHE", str(tmp_path))
     context = multiprocessing.get_context("spawn")
     began, may_end = context.Event(), context.Event()
-    other = context.Process(target=hold, args=(began, may_end))
+    other = context.Process(target=jobs.hold_turn, args=(began, may_end))
     other.start()
     assert began.wait(60)
     said = []
