@@ -16,7 +16,7 @@ from fanlight.data.manifest import Manifest
 from fanlight.errors import ConfigError, FanlightError
 from fanlight.models import freeze, zoo
 from fanlight.parallel import layout as layouts
-from fanlight.plan import choose, confirm, counting, dividing, measure, trace, turns
+from fanlight.plan import choose, confirm, counting, dividing, lock, measure, trace
 from fanlight.plan import cluster as clusters
 from fanlight.plan.blocks import Block
 from fanlight.plan.calibration import Calibration
@@ -80,7 +80,7 @@ def foretold(config: Config, wanted: Wanted) -> tuple[Question, list[Candidate]]
     calibration = None
     if other is None or other.device.speed is not None:
         here = wanted.ranks if other is None else ()
-        with turns.alone():
+        with lock.alone():
             calibration = measure.calibrate(
                 config, classes=len(manifest.classes), precisions=precisions, ranks=here, anew=wanted.anew
             )
@@ -99,7 +99,7 @@ def foretold(config: Config, wanted: Wanted) -> tuple[Question, list[Candidate]]
         found += choose.candidates(about, ranks=ranks, precisions=precisions)
     if other is None and wanted.confirm:
         most = measure.places(config.execution.device or "cpu")
-        with turns.alone():
+        with lock.alone():
             found = _confirmed(found, about, classes=len(manifest.classes), most=most)
     return about, found
 
