@@ -67,7 +67,7 @@ def train(
     config = assemble(str(data), recipe=recipe, config=None, flags=config_values(options), values=[])
     command = _command(str(data), {"out": out, "recipe": recipe, "resume": resume, **options}, flags=FLAGS)
     with console.quiet():
-        config = cli_plan.laid_out(config, resume=resume)
+        config = cli_plan.laid_out(config, resume=resume, out=out)
         summary = finish.train(
             config, out=Path(out) if out else None, resume=None if resume is None else str(resume), command=command,
             entered=begin, report=write_report,

@@ -169,7 +169,7 @@ def train(
         raise ConfigError("say which images: fanlight train photos/ (or `digits`), or --resume RUN to continue a run")
     from fanlight.train import finish
 
-    asked = cli_plan.laid_out(asked, resume=resume)
+    asked = cli_plan.laid_out(asked, resume=resume, out=out)
     console.result(
         finish.train(
             asked, out=out, resume=resume, command=command(), entered=entered(), dry_run=dry_run, report=write_report

@@ -15,7 +15,7 @@ from fanlight.plan.cluster import RANKS_MOST
 
 KEYS = {
     "model.name": "model", "train.batch_size": "batch_size", "data.image_px": "image_size", "train.precision": "precision",
-    "data.limit": "limit",
+    "data.limit": "limit", "execution.device": "device",
 }  # fmt: skip
 
 
@@ -27,6 +27,7 @@ def plan(
     batch_size: Annotated[int | None, typer.Option(help="Images per step, global. Default: as train, grown with ranks.")] = None,
     image_size: Annotated[int | None, typer.Option(help="Side in pixels of what the model will see.")] = None,
     precision: Annotated[str | None, typer.Option(help="fp32, bf16 or fp16. Default: those that there are.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda, of this machine. Default: a GPU where there is one.")] = None,
     recipe: Annotated[str | None, typer.Option(help="A shipped recipe's name, or a YAML file.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Use this many images.")] = None,
     trace: Annotated[Path | None, typer.Option(help="Write the chosen step as a Chrome trace.")] = None,
@@ -48,8 +49,8 @@ def plan(
     console.result(planning.plan(config, wanted, command=command()))
 
 
-def laid_out(config: Any, *, resume: object) -> Any:
-    """`config` as it is, unless `--layout auto` leaves its layout to a plan of this machine."""
+def laid_out(config: Any, *, resume: object, out: str | Path | None = None) -> Any:
+    """`config` as it is, unless `--layout auto` leaves its layout to a plan of this machine. `out`: the run's folder to be."""
     if config.execution.layout is not None or "execution.layout" not in config.asked:
         return config
     from fanlight.parallel import launch
@@ -63,8 +64,9 @@ def laid_out(config: Any, *, resume: object) -> Any:
             "--layout auto under torchrun or srun: ranks are there already, and a plan starts its own; name a layout"
         )
     from fanlight.plan import planning
-    from fanlight.train import devices
+    from fanlight.train import devices, folder
 
+    folder.check_out(Path(out) if out else None)  # now, not after a minute of measuring
     if (config.execution.device or devices.default()[0]) != "cpu":
         console.say("  --layout auto plans for CPUs so far; on GPUs it is what is left open: ddp over all of them")
         return config

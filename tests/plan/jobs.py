@@ -6,7 +6,7 @@ import torch
 
 from fanlight.config import Config
 from fanlight.parallel.comm import World
-from fanlight.plan import turns
+from fanlight.plan import lock, turns
 from fanlight.train import memory, probe
 
 VALUES = {
@@ -40,3 +40,10 @@ def measured(world: World, *, model: str, image_px: int, batch: int) -> dict[str
     sizes = first["sizes"]
     windows = [turns.window(world, **about, sizes=sizes, precisions=["fp32"], is_first=not at) for at in range(2)]
     return {"first": first, "windows": windows}
+
+
+def hold_turn(began: Any, may_end: Any) -> None:
+    """Measures, as far as others can tell, from one event to the other."""
+    with lock.alone():
+        began.set()
+        may_end.wait(60)

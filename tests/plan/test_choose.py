@@ -54,6 +54,14 @@ def candidate(name: str, rate: float, **more) -> Candidate:
     )
 
 
+def test_what_a_run_would_be_besides_its_layout_is_no_candidate_where_training_refuses_it():
+    """The config is planned in its plain form; a run has the wishes besides its layout, too."""
+    asked = jobs.config(train__batch_size=64, execution__compile=True)
+    found = {each.layout: each for each in choose.candidates(question(asked=asked), ranks=8, precisions=["fp32"])}
+    assert found["ddp"].fits
+    assert not found["fsdp"].fits and "execution.compile does not go with layout fsdp" in found["fsdp"].reason
+
+
 def test_every_layout_is_predicted_or_says_why_not():
     found = choose.candidates(question(), ranks=8, precisions=["fp32", "bf16"])
     names = {*choose.NAMES, *choose.products(8, stages=8, devices=4)}

@@ -86,7 +86,27 @@ def test_units_are_what_they_say():
         ("  speed: 1\n", "  speed: 0\n", 7, "device.speed is '0'; it should be times as fast, from 0.001 to 1,000"),
         ("  speed: 1\n", "", 4, "device says neither speed nor achieved; add one"),
         ("  speed: 1\n", "  speed: 1\n  achieved: {fp32: 1 TFLOP/s}\n", 4, "device says both speed and achieved"),
-        ("name: two hosts", 'name: "two\\nhosts"', 1, "name should be one line of text"),
+        ("name: two hosts", 'name: "two\\nhosts"', 1, "name should be one line of text, got 'two\\\\nhosts'"),
+        ("name: two hosts", "name: " + 81 * "x", 1, "name is 81 letters long; it can be at most 80"),
+        ("spread: 3 %", "source: " + 2001 * "x", 11, "source is 2,001 letters long; it can be at most 2,000"),
+        ("spread: 3 %", "spread: !!python/object/apply:os.abort []", 11, "should be one line of text, got a list"),
+        ("spread: 3 %", "[a, b]: 3", 11, "has a list as a field's name"),
+        ("spread: 3 %", "{a: b}: 3", 11, "has fields as a field's name"),
+        ("spread: 3 %", "spread: *none", 11, "not YAML: found undefined alias 'none'; docs/plan.md shows a file"),
+        ("  count: 2\n", "\tcount: 2\n", 5, "not YAML: a tab before a field; indent with spaces; docs/plan.md"),
+        ("nodes: 2\n", "", 1, "nodes is missing; such as nodes: 2"),
+        (
+            "  speed: 1\n",
+            "  achieved:\n",
+            7,
+            "device.achieved should hold fields such as `fp32: 8.7 TFLOP/s`, got nothing",
+        ),
+        (
+            "{latency: 20us, bandwidth: 5 GB/s}",
+            "fast",
+            9,
+            "fields such as `latency: 20us, bandwidth: 5 GB/s`, got 'fast'",
+        ),
     ],
 )
 def test_a_mistake_points_at_its_line(old, new, line, words):
@@ -101,6 +121,29 @@ def test_a_mistake_points_at_its_line(old, new, line, words):
 def test_a_file_without_fields_is_refused_by_what_it_is():
     assert told("- 1\n- 2\n") == "c.yaml line 1: should hold fields such as `nodes: 2`, got a list"
     assert told("fast") == "c.yaml line 1: should hold fields such as `nodes: 2`, got 'fast'"
+
+
+@pytest.mark.parametrize(("field", "such"), [("device", "{kind: cpu, "), ("links", "{within: {latency: ")])
+def test_a_missing_section_says_what_stands_in_it(field, such):
+    text = {"device": "device: {kind: cpu, count: 1, speed: 1}\n", "links": "links: {}\n"}
+    del text[field]
+    assert f"c.yaml line 1: {field} is missing; such as {field}: {such}" in told("nodes: 1\n" + "".join(text.values()))
+
+
+@pytest.mark.parametrize("text", ["", "---\n", "null\n", "~", "# a comment\n"])
+def test_a_file_of_nothing_is_empty(text):
+    assert told(text) == "c.yaml is empty; say nodes, device and links, as docs/plan.md shows"
+
+
+def test_brackets_without_end_are_refused_in_words():
+    assert told("[" * 5000) == "c.yaml: not YAML: brackets in brackets, too deep to read; docs/plan.md shows a file"
+
+
+def test_either_micro_is_a_unit_and_a_name_of_nothing_is_the_files():
+    for micro in ("\u00b5", "\u03bc"):
+        found = cluster.parse(GOOD.replace("20us", f"20{micro}s").replace("two hosts", ""), where="c.yaml")
+        assert found.within.latency_s == pytest.approx(20e-6)
+        assert found.name == "c.yaml"
 
 
 @given(st.text(max_size=200))
@@ -137,12 +180,14 @@ def test_neither_a_file_nor_a_preset():
 def test_what_is_no_text_file_is_refused_with_a_way_out(tmp_path):
     (tmp_path / "latin.yaml").write_bytes("name: Zürich".encode("latin-1"))
     (tmp_path / "empty.yaml").write_bytes(b"")
+    (tmp_path / "long.yaml").write_text(GOOD + "# " + cluster.LETTERS_MOST * "x")
     for name, words in (
         (tmp_path, "Is a directory; name a YAML file"),
         (300 * "a", "is neither a file nor a preset"),
         (300 * "a" + ".yaml", "name too long; name a YAML file"),
         ("", "is neither a file nor a preset"),
         (tmp_path / "latin.yaml", "is not text in UTF-8; save it as UTF-8"),
+        (tmp_path / "long.yaml", "has more than 100,000 letters"),
         (tmp_path / "empty.yaml", "is empty; say nodes, device and links"),
     ):
         with pytest.raises(ConfigError) as caught:

@@ -1,12 +1,18 @@
 """`fanlight plan`: keys, what-if, mistakes."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 pytest_plugins = ["train.fixtures"]
 pytestmark = pytest.mark.usefixtures("own_place")
 
+HOSTS = """\
+nodes: 2
+device: {kind: cpu, count: 1, achieved: {fp32: 1 TFLOP/s}}
+links: {between: {latency: 0.2ms, bandwidth: 1 Gbit/s}}
+"""
 KEYS = {
     "layout",
     "precision",
@@ -84,6 +90,53 @@ def test_a_mistake_in_the_cluster_file_points_at_its_line(fanlight, colours, tmp
 def test_batches_that_are_too_large_for_the_data_are_refused(fanlight, colours):
     answer = fanlight("plan", colours, "--model", "small-resnet", "--cluster", "dgx-1", "--ranks", "8,64")
     assert "leave fewer than 20 steps" in answer.out + answer.err
+
+
+def test_gradients_that_are_rounded_are_planned_where_training_rounds_them(fanlight, colours):
+    words = ["plan", colours, "--model", "small-resnet", "--cluster", "hosts.yaml", "--ranks", 2, "--batch-size", 16]
+    Path("hosts.yaml").write_text(HOSTS)
+    found = {}
+    for rounding in ("none", "bf16"):
+        answer = fanlight(*words, "--precision", "fp32", "--json", "--set", f"train.compress_gradients={rounding}")
+        assert answer.code == 0, answer.err
+        document = json.loads(answer.out)
+        found[rounding] = {each["layout"]: each for each in document["candidates"]}
+    assert found["bf16"]["ddp"]["images_per_s"] > found["none"]["ddp"]["images_per_s"], "half as much is sent"
+    assert document["chosen"]["layout"] == "ddp"
+    assert "layout fsdp does not sum gradients as ddp does" in found["bf16"]["fsdp"]["reason"]
+
+
+def test_a_what_if_has_the_formats_of_its_devices(fanlight, colours):
+    """Whether this machine could train in them or not."""
+    words = [
+        "plan",
+        colours,
+        "--model",
+        "small-resnet",
+        "--cluster",
+        "dgx-1",
+        "--ranks",
+        1,
+        "--batch-size",
+        16,
+        "--json",
+    ]
+    answer = fanlight(*words, "--precision", "fp16")
+    assert answer.code == 0, answer.err
+    assert json.loads(answer.out)["chosen"]["precision"] == "fp16"
+    answer = fanlight(*words, "--precision", "bf16")
+    assert answer.code == 2 and "but in fp16, fp32; use one of these" in answer.err and not answer.out
+
+
+def test_the_device_is_one_that_there_is(fanlight, colours):
+    answer = fanlight("plan", colours, "--device", "tpu")
+    assert answer.code == 2 and "execution.device is 'tpu'; use cpu or cuda" in answer.err
+
+
+def test_a_layout_that_is_asked_for_is_not_left_out_in_silence(fanlight, colours):
+    words = ["plan", colours, "--model", "small-resnet", "--cluster", "dgx-1", "--ranks", 1, "--batch-size", 16]
+    answer = fanlight(*words, "--set", "execution.layout=ddp")
+    assert answer.code == 0 and "execution.layout ddp left out of the plan" in answer.err
 
 
 @pytest.mark.slow

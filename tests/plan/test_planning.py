@@ -88,6 +88,66 @@ def test_a_format_that_is_emulated_is_not_measured(monkeypatch, gain, formats):
         planning._precisions("fp16", None, here="cpu")
 
 
+def test_a_described_devices_formats_are_those_that_its_file_tells(monkeypatch):
+    """How fast this machine is in them says nothing of it."""
+    monkeypatch.setattr(planning.precision, "cpu_gain", lambda: pytest.fail("measured for nothing"))
+    text = "nodes: 1\ndevice: {kind: KIND, count: 1, achieved: {TOLD}}\nlinks: {}\n"
+
+    def formats(kind: str, told: str, asked: str | None = None) -> list[str]:
+        machines = cluster.parse(text.replace("KIND", kind).replace("TOLD", told), where="lab.yaml")
+        return planning._precisions(asked, machines, here="cpu")
+
+    assert formats("cpu", "bf16: 2 TFLOP/s, fp32: 1 TFLOP/s") == ["bf16", "fp32"]
+    assert formats("cpu", "bf16: 2 TFLOP/s, fp16: 1 TFLOP/s") == ["bf16"], "CPUs do not train in fp16"
+    assert formats("cuda", "fp16: 1 TFLOP/s", asked="fp16") == ["fp16"], "GPUs do, whatever is here"
+    with pytest.raises(ConfigError, match=r"lab.yaml: device.achieved says fp16 alone.*add fp32 or bf16"):
+        formats("cpu", "fp16: 1 TFLOP/s")
+    with pytest.raises(
+        ConfigError, match=r"--precision bf16: lab.yaml does not say .* but in fp16, fp32; use one of these"
+    ):
+        formats("cuda", "fp32: 1 TFLOP/s, fp16: 1 TFLOP/s", asked="bf16")
+    measured = cluster.parse("nodes: 1\ndevice: {kind: cuda, count: 1, speed: 9}\nlinks: {}\n", where="c")
+    with pytest.raises(ConfigError, match="CPUs do not train in"):
+        planning._precisions("fp16", measured, here="cpu")
+
+
+def test_wishes_that_a_plan_has_no_use_for_are_named(monkeypatch):
+    said = []
+    monkeypatch.setattr(planning.console, "warn", lambda what, **_: said.append(what))
+    planning._warn_of_unplanned(Config())
+    planning._warn_of_unplanned(Config().with_values({"execution.autotune": True, "execution.ranks": 1}))
+    assert not said
+    planning._warn_of_unplanned(Config().with_values({"execution.layout": "ddp", "execution.ranks": 3}))
+    assert said == ["execution.layout ddp, execution.ranks 3 left out of the plan"]
+
+
+def test_a_time_limit_leaves_time_to_plan(monkeypatch):
+    """Else it would be over before anything trains."""
+    config = AUTO.with_value("train.time_limit_s", "90s")
+    with pytest.raises(
+        ConfigError, match=r"--layout auto beside a --time-limit of 1 min 30 s: .* two minutes of it; name a"
+    ):
+        decided(monkeypatch, config, serial(100))
+    assert decided(monkeypatch, AUTO.with_value("train.time_limit_s", "2m"), serial(100)).execution.layout == "serial"
+
+
+def test_a_refusal_that_many_share_is_said_once(monkeypatch):
+    from dataclasses import replace
+
+    said = []
+    monkeypatch.setattr(planning.console, "say", said.append)
+    names = ["fsdp", "tensor", "pipeline", "hsdp"]
+    why = {name: f"model.freeze does not go with layout {name}: use ddp" for name in names} | {
+        "hsdp": "layout hsdp: 4 ranks"
+    }
+    found = [replace(candidate(name, 0, fits=False), reason=why[name]) for name in names]
+    planning._say([serial(9), *found], serial(9), "it is", cluster.read("dgx-1"))
+    assert said[-2:] == [
+        "  fsdp; tensor; pipeline on 2: model.freeze does not go with these: use ddp",
+        "  hsdp on 2: layout hsdp: 4 ranks",
+    ]
+
+
 def test_gpus_are_planned_where_they_are_and_no_more_ranks_than_they_are(monkeypatch):
     monkeypatch.setattr(planning.devices, "gpus_visible", lambda: 2)
     assert planning.measured_on(Config(), None) == "cuda"
@@ -118,6 +178,12 @@ def test_where_a_plan_cannot_be_made_it_says_so(monkeypatch):
         monkeypatch.setenv(name, value)
     with pytest.raises(ConfigError, match="--layout auto under torchrun or srun"):
         cli_plan.laid_out(AUTO, resume=None)
+
+
+def test_a_folder_that_is_taken_is_refused_before_anything_is_measured(fanlight, colours, monkeypatch):
+    monkeypatch.setattr(planning, "foretold", lambda *_: pytest.fail("measured for nothing"))
+    answer = fanlight("train", colours, "--layout", "auto", "--device", "cpu", "--out", colours)
+    assert answer.code == 2 and "exists and is not empty; name another" in answer.err
 
 
 @pytest.mark.slow

@@ -24,6 +24,19 @@ def test_a_trace_holds_every_operation_where_and_when_it_happened(tmp_path):
     assert names == {"rank 0 (simulated)", "rank 1 (simulated)"}
 
 
+def test_what_is_no_trace_is_not_written_over(tmp_path):
+    path = tmp_path / "lab.yaml"
+    path.write_text("nodes: 2\n")
+    with pytest.raises(ConfigError, match=r"--trace .*lab.yaml is there already and is no trace; name another file"):
+        trace.check(path)
+    assert path.read_text() == "nodes: 2\n"
+    timeline = simulate(program(parse("serial", ranks=1), chain(1), Asked(1), FREE))
+    trace.write(tmp_path / "t.json", timeline, title="a plan")
+    trace.check(tmp_path / "t.json")
+    (tmp_path / "empty").touch()
+    trace.check(tmp_path / "empty")
+
+
 def test_a_trace_that_cannot_be_written_says_so(tmp_path):
     timeline = simulate(program(parse("serial", ranks=1), chain(1), Asked(1), FREE))
     with pytest.raises(ConfigError, match=r"--trace .*cannot be written: No such file"):

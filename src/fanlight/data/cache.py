@@ -51,7 +51,9 @@ def entries() -> list[Entry]:
     found += [Entry(path, "archive", path.stat().st_size, path.name.partition("-")[2]) for path in unpacked]
     found += [Entry(path, "compiled", _bytes(path), "kernels of scratch/cpu") for path in _children("compiled")]
     found += [
-        Entry(path, "plan", path.stat().st_size, "what this machine was measured to do") for path in _children("plans")
+        Entry(path, "plan", path.stat().st_size, "what this machine was measured to do")
+        for path in _children("plans")
+        if not path.name.startswith(".")  # a lock
     ]
     found += [Entry(path, "captions", path.stat().st_size, "words of a data set") for path in _children("captions")]
     return sorted(found, key=lambda entry: -entry.bytes)

@@ -79,6 +79,7 @@ class Question:
     rows: int  # of a rank's part of a batch, where the batch is open
     is_weak: bool = False  # the batch grows with the ranks
     undivided: Callable[[int], str] = lambda ranks: ""  # why so many ranks cannot divide the network's layers
+    asked: Config | None = None  # what a run would be, besides its layout; None: as `config`
 
 
 def candidates(about: Question, *, ranks: int, precisions: Sequence[str]) -> list[Candidate]:
@@ -126,7 +127,9 @@ def predicted(about: Question, name: str, *, ranks: int, number_format: str) -> 
     try:
         layout = layout_of(about, name, ranks=ranks, machines=machines)
         trained = {"execution.layout": name, "execution.ranks": ranks, "train.precision": number_format}
-        layouting.check(about.config.with_values(trained))  # what training would refuse is no candidate
+        layouting.check(
+            (about.asked or about.config).with_values(trained)
+        )  # what training would refuse is no candidate
     except ConfigError as error:
         return refused(str(error))
     if why := possible.why_not(

@@ -17,6 +17,8 @@ from fanlight.errors import ConfigError, near, shown
 
 PRESETS = Path(__file__).parent / "presets"
 RANKS_MOST = 16_384  # of a what-if: the time it takes grows with them
+LETTERS_MOST = 100_000  # of a file: a megabyte of YAML takes many seconds to read, and no cluster takes so many words
+NAME_MOST, SOURCE_MOST = 80, 2_000  # letters: a name stands in every line that is said
 KINDS = ("cpu", "cuda")
 UNITS: dict[str, dict[str, float]] = {  # of a number in a file, by what it measures
     "seconds": {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0},
@@ -33,6 +35,7 @@ EXAMPLES = {
     "seconds": "20us", "bytes per second": "25 GB/s or 1 Gbit/s", "bytes": "16 GB", "operations per second": "30 TFLOP/s",
     "a share": "3 %", "times as fast": "1.5", "images per second": "2000/s",
 }  # fmt: skip
+MICRO, MU = "\u00b5", "\u03bc"  # keyboards have either
 RANGES: dict[str, tuple[float, float, str]] = {  # beyond them is a slip of the pen, and arithmetic that overflows
     "seconds": (0.0, 60.0, "from 0 to 60 s"),
     "bytes per second": (1e3, 1e15, "from 0.001 MB/s to 1,000,000 GB/s"),
@@ -42,6 +45,12 @@ RANGES: dict[str, tuple[float, float, str]] = {  # beyond them is a slip of the 
     "times as fast": (1e-3, 1e3, "from 0.001 to 1,000"),
     "images per second": (1e-3, 1e12, "from 0.001/s to 1e12/s"),
 }
+FIELDS = {  # what stands in each, where it is missing or something else
+    "nodes": "2", "device": "kind: cpu, count: 2, speed: 1", "kind": "cpu", "count": "2", "achieved": "fp32: 8.7 TFLOP/s",
+    "links": "within: {latency: 20us, bandwidth: 5 GB/s}", "within": "latency: 20us, bandwidth: 5 GB/s",
+    "between": "latency: 0.2ms, bandwidth: 1 Gbit/s",
+}  # fmt: skip
+NOTHING = "tag:yaml.org,2002:null"  # what YAML calls an empty value
 _NUMBER = re.compile(r"\s*([0-9.]+(?:[eE][+-]?[0-9]+)?)\s*(\S*)\s*$")
 
 
@@ -140,7 +149,8 @@ def read(name: str | Path) -> Cluster:
             )
         path = PRESETS / f"{text}.yaml"
     try:
-        written = path.read_text(encoding="utf-8")
+        with path.open(encoding="utf-8") as file:
+            written = file.read(LETTERS_MOST + 1)
     except OSError as error:
         raise ConfigError(
             f"cannot read the cluster file {shown(text, letters=200)}: {error.strerror}; name a YAML file as docs/plan.md "
@@ -148,6 +158,11 @@ def read(name: str | Path) -> Cluster:
         ) from None
     except UnicodeDecodeError:
         raise ConfigError(f"the cluster file {path} is not text in UTF-8; save it as UTF-8, or name another") from None
+    if len(written) > LETTERS_MOST:
+        raise ConfigError(
+            f"the cluster file {shown(text, letters=200)} has more than {LETTERS_MOST:,} letters, and one needs a few hundred: "
+            "is it another file? docs/plan.md shows what belongs in it"
+        )
     return parse(written, where=path.name if path.parent == PRESETS else str(path))
 
 
@@ -161,11 +176,26 @@ def parse(text: str, *, where: str) -> Cluster:
         mark, position = getattr(error, "problem_mark", None), getattr(error, "position", None)
         at = mark.line if mark else text.count("\n", 0, position) if isinstance(position, int) else None
         line = "" if at is None else f" line {at + 1}"
-        problem = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
-        raise ConfigError(f"{where}{line}: not YAML: {' '.join(str(problem).split())}") from None
-    if root is None:
+        raise ConfigError(f"{where}{line}: not YAML: {_problem(error)}; docs/plan.md shows a file") from None
+    if root is None or (root.tag == NOTHING and root.value in ("", "~", "null")):
         raise ConfigError(f"{where} is empty; say nodes, device and links, as docs/plan.md shows")
     return _cluster(_Section(root, where=where, path=""))
+
+
+def _problem(error: Exception) -> str:
+    """What a YAML reader found, in one line of words that say what to do where they can."""
+    if isinstance(error, RecursionError):
+        return "brackets in brackets, too deep to read"
+    told = getattr(error, "problem", None) or getattr(error, "reason", None) or error
+    words = " ".join(str(told).split())
+    return "a tab before a field; indent with spaces" if "'\\t'" in words else words
+
+
+def _got(node: Any) -> str:
+    """What stands where something else should."""
+    if isinstance(node.value, str):
+        return repr(shown(node.value)) if node.value else "nothing"
+    return "a list" if node.id == "sequence" else "fields"
 
 
 class _Section:
@@ -176,11 +206,13 @@ class _Section:
 
         self.where, self.path, self.line = where, path, node.start_mark.line + 1
         if not isinstance(node, yaml.MappingNode):
-            got = repr(shown(node.value)) if isinstance(node.value, str) else "a list"
-            raise self.error("", f"should hold fields such as `nodes: 2`, got {got}")
+            such = FIELDS[path.rpartition(".")[2]] if path else "nodes: 2"
+            raise self.error("", f"should hold fields such as `{such}`, got {_got(node)}")
         self.nodes: dict[str, Any] = {}
         for key, value in node.value:
-            name = str(key.value)
+            if not isinstance(key.value, str):
+                raise self.error("", f"has {_got(key)} as a field's name", line=key.start_mark.line + 1)
+            name = key.value
             if name in self.nodes:
                 raise self.error(name, "stands there twice; leave one out", line=key.start_mark.line + 1)
             self.nodes[name] = value
@@ -201,18 +233,20 @@ class _Section:
 
     def section(self, name: str) -> _Section:
         if name not in self.nodes:
-            raise self.error(name, "is missing")
+            raise self.error(name, f"is missing; such as {name}: {{{FIELDS[name]}}}")
         return _Section(self.nodes[name], where=self.where, path=f"{self.path}.{name}".lstrip("."))
 
-    def text(self, name: str, default: str | None = None) -> str:
+    def text(self, name: str, default: str | None = None, *, most: int = LETTERS_MOST) -> str:
         if name not in self.nodes:
             if default is None:
-                raise self.error(name, "is missing")
+                raise self.error(name, f"is missing; such as {name}: {FIELDS[name]}")
             return default
         value = self.nodes[name].value
         if not isinstance(value, str) or not value.strip().isprintable():
-            raise self.error(name, "should be one line of text")
-        return value.strip()
+            raise self.error(name, f"should be one line of text, got {_got(self.nodes[name])}")
+        if len(value) > most:
+            raise self.error(name, f"is {len(value):,} letters long; it can be at most {most:,}")
+        return value.strip() or default or ""
 
     def whole(self, name: str) -> int:
         value = self.text(name)
@@ -230,7 +264,7 @@ class _Section:
             size = float(found.group(1)) if found else math.nan
         except ValueError:
             size = math.nan
-        factor = UNITS[unit].get(found.group(2)) if found else None
+        factor = UNITS[unit].get(found.group(2).replace(MU, MICRO)) if found else None
         least, most, words = RANGES[unit]
         if factor is None or not least <= size * factor <= most:  # also where it is no number
             kinds = f" and with a unit ({', '.join(UNITS[unit])})" if "" not in UNITS[unit] else ""
@@ -283,13 +317,13 @@ def _cluster(top: _Section) -> Cluster:
     speed = device.number("speed", "times as fast") if "speed" in device.nodes else None
     share: Callable[..., float] = lambda name: top.number(name, "a share", 0.0)  # noqa: E731
     return Cluster(
-        top.text("name", top.where), nodes, count,
-        Device(kind, device.text("name", ""), device.number("memory", "bytes", math.inf), achieved, speed),
+        top.text("name", top.where, most=NAME_MOST), nodes, count,
+        Device(kind, device.text("name", "", most=NAME_MOST), device.number("memory", "bytes", math.inf), achieved, speed),
         within=hops.get("within") or hops.get("between") or nothing, between=hops.get("between") or nothing,
         spread=share("spread"), contention=share("contention"), steals=share("steals"),
         tensor_s=top.number("per_tensor", "seconds", 0.0),
         overhead_s=top.number("overhead", "seconds", 0.0),
-        images_per_s=top.number("input", "images per second", math.inf), source=top.text("source", ""),
+        images_per_s=top.number("input", "images per second", math.inf), source=top.text("source", "", most=SOURCE_MOST),
     )  # fmt: skip
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from fanlight.data.manifest import Manifest
 from fanlight.errors import ConfigError, FanlightError
 from fanlight.models import freeze, zoo
 from fanlight.parallel import layout as layouts
-from fanlight.plan import choose, confirm, counting, dividing, measure, trace
+from fanlight.plan import choose, confirm, counting, dividing, lock, measure, trace
 from fanlight.plan import cluster as clusters
 from fanlight.plan.blocks import Block
 from fanlight.plan.calibration import Calibration
@@ -28,6 +29,8 @@ PLAIN: dict[str, object] = {
     "execution.layout": "serial", "execution.ranks": 1, "execution.autotune": False, "execution.compile": False,
     "execution.cache_features": False, "execution.pack": False, **layouting.PLAIN,
 }  # fmt: skip
+MOST_S = 120.0  # that measuring, and starting and trying the best, may take together
+UNSEEN = ("execution.autotune", "execution.pack")  # of PLAIN: nothing of a plan would be another with them
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,7 @@ class Wanted:
 
 def plan(config: Config, wanted: Wanted, *, command: str) -> dict[str, Any]:
     """The document that `--json` promises. ConfigError for machines or a config that cannot be, and where nothing fits."""
+    _warn_of_unplanned(config)
     about, found = foretold(config, wanted)
     best, reason = choose.choose(found, precision_is_open=config.train.precision is None, about=about)
     _say(found, best, reason, about.cluster)
@@ -58,6 +62,7 @@ def plan(config: Config, wanted: Wanted, *, command: str) -> dict[str, Any]:
 
 def foretold(config: Config, wanted: Wanted) -> tuple[Question, list[Candidate]]:
     """Every way to train it on the machines that are wanted, the best of them tried where they are here."""
+    asked = config.with_values(layouting.PLAIN)
     asked_precision, asked_batch = config.train.precision, config.train.batch_size
     other = clusters.read(wanted.cluster) if wanted.cluster is not None else None
     if other is not None:
@@ -66,35 +71,48 @@ def foretold(config: Config, wanted: Wanted) -> tuple[Question, list[Candidate]]
         check_places(max(wanted.ranks), device=devices.device(config.execution.device))
     if wanted.trace is not None:
         trace.check(wanted.trace)
-    config, manifest = resolved(config, device=measured_on(config, other))
+    device = measured_on(config, other)
+    if asked_precision is not None:
+        _precisions(asked_precision, other, here=device)  # refused before anything is read
+    config, manifest = resolved(config, device=device)
     counted, undivided = network_of(config, classes=len(manifest.classes))
     precisions = _precisions(asked_precision, other, here=config.execution.device or "cpu")
     calibration = None
     if other is None or other.device.speed is not None:
         here = wanted.ranks if other is None else ()
-        calibration = measure.calibrate(
-            config, counted, classes=len(manifest.classes), precisions=precisions, ranks=here, anew=wanted.anew
-        )
+        with lock.alone():
+            calibration = measure.calibrate(
+                config, counted, classes=len(manifest.classes), precisions=precisions, ranks=here, anew=wanted.anew
+            )
     target = other
     if target is None:
         assert calibration is not None
         target = calibration.by_ranks[max(calibration.by_ranks)].cluster("this machine")
+    if asked.train.compress_gradients is not None:  # what is sent is smaller; what was measured sent nothing
+        config = config.with_value("train.compress_gradients", asked.train.compress_gradients)
     about = Question(
         config, counted, len(manifest.rows("train")), target, calibration, rows=config.train.batch_size or 1,
-        is_weak=other is not None and asked_batch is None, undivided=undivided,
+        is_weak=other is not None and asked_batch is None, undivided=undivided, asked=asked,
     )  # fmt: skip
     found: list[Candidate] = []
     for ranks in dict.fromkeys((1, *(wanted.ranks or (target.ranks,)))):
         found += choose.candidates(about, ranks=ranks, precisions=precisions)
     if other is None and wanted.confirm:
         most = measure.places(config.execution.device or "cpu")
-        found = _confirmed(found, about, classes=len(manifest.classes), most=most)
+        with lock.alone():
+            found = _confirmed(found, about, classes=len(manifest.classes), most=most)
     return about, found
 
 
 def decided(config: Config) -> Config:
     """`config`, whose layout was left to a plan, with the layout, ranks and what belongs to them that are fastest here. Another
     layout than serial must be clearly faster: ranks take seconds to start."""
+    limit_s = config.train.time_limit_s
+    if limit_s is not None and limit_s < MOST_S:
+        raise ConfigError(
+            f"--layout auto beside a --time-limit of {console.seconds_text(limit_s)}: a plan may take two minutes of it; name "
+            "a layout, or allow 2m or more"
+        )
     about, found = foretold(config, Wanted(ranks=() if config.execution.ranks is None else (config.execution.ranks,)))
     found = [each for each in found if config.execution.ranks in (None, each.ranks)]
     best, reason = choose.choose(found, precision_is_open=config.train.precision is None, about=about)
@@ -123,6 +141,17 @@ def decided(config: Config) -> Config:
     return config.with_values(values)
 
 
+def _warn_of_unplanned(config: Config) -> None:
+    """Says which wishes a plan has no use for, rather than to leave them out in silence."""
+    asked = {key: attrgetter(key)(config) for key in PLAIN if key in config.asked and key not in UNSEEN}
+    left_out = [f"{key} {value}" for key, value in asked.items() if value not in (None, False, PLAIN[key])]
+    if left_out:
+        console.warn(
+            f"{', '.join(left_out)} left out of the plan", why="Every layout is compared, in its plain form",
+            do="Say with --ranks how many, and give the rest to `fanlight train`",
+        )  # fmt: skip
+
+
 def measured_on(config: Config, other: Cluster | None) -> str:
     """The device of this machine that is measured: the one that is planned, or of the kind of those that are."""
     if other is None:
@@ -142,9 +171,11 @@ def check_places(ranks: int, *, device: str) -> None:
 
 def resolved(config: Config, *, device: str = "cpu") -> tuple[Config, Manifest]:
     """The serial run's config on that device with every choice made, and its images; nothing is packed or decoded for it."""
-    checks.check(config)
+    checks.check(config if config.train.precision is None else config.with_value("train.precision", "fp32"))
     asked = config.asked
-    config = config.with_values({**PLAIN, "train.precision": "fp32", "execution.device": device})
+    config = config.with_values(
+        {**PLAIN, "train.precision": "fp32", "train.compress_gradients": None, "execution.device": device}
+    )
     manifest = up_to_date(config.data.path, decode=False, group_by=config.data.group_by)
     if manifest.is_captioned:
         raise ConfigError(
@@ -174,10 +205,21 @@ def network_of(config: Config, *, classes: int) -> tuple[list[Block], Callable[[
 def _precisions(asked: str | None, other: Cluster | None, *, here: str) -> list[str]:
     """Number formats that are planned; `here`: the device that is measured."""
     if asked is not None:
-        precision.check(asked, here if other is None else other.device.kind)
+        is_told = other is not None and other.device.flop_per_s  # else they are measured, here
+        precision.check(asked, other.device.kind if other is not None and is_told else here)
+        if other is not None and is_told and asked not in other.device.flop_per_s:
+            raise ConfigError(
+                f"--precision {asked}: {other.name} does not say what it achieves in it, but in "
+                f"{', '.join(sorted(other.device.flop_per_s))}; use one of these, or add {asked} to device.achieved in a file"
+            )
         return [asked]
-    if other is not None and other.device.kind == "cuda" and other.device.flop_per_s:
-        return sorted(other.device.flop_per_s)
+    if other is not None and other.device.flop_per_s:  # what this machine does well says nothing of those
+        told = [name for name in sorted(other.device.flop_per_s) if name != "fp16" or other.device.kind == "cuda"]
+        if told:
+            return told
+        raise ConfigError(
+            f"{other.name}: device.achieved says fp16 alone, which CPUs do not train in; add fp32 or bf16 to it"
+        )
     if here == "cuda":
         return ["fp32", "bf16"]
     gain = precision.cpu_gain()
@@ -254,7 +296,7 @@ def _say(found: Sequence[Candidate], best: Candidate, reason: str, target: Clust
             f"{mark} {each.layout:<22}{each.ranks:>6}  {each.precision:<7}{each.batch:>7}{each.images_per_s:>10.4g}  "
             f"{f'{low:.4g} … {high:.4g}':<17}{console.bytes_text(each.bytes):>9}  {each.source};{note} {each.reason}"
         )
-    refused: dict[tuple[int, str], list[str]] = {}  # what many share is said once
+    refused: dict[tuple[int, str], list[tuple[str, str]]] = {}  # what many share is said once
     for each in found:
         if each.fits:
             continue
@@ -262,6 +304,8 @@ def _say(found: Sequence[Candidate], best: Candidate, reason: str, target: Clust
             rate = f"{each.images_per_s:.4g} images/s {each.source}"
             console.say(f"  {each.layout} on {each.ranks}, {each.precision}: {rate}, but {each.reason}")
         else:
-            refused.setdefault((each.ranks, each.reason), []).append(each.layout)
-    for (ranks, why), names in refused.items():
-        console.say(f"  {'; '.join(dict.fromkeys(names))} on {ranks}: {why}")
+            shared = each.reason.replace(f"layout {each.layout}", "these")
+            refused.setdefault((each.ranks, shared), []).append((each.layout, each.reason))
+    for (ranks, shared), each_one in refused.items():
+        names, reasons = (list(dict.fromkeys(told)) for told in zip(*each_one))
+        console.say(f"  {'; '.join(names)} on {ranks}: {shared if len(names) > 1 else reasons[0]}")

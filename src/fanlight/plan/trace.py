@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 from fanlight.errors import ConfigError, unwritable
 from fanlight.plan.simulate import Timeline
 
+BEGIN = b'{"traceEvents"'  # of every file that `document` makes
 LANES = ("input", "host", "compute", "communication")
 
 
@@ -36,8 +38,16 @@ def check(path: Path) -> None:
         raise ConfigError(f"--trace {path} is a folder; name a file in it, such as {path / 'step.json'}")
     if not path.parent.is_dir():
         raise ConfigError(f"--trace {path}: there is no folder {path.parent}; make it, or name another file")
+    if path.is_file() and path.stat().st_size and not _is_trace(path):  # it may be the only copy of something
+        raise ConfigError(f"--trace {path} is there already and is no trace; name another file, or delete it")
     if not os.access(path if path.exists() else path.parent, os.W_OK):
         raise ConfigError(f"--trace {path} may not be written; name another file")
+
+
+def _is_trace(path: Path) -> bool:
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        return file.read(len(BEGIN)) == BEGIN
+    return False
 
 
 def write(path: Path, timeline: Timeline, *, title: str) -> None:
