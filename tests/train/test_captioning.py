@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from train.test_resolve import choose
 
 pytest_plugins = ["train.fixtures"]
@@ -20,6 +22,14 @@ def test_small_images_have_a_network_that_learns_by_many_steps():
     asked = choose({"optim.beta2": 0.999, "optim.weight_decay": 0.1}, px=64, **SAID).config
     assert (asked.optim.beta2, asked.optim.weight_decay) == (0.999, 0.1)
     assert choose({"optim.name": "sgd"}, px=64, **SAID).config.optim.beta2 == 0.999
+
+
+@pytest.mark.parametrize(("train", "batch"), [(1, 1), (3, 1), (16, 4), (127, 31), (128, 32), (5_000, 32)])
+def test_what_is_chosen_fits_few_images(train, batch):
+    """Chosen by itself it is never more than there are, which would be refused."""
+    choices = choose(count=train + 1, train=train / (train + 1), px=64, **SAID)
+    assert choices.config.train.batch_size == batch and choices.config.model.name == "small-grid+transformer64x2"
+    assert choices.config.optim.lr == pytest.approx(0.004 * (batch / 32) ** 0.5, rel=5e-3)  # three digits are kept
 
 
 def test_small_images_come_in_any_order_and_photos_by_the_length_of_their_sentences():
