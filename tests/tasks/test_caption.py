@@ -281,6 +281,24 @@ def test_beams_are_for_captions():
         tasks.restored(Classify(("a", "b")).about(), beams=3)
 
 
+@pytest.mark.parametrize("change", [{"beams": 0}, {"beams": 10**9}, {"longest": 0}])
+def test_weights_that_say_what_cannot_be_are_refused(change):
+    with pytest.raises(ConfigError, match=r"sentences of \d words, written by \d+ beams, which cannot be"):
+        tasks.restored(TASK.about() | change)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("beams", 5), ("min_count", 2), ("longest", 9), ("per_image", 1), ("window", 4)]
+)
+def test_options_of_captions_are_refused_where_there_are_none(name, value):
+    classes = probe.made_up(count=4, classes=2)
+    tasks.check(Config(), classes)
+    with pytest.raises(
+        ConfigError, match=f"caption.{name} is {value}, and .* has classes and no captions; leave it out"
+    ):
+        tasks.check(Config().with_values({f"caption.{name}": value}), classes)
+
+
 def test_made_up_targets_are_like_the_real_ones():
     like = probe.likeness(resolved(), manifest())
     assert like == {"words": len(WORDS) - 4, "captions": 2, "longest": 6}

@@ -81,7 +81,10 @@ class Caption:
         if beams is not None and not 1 <= beams <= BEAMS_MOST:
             raise ConfigError(f"--beams is {beams}; it must be from 1 to {BEAMS_MOST}")
         words = Vocabulary(tuple(map(str, about["words"])))
-        return cls(words, int(about["longest"]), 1, beams or int(about["beams"]))
+        longest, own = int(about["longest"]), int(about["beams"])
+        if longest < 1 or not 1 <= own <= BEAMS_MOST:
+            raise ConfigError(f"sentences of {longest} words, written by {own} beams, which cannot be")
+        return cls(words, longest, 1, beams or own)
 
     @property
     def notes(self) -> list[str]:
