@@ -47,7 +47,7 @@ def lines(head: str, form: str = "{0},{1}") -> str:
         ("\n \n", "is empty; write one line for each caption"),
         ("image,caption\n0.jpg,ein Hündchen".encode("latin-1"), "byte 25 is no UTF-8; save the file as UTF-8"),
         (lines("image,caption", "x{0},{1}"), "none of the 6 images that it names is here, such as x0.jpg; put them into"),
-        (lines("image,caption", "{0}, "), "none of its 6 images has a caption"),
+        (lines("image,caption", "{0}, "), "none of its 6 images has a caption; write them behind their names"),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("name", ["captions.txt", "Flickr8k_text/Flickr8k.token.txt"])

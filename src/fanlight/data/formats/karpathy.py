@@ -90,7 +90,7 @@ def _listed(tree: Tree, part: str, path: str, images: list[Any]) -> Listing | No
         return None
     used = [Row(located[name], split=row.split, captions=row.captions) for name, row in rows.items() if row.captions]
     if not used:
-        raise DataError(f"{told}: none of its {len(rows)} images has a caption")
+        raise DataError(f"{told}: none of its {len(rows)} images has a caption; fill their sentences")
     say_unlisted(tree, list(located.values()), told=told)
     return listing_of(used, root=tree.root, source=f"Karpathy's split, {path.rpartition('/')[2]}")
 
