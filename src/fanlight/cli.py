@@ -180,7 +180,7 @@ def train(
 @app.command()
 def evaluate(
     run: RunArgument,
-    data: Annotated[str | None, typer.Option(help="Other images with the same class names. Default: the run's.")] = None,
+    data: Annotated[str | None, typer.Option(help="Other images, of the same classes or captioned. Default: the run's.")] = None,
     split: Annotated[str, typer.Option(help="train, val or test. Default: test where there is one, else val.")] = "",
     device: Annotated[str | None, typer.Option(help="cpu or cuda.")] = None,
     ranks: Annotated[int | None, typer.Option(help="Processes that score together.")] = None,

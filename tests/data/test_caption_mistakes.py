@@ -47,7 +47,7 @@ def lines(head: str, form: str = "{0},{1}") -> str:
         ("\n \n", "is empty; write one line for each caption"),
         ("image,caption\n0.jpg,ein Hündchen".encode("latin-1"), "byte 25 is no UTF-8; save the file as UTF-8"),
         (lines("image,caption", "x{0},{1}"), "none of the 6 images that it names is here, such as x0.jpg; put them into"),
-        (lines("image,caption", "{0}, "), "none of its 6 images has a caption"),
+        (lines("image,caption", "{0}, "), "none of its 6 images has a caption; write them behind their names"),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("name", ["captions.txt", "Flickr8k_text/Flickr8k.token.txt"])
@@ -118,14 +118,18 @@ def coco(root: Path, change: Callable[[dict[str, Any]], object]) -> Path:
     return layouts.write(root, {**IMAGES, "annotations/captions_train.json": json.dumps(document).encode()})
 
 
-def ids_as_texts(document: dict[str, Any]) -> None:
-    for each in document["annotations"]:
-        each["image_id"] = str(each["image_id"])
+@pytest.mark.parametrize("kind", [str, float])
+def test_an_id_is_the_same_as_number_and_as_text(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: Callable[[int], object]
+) -> None:
+    """Tables write whole numbers as 7.0 where an entry is empty."""
 
+    def otherwise(document: dict[str, Any]) -> None:
+        for each in document["annotations"]:
+            each["image_id"] = kind(each["image_id"])
 
-def test_an_id_is_the_same_as_number_and_as_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plain = listing(coco(tmp_path / "plain", lambda document: None))
-    found = listing(coco(tmp_path / "texts", ids_as_texts))
+    found = listing(coco(tmp_path / "otherwise", otherwise))
     assert (found.paths, found.captions) == (plain.paths, plain.captions) and len(found.paths) == 6
     assert capsys.readouterr().err == ""
 
@@ -143,12 +147,18 @@ def all_wrong(document: dict[str, Any]) -> None:
             "6 of 6 annotations are not used, first entry 1, whose caption is a list. Their captions are no text",
         ),
         (lambda document: document["annotations"].clear(), "6 images have no caption and are not used, such as 0.jpg"),
+        (
+            lambda document: document["images"].clear(),
+            "captions_train.json is not used. Its list of images is empty. Mend",
+        ),
     ],
 )
 def test_annotations_that_leave_nothing_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], change: Callable[[dict[str, Any]], object], told: str
 ) -> None:
-    with pytest.raises(DataError, match=r"captions_train\.json in annotations/ leave no image with a caption; put"):
+    with pytest.raises(
+        DataError, match=r"captions_train\.json in annotations/ leave no image with a caption; give them"
+    ):
         listing(coco(tmp_path, change))
     said = capsys.readouterr()
     assert told in said.out + said.err
@@ -335,7 +345,7 @@ ENTRIES: list[Any] = [{"filename": name, "split": "train", "sentences": [{"raw":
         ([{**ENTRIES[0], "filename": " "}], "entry 1 of images: its filename is empty"),
         ([{**ENTRIES[0], "filename": "../0.jpg"}], "entry 1 of images: '../0.jpg' points out of"),
         ([{**ENTRIES[0], "sentences": [{"raw": 3}]}], "entry 1 of images: sentence 1: its raw is a number"),
-        ([], "images is empty; download it again"),
+        ([], "images is empty; mend it, or download it again"),
     ],
 )
 @pytest.mark.parametrize("place", ["", "dataset_x.json"])

@@ -85,6 +85,22 @@ def test_annotations_alone_are_no_class(tmp_path: Path) -> None:
         listing(root)
 
 
+def test_boxes_without_captions_are_no_classes(tmp_path: Path) -> None:
+    root = layouts.coco(tmp_path / "coco")
+    for split in ("train2017", "val2017"):
+        (root / f"annotations/captions_{split}.json").rename(root / f"annotations/instances_{split}.json")
+    with pytest.raises(
+        DataError, match=r"holds instances_train2017\.json, instances_val2017\.json and no captions_….*put"
+    ):
+        listing(root)
+
+
+def test_boxes_beside_class_folders_are_left_out(tmp_path: Path) -> None:
+    images = {f"{name}/{n}.jpg": layouts.jpeg(n, n) for name in ("cat", "dog") for n in range(2)}
+    found = listing(layouts.write(tmp_path, {**images, "annotations/instances_train2017.json": b"{}"}))
+    assert {"cat", "dog"} <= set(found.labels)
+
+
 def test_ids_that_several_images_have_are_counted_and_not_used(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

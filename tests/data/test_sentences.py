@@ -52,6 +52,17 @@ def test_what_is_odd_is_named(checked: dict[str, Any]) -> None:
     assert "Captions of an image: 1 to 3; words of a caption: 0 to 52, half have at most 2" in out
 
 
+def test_captions_that_are_there_twice_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A list that was joined with itself: each row counts in training, so it is said."""
+    monkeypatch.setenv("FANLIGHT_CACHE", str(tmp_path / "cache"))
+    rows = ["image,caption", *["0.jpg,A dog runs.", "0.jpg,A dog!", "1.jpg,A dog!", "0.jpg,A dog!"]]
+    images = {f"images/{n}.jpg": layouts.jpeg(0, n) for n in range(2)}
+    root = layouts.write(tmp_path / "data", {**images, "captions.txt": "\n".join(rows).encode()})
+    found = sentences.survey(checkup.examine(str(root), level="exact")[0])
+    assert found is not None and found.captions == 4
+    assert found.odd == {"that their image has before, letter by letter": ["images/0.jpg: A dog!"]}
+
+
 @pytest.mark.parametrize(
     ("text", "scripts"),
     [

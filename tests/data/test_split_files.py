@@ -122,7 +122,10 @@ def test_tokens_stand_for_raw_words(tmp_path: Path) -> None:
             lambda images: [*images, entry("5.jpg", "val") | {"filename": 5}],
             "entry 5 of images: its filename is a number",
         ),
-        (lambda images: [each | {"sentences": []} for each in images], "none of its 4 images has a caption"),
+        (
+            lambda images: [each | {"sentences": []} for each in images],
+            "none of its 4 images has a caption; fill their sentences",
+        ),
     ],
 )
 def test_refused_by_entry(tmp_path: Path, change: Callable[[Any], Any], message: str) -> None:
@@ -172,7 +175,7 @@ def test_images_of_a_list_without_captions_are_left_out(tmp_path: Path, capsys: 
     assert (found.paths, found.captions) == (["0.jpg"], ['["a dog"]'])
     assert "list.csv: 2 images have no caption and are not used, such as 1.jpg" in capsys.readouterr().out
     (tmp_path / "list.csv").write_text("file,caption,split\n0.jpg,,train\n1.jpg,,train\n")
-    with pytest.raises(DataError, match=r"list\.csv: none of its 2 images has a caption"):
+    with pytest.raises(DataError, match=r"list\.csv: none of its 2 images has a caption; fill the column of captions"):
         listing(tmp_path / "list.csv")
 
 

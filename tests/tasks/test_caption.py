@@ -248,6 +248,26 @@ def test_wide_beams_write_few_images_at_once_and_the_same(monkeypatch):
     assert sizes == [2, 2, 1]
 
 
+@pytest.mark.parametrize(("longest", "beams"), [(1, 1), (1, 3), (6, 2)])
+def test_a_sentence_has_at_most_as_many_words_as_were_asked_for(longest, beams):
+    """Also of a network that never comes to an end: END is made the unlikeliest word of all."""
+    task = dataclasses.replace(TASK, longest=longest, beams=beams)
+    model = task.model("small-cnn+transformer32x1", image_px=16, seed=0).model.eval()
+    inner = model.decoder.step
+
+    def endless(words, state):
+        logits, attention = inner(words, state)
+        logits[..., END] = -50.0
+        return logits, attention
+
+    model.decoder.step = endless
+    images = torch.randn((3, 3, 16, 16), generator=torch.Generator().manual_seed(0))
+    outputs = task.write(model, images).numpy()
+    assert [len(text.split()) for text in task.said(outputs)] == [longest] * 3
+    assert task.look(model, images)["words"].shape == (3, longest)
+    assert all(0 < score <= 1 for _, score in task.told(outputs))
+
+
 def test_what_writes_and_what_does_not():
     assert tasks.writes(TASK) and not tasks.writes(Classify(("a", "b")))
     for name in ("write", "written", "look", "told"):
@@ -259,6 +279,24 @@ def test_beams_are_for_captions():
         tasks.restored(TASK.about(), beams=0)
     with pytest.raises(ConfigError, match="--beams 3 is for captions, and the run names classes; leave it out"):
         tasks.restored(Classify(("a", "b")).about(), beams=3)
+
+
+@pytest.mark.parametrize("change", [{"beams": 0}, {"beams": 10**9}, {"longest": 0}])
+def test_weights_that_say_what_cannot_be_are_refused(change):
+    with pytest.raises(ConfigError, match=r"sentences of \d words, written by \d+ beams, which cannot be"):
+        tasks.restored(TASK.about() | change)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("beams", 5), ("min_count", 2), ("longest", 9), ("per_image", 1), ("window", 4)]
+)
+def test_options_of_captions_are_refused_where_there_are_none(name, value):
+    classes = probe.made_up(count=4, classes=2)
+    tasks.check(Config(), classes)
+    with pytest.raises(
+        ConfigError, match=f"caption.{name} is {value}, and .* has classes and no captions; leave it out"
+    ):
+        tasks.check(Config().with_values({f"caption.{name}": value}), classes)
 
 
 def test_made_up_targets_are_like_the_real_ones():

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from fanlight.tasks import caption_scores, resampling
 from fanlight.tasks.caption_rouge import rouge_l, subsequence
-from fanlight.tasks.caption_scores import NAMES, report, score
+from fanlight.tasks.caption_scores import NAMES, of_table, report, score
 from tasks.test_caption_words import golden
 
 ATOL = 1e-8  # golden files have 9 digits of a set's score; arithmetic in another order moves the 15th
@@ -77,6 +77,19 @@ def test_one_image_has_no_cider_and_says_so():
     assert found["cider"] is None and found["cider_d"] is None and found["rouge_l"] == 1
     assert found["notes"] == [caption_scores.LONELY] and found["blind"] is None and found["intervals"] == {}
     assert np.isnan(score(["a dog"], [["a dog"]])["per_image"]["cider"]).all()
+
+
+def test_references_that_the_scores_cannot_divide_are_told():
+    plain = report(["a dog", "a cat"], [["un café", "a dog"], ["don’t – 25 °C"]])
+    assert plain["notes"] == []
+    said = [["一只狗在草地上奔跑", "a dog"], ["😀🎉🔥"], ["كلب يجري على العشب"]]
+    found = report(["a dog", "😀🎉🔥", "كلب يجري"], said)
+    (note,) = found["notes"]
+    assert note.startswith(
+        "2 of the 4 references, such as '一只狗在草地上奔跑', have fewer than half their words in these scores"
+    )
+    rows = pa.table({"split": ["val"] * 3, "caption": ["a dog", "a cat", "a dog"], "references": said})
+    assert of_table(rows, split="val")["notes"] == [note]
 
 
 def test_no_images_have_no_score():

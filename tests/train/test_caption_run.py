@@ -318,6 +318,13 @@ def test_a_run_goes_on_with_the_captions_that_it_began_with(own_place, fanlight,
     assert folder.read_manifest(own_place / "half").column("captions").tolist() == began
 
 
+@pytest.mark.parametrize("images", [2, 10])
+def test_a_few_images_are_trained_on_by_the_defaults(fanlight, own_place, images):
+    data = sentences.make(own_place / "few", images=images)
+    answer = fanlight("train", data, "--epochs", "1", "--image-size", "32", "--no-report", "--out", own_place / "run")
+    assert answer.code == 0 and "small-grid+transformer64x2" in answer.out, answer.err
+
+
 def test_one_image_is_no_class_that_could_be_removed(fanlight, own_place):
     answer = fanlight(
         "train", sentences.make(own_place / "data", images=1), *tiny.flags(sentences.OPTIONS), "--out", "run"

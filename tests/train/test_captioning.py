@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from train.test_resolve import choose
 
 pytest_plugins = ["train.fixtures"]
@@ -22,6 +24,14 @@ def test_small_images_have_a_network_that_learns_by_many_steps():
     assert choose({"optim.name": "sgd"}, px=64, **SAID).config.optim.beta2 == 0.999
 
 
+@pytest.mark.parametrize(("train", "batch"), [(1, 1), (3, 1), (16, 4), (127, 31), (128, 32), (5_000, 32)])
+def test_what_is_chosen_fits_few_images(train, batch):
+    """Chosen by itself it is never more than there are, which would be refused."""
+    choices = choose(count=train + 1, train=train / (train + 1), px=64, **SAID)
+    assert choices.config.train.batch_size == batch and choices.config.model.name == "small-grid+transformer64x2"
+    assert choices.config.optim.lr == pytest.approx(0.004 * (batch / 32) ** 0.5, rel=5e-3)  # three digits are kept
+
+
 def test_small_images_come_in_any_order_and_photos_by_the_length_of_their_sentences():
     assert choose(px=64, **SAID).config.caption.window == 1
     assert choose(px=300, **SAID).config.caption.window == 32
@@ -31,6 +41,6 @@ def test_small_images_come_in_any_order_and_photos_by_the_length_of_their_senten
 
 def test_a_default_run_on_small_images_is_of_minutes():
     few, many = (choose(count=count, px=64, **SAID).config.train.epochs for count in (3_000, 15_000))
-    assert (few, many) == (30, 6)
+    assert (few, many) == (25, 5)
     large = choose({"model.name": "small-grid+transformer64x2"}, count=3_000, **SAID).config
     assert large.data.image_px > 64 and large.train.epochs == 6, "which takes more than a small image does"

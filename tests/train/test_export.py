@@ -66,6 +66,8 @@ def test_refusals(own_place):
     save_file({"w": torch.zeros(1)}, own_place / "other.safetensors")
     with pytest.raises(RunError, match=r"other.safetensors holds no weights that Fanlight wrote \('fanlight'\)"):
         export.load_weights(own_place / "other.safetensors")
+    with pytest.raises(RunError, match="put the file back, try with or without --best, or train again"):
+        export.load_weights(own_place / "other.safetensors")
     save_file({"w": torch.zeros(1)}, own_place / "new.safetensors", metadata={"fanlight": '{"version": 3}'})
     with pytest.raises(RunError, match=r"new.safetensors has version 3; this Fanlight reads 2"):
         export.load_weights(own_place / "new.safetensors")

@@ -20,6 +20,7 @@ USUAL_COUNT = 5  # words that occur so often are what captioners usually know
 LONG = 50  # words; a longer caption is more likely a story, or a mistake
 LETTERS = 60  # shown of a caption
 EMOJI = "emoji"
+AGAIN = "that their image has before, letter by letter"
 _LATIN = frozenset({"Latin"})
 
 
@@ -50,15 +51,20 @@ def survey(manifest: Manifest) -> Survey | None:
     scripts: Counter[str] = Counter()
     images_of: dict[tuple[str, ...], set[int]] = {}
     said: list[tuple[int, str, list[str], frozenset[str]]] = []
+    again: dict[str, list[str]] = {}
     for image, texts in enumerate(found):
+        before: set[str] = set()
         for text in texts:
+            if text in before:
+                again.setdefault(AGAIN, []).append(f"{paths[image]}: {shown(text, letters=LETTERS)}")
+            before.add(text)
             words = words_of(text)
             counts.update(words)
             kinds = scripts_of(text)
             scripts.update(kinds - {EMOJI})
             images_of.setdefault(tuple(words), set()).add(image)
             said.append((image, text, words, kinds))
-    odd: dict[str, list[str]] = {}
+    odd: dict[str, list[str]] = again
     usual = scripts.most_common(1)[0][0] if scripts else ""
     for image, text, words, kinds in said:
         wrong = [f"with letters that are {kind}, not {usual}" for kind in sorted(kinds - {EMOJI, usual})]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeGuard
@@ -150,7 +151,18 @@ def check(config: Config, manifest: Manifest) -> None:
 
         caption_unsuited.check(config, manifest)
     else:
+        _refuse_captions(config, manifest)
         weights_of_classes(config, manifest)
+
+
+def _refuse_captions(config: Config, manifest: Manifest) -> None:
+    """ConfigError for what is asked of captions where there are none: it would do nothing, in silence."""
+    for field in dataclasses.fields(config.caption):
+        value = getattr(config.caption, field.name)
+        if value != field.default:
+            raise ConfigError(
+                f"caption.{field.name} is {value}, and {manifest.root} has classes and no captions; leave it out"
+            )
 
 
 def of(config: Config, manifest: Manifest) -> Task:

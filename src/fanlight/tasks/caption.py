@@ -61,7 +61,7 @@ class Caption:
         "count", "words", "loss", "accuracy", "bleu1", "bleu2", "bleu3", "bleu4", "rouge_l", "cider", "cider_d",
         "cider_plain", "intervals", "blind", "vocabulary_used", "vocabulary_references", "mean_length",
         "mean_length_references", "distinct", "repeated", "most_common", "true_and_complete", "true_and_complete_interval",
-        "only_true", "only_true_interval", "true_elsewhere",
+        "only_true", "only_true_interval", "true_elsewhere", "notes",
     )  # fmt: skip
 
     @classmethod
@@ -81,7 +81,10 @@ class Caption:
         if beams is not None and not 1 <= beams <= BEAMS_MOST:
             raise ConfigError(f"--beams is {beams}; it must be from 1 to {BEAMS_MOST}")
         words = Vocabulary(tuple(map(str, about["words"])))
-        return cls(words, int(about["longest"]), 1, beams or int(about["beams"]))
+        longest, own = int(about["longest"]), int(about["beams"])
+        if longest < 1 or not 1 <= own <= BEAMS_MOST:
+            raise ConfigError(f"sentences of {longest} words, written by {own} beams, which cannot be")
+        return cls(words, longest, 1, beams or own)
 
     @property
     def notes(self) -> list[str]:
@@ -89,6 +92,11 @@ class Caption:
             f"vocabulary of {len(self.vocabulary):,} words, sentences of at most {self.longest} words; accuracy is the share "
             "of words that are right, each after the true words before it"
         ]
+
+    @property
+    def _written_most(self) -> int:
+        """What decode.generate counts, START included: `longest` words, after which a sentence is cut without an END."""
+        return self.longest + 1
 
     @property
     def chooser(self) -> Chooser:
@@ -200,7 +208,7 @@ class Caption:
 
         written = []
         for some in images.split(max(1, AT_ONCE // self.beams)):
-            found = decode.generate(typing.cast(Captioner, model), some, beams=self.beams, longest=self.longest + 2)
+            found = decode.generate(typing.cast(Captioner, model), some, beams=self.beams, longest=self._written_most)
             written.append(torch.cat([found.log_probability[:, None].float(), found.ids.float()], 1))
         return torch.cat(written)
 
@@ -209,7 +217,7 @@ class Caption:
         """`words` str [B, L] and `weight` float32 [B, L, h, w], where each looked on the grid; empty where that is no square."""
         from fanlight.models import decode
 
-        found = decode.generate(typing.cast(Captioner, model), images, beams=self.beams, longest=self.longest + 2)
+        found = decode.generate(typing.cast(Captioner, model), images, beams=self.beams, longest=self._written_most)
         side = math.isqrt(found.attention.shape[2])
         if side * side != found.attention.shape[2]:
             return {}

@@ -80,7 +80,7 @@ def words(scores: dict[str, Any]) -> list[str]:
             f"  judged: {share_text(scores['true_and_complete'])} ({share_text(low)} … {share_text(high)}) state only true "
             f"facts and all that are required{chance}; {share_text(scores['only_true'])} state only true facts"
         )
-    return said
+    return [*said, *(f"  {note}" for note in scores.get("notes", ()))]  # runs made before have none
 
 
 def _number(value: float | None) -> str:

@@ -20,6 +20,7 @@ LONG_SHARE, LONG_MOST = 0.99, 40  # of captions that are whole; words of the lon
 PER_IMAGE_MOST, PER_SMALL_IMAGE = 5, 1  # a small image costs hardly more than a caption of it
 PHOTO_CROP = (0.7, 1.0)
 SMALL_BATCH, SMALL_LR = 32, 4e-3  # of SMALL_MODEL: a narrow network learns by many steps, and by long ones
+STEPS_LEAST = 4  # of an epoch, as for classes: few images come in smaller batches
 SMALL_BETA2, SMALL_DECAY = 0.98, 0.02  # of SMALL_MODEL, whose gradients change fast; the former: Vaswani et al. 2017
 SMALL_WORTH = 60_000  # images of SMALL_MODEL seen in a default run: within five minutes of two cores, on a slow day too
 WINDOW = 32  # of photos, whose sentences are as long as their writers like
@@ -37,9 +38,8 @@ def whole(choices: Choices, manifest: Manifest, *, is_small: bool) -> None:
     """Network, mirroring, and what of the captions is used."""
     choices.take("model.name", SMALL_MODEL if is_small else PHOTO_MODEL, "the default for captions")
     if choices.config.model.name == SMALL_MODEL:
-        choices.take(
-            "train.batch_size", SMALL_BATCH, f"{SMALL_MODEL} learns by many steps; it is global, over all ranks"
-        )
+        batch = max(1, min(SMALL_BATCH, len(manifest.rows("train")) // STEPS_LEAST))
+        choices.take("train.batch_size", batch, f"{SMALL_MODEL} learns by many steps; it is global, over all ranks")
     found = caption_unsuited.sided(manifest)
     if found:
         choices.take("augment.flip", False, f"{found[0]} captions say left or right, which a mirror exchanges")

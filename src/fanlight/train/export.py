@@ -68,7 +68,10 @@ def load_weights(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
             "continue it with `fanlight train --resume`, or use --best"
         ) from None
     except Exception as error:  # safetensors raises several types for damaged files
-        raise RunError(f"{path} holds no weights that Fanlight wrote ({error})") from None
+        raise RunError(
+            f"{path} holds no weights that Fanlight wrote ({error}); put the file back, try with or without --best, or "
+            "train again"
+        ) from None
     if about.get("version") != VERSION:
         raise RunError(f"{path} has version {about.get('version')}; this Fanlight reads {VERSION}")
     return about, tensors

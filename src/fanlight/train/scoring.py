@@ -157,7 +157,7 @@ def _other(data: str, task: Task, split: str) -> Manifest:
 
 def _say(scores: dict[str, Any], *, seen: str) -> None:
     if scores["task"] == "caption":
-        for line in [*caption_report.words(scores), *(f"  {note}" for note in scores["notes"])]:
+        for line in caption_report.words(scores):
             console.say(line)
         return
     low, high = scores["interval"]

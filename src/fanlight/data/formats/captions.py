@@ -17,6 +17,7 @@ from fanlight.data.formats.tree import Tree, below, is_text, join, refuse_outsid
 from fanlight.errors import DataError, shown, shown_all
 
 _COCO = re.compile(r"captions?_?(.*)\.json", re.IGNORECASE)
+_COCO_OTHERS = re.compile(r"(instances|person_keypoints|stuff|panoptic|image_info).*\.json", re.IGNORECASE)
 SAMPLE = 100
 
 
@@ -28,21 +29,39 @@ def coco(tree: Tree, part: str) -> Listing | None:
     names = tree.children(join(part, inner))[1] if inner else files
     rows: list[Row] = []
     read: list[str] = []
+    lacking: list[str] = []  # files whose images are not here
     for name in names:
         matched = _COCO.fullmatch(name)
         document = _document(tree, join(part, join(inner, name)), is_sure=bool(inner)) if matched else None
         if matched and document is not None:
             read.append(name)
-            rows += _coco_rows(tree, part, document, path=join(part, join(inner, name)), wanted=matched[1])
+            found = _coco_rows(tree, part, document, path=join(part, join(inner, name)), wanted=matched[1])
+            rows += found or []
+            lacking += [name] if found is None else []
     if not rows and inner and read:  # annotations/ is no class, whatever lies beside it
+        way = (
+            "put the images that they name into a folder beside it" if lacking else
+            "give them images, with id and file_name, and annotations, each with an image's id as image_id and a caption"
+        )  # fmt: skip
         raise DataError(
-            f"{tree.root / part}: {', '.join(read)} in {inner}/ leave no image with a caption; put the images that they name "
-            "into a folder beside it, or remove the folder of annotations"
+            f"{tree.root / part}: {', '.join(read)} in {inner}/ leave no image with a caption; {way}, or remove the folder of "
+            "annotations"
         )
     if not rows:
+        _refuse_other_annotations(tree, part, folders=folders, names=names if inner and not read else [])
         return None
     rows = _once(rows, told=f"{tree.root / join(part, inner)}: {shown_all(read)}")
     return listing_of(rows, root=tree.root, source=f"COCO captions in {inner or part or tree.root.name}/")
+
+
+def _refuse_other_annotations(tree: Tree, part: str, *, folders: Collection[str], names: Collection[str]) -> None:
+    """COCO's boxes and key points without its captions, beside nothing but folders of splits, which are no classes."""
+    others = [name for name in names if _COCO_OTHERS.match(name)]
+    if others and all(name == "annotations" or split_in(name) for name in folders):
+        raise DataError(
+            f"{tree.root / part}: annotations/ holds {shown_all(others)} and no captions_….json: boxes or outlines of objects "
+            "are not learned here, captions are; put captions_train2017.json or the like beside them"
+        )
 
 
 def _once(rows: list[Row], *, told: str) -> list[Row]:
@@ -79,11 +98,13 @@ def _document(tree: Tree, path: str, *, is_sure: bool) -> dict[str, Any] | None:
     elif missing := [key for key in keys if key not in found]:
         wrong = f"has no key {' and no key '.join(missing)}"
     elif unlike := [key for key in keys if not isinstance(found[key], list)]:
-        raise DataError(f"{told}: {unlike[0]} is {json_kind(found[unlike[0]])}, not a list; download it again")
+        raise DataError(
+            f"{told}: {unlike[0]} is {json_kind(found[unlike[0]])}, not a list; mend it, or download it again"
+        )
     else:
         return found
     if is_sure:
-        raise DataError(f"{told} {wrong}, as COCO captions have; download it again")
+        raise DataError(f"{told} {wrong}, as COCO captions have; mend it, or download it again")
     return None
 
 
@@ -93,7 +114,7 @@ def json_document(tree: Tree, path: str) -> Any:
     try:
         return json.loads(read_file(tree, path))
     except (ValueError, RecursionError) as error:
-        raise Misfit(f"{told} is damaged ({error}); download it again") from None
+        raise Misfit(f"{told} is damaged ({error}); mend it, or download it again") from None
 
 
 def json_kind(value: Any) -> str:
@@ -119,12 +140,12 @@ def _coco_images(document: dict[str, Any], *, told: str, root: Path) -> dict[str
         name = json_field(each, "file_name", (str,), place=place)
         refuse_outside(name, told=place, root=root)
         if not name.strip():
-            raise DataError(f"{place}: its file_name is empty; download it again")
+            raise DataError(f"{place}: its file_name is empty; mend it, or download it again")
         if not is_text(name):
             raise DataError(
                 f"{place}: its file_name is {shown(name)!r}, which holds half of a letter; no file is called so"
             )
-        same = found.setdefault(str(json_field(each, "id", (int, str), place=place)), [])
+        same = found.setdefault(_id(each, "id", place=place), [])
         if name in same:
             repeated.append(f"entry {number}, of image {shown(str(each['id']))}")
         else:
@@ -153,7 +174,7 @@ def _coco_captions(document: dict[str, Any], images: Collection[str], *, told: s
     empty: list[str] = []
     for number, each in enumerate(document["annotations"], 1):
         place = f"{told}: entry {number} of annotations"
-        image = str(json_field(each, "image_id", (int, str), place=place))
+        image = _id(each, "image_id", place=place)
         text = json_field(each, "caption", (object,), place=place)
         if image not in images:
             unknown.append(f"entry {number}, of image {shown(image)}")
@@ -169,9 +190,16 @@ def _coco_captions(document: dict[str, Any], images: Collection[str], *, told: s
         if wrong:
             console.warn(
                 f"{told}: {len(wrong)} of {len(document['annotations'])} annotations are not used, first {wrong[0]}",
-                why=why, do="Download it again",
+                why=why, do="Mend it, or download it again",
             )  # fmt: skip
     return sentences
+
+
+def _id(entry: Any, key: str, *, place: str) -> str:
+    """7, "7" and 7.0, as tables write it where an entry is empty, are one."""
+    if isinstance(entry, dict) and isinstance(value := entry.get(key), float) and value.is_integer():
+        return str(int(value))
+    return str(json_field(entry, key, (int, str), place=place))
 
 
 def texts_in(value: Any) -> list[str]:
@@ -190,26 +218,30 @@ def texts_in(value: Any) -> list[str]:
 def json_field(entry: Any, key: str, kinds: tuple[type, ...], *, place: str) -> Any:
     """entry[key], or a DataError that names the `place` where it is not, or is of no kind of `kinds`."""
     if not isinstance(entry, dict):
-        raise DataError(f"{place} is {json_kind(entry)}, not an object; download it again")
+        raise DataError(f"{place} is {json_kind(entry)}, not an object; mend it, or download it again")
     if key not in entry:
-        raise DataError(f"{place} has no {key}; download it again")
+        raise DataError(f"{place} has no {key}; mend it, or download it again")
     if not isinstance(entry[key], kinds) or (isinstance(entry[key], bool) and object not in kinds):
-        raise DataError(f"{place}: its {key} is {json_kind(entry[key])}; download it again")
+        raise DataError(f"{place}: its {key} is {json_kind(entry[key])}; mend it, or download it again")
     return entry[key]
 
 
-def _coco_rows(tree: Tree, part: str, document: dict[str, Any], *, path: str, wanted: str) -> list[Row]:
+def _coco_rows(tree: Tree, part: str, document: dict[str, Any], *, path: str, wanted: str) -> list[Row] | None:
+    """None where its images are not here. What is not used is said."""
     told = path.rpartition("/")[2]
     images = _coco_images(document, told=str(tree.root / path), root=tree.root)
     sentences = _coco_captions(document, images, told=str(tree.root / path))
     listed = [name for names in images.values() for name in names]
+    if not listed:
+        console.warn(f"{told} is not used", why="Its list of images is empty", do="Mend it, or download it again")
+        return []
     folder = folder_of(tree, part, listed, wanted=wanted, told=path)
     if folder is None:
         console.warn(
             f"{told} is not used", why=f"None of its images is in {wanted or 'a folder'} beside it",
             do=f"Put the folder {wanted or 'of images'} beside it",
         )  # fmt: skip
-        return []
+        return None
     there = below(tree, folder).files("") if folder else ()
     unlisted = sorted({path.rpartition("/")[2] for path in there} - set(listed))
     if unlisted:

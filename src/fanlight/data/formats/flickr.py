@@ -98,7 +98,9 @@ def listed(tree: Tree, part: str, path: str, said: Sentences) -> Listing | None:
         )  # fmt: skip
     rows = [Row(join(folder, name), captions=json.dumps(texts)) for name, texts in found.items() if texts]
     if not rows:
-        raise DataError(f"{tree.root / path}: none of its {len(found)} images has a caption")
+        raise DataError(
+            f"{tree.root / path}: none of its {len(found)} images has a caption; write them behind their names"
+        )
     say_unlisted(tree, [row.path for row in rows], told=str(tree.root / path))
     listing = listing_of(rows, root=tree.root, source=f"captions in {path.rpartition('/')[2]}")
     image_of = {join(folder, name): name for name in found}

@@ -69,7 +69,7 @@ def _listed(tree: Tree, part: str, path: str, images: list[Any]) -> Listing | No
         name = join(folder, last)
         refuse_outside(name, told=place, root=tree.root)
         if not last.strip():
-            raise DataError(f"{place}: its filename is empty; download it again")
+            raise DataError(f"{place}: its filename is empty; mend it, or download it again")
         if not is_text(name):
             raise DataError(
                 f"{place}: its filename is {shown(name)!r}, which holds half of a letter; no file is called so"
@@ -90,7 +90,7 @@ def _listed(tree: Tree, part: str, path: str, images: list[Any]) -> Listing | No
         return None
     used = [Row(located[name], split=row.split, captions=row.captions) for name, row in rows.items() if row.captions]
     if not used:
-        raise DataError(f"{told}: none of its {len(rows)} images has a caption")
+        raise DataError(f"{told}: none of its {len(rows)} images has a caption; fill their sentences")
     say_unlisted(tree, list(located.values()), told=told)
     return listing_of(used, root=tree.root, source=f"Karpathy's split, {path.rpartition('/')[2]}")
 
@@ -102,7 +102,7 @@ def _images(tree: Tree, path: str) -> list[Any] | None:
     if not isinstance(images, list):
         return None
     if not images and "dataset" in found:
-        raise DataError(f"{tree.root / path}: images is empty; download it again")
+        raise DataError(f"{tree.root / path}: images is empty; mend it, or download it again")
     return images if any(isinstance(each, dict) and "sentences" in each for each in images) else None
 
 

@@ -317,7 +317,7 @@ def _grouped(columns: dict[str, list[str]], table: Table, *, told: str) -> tuple
             ) from None
     if silent := [key for key, texts in sentences.items() if not texts]:
         if len(silent) == len(sentences):
-            raise DataError(f"{told}: none of its {len(silent)} images has a caption")
+            raise DataError(f"{told}: none of its {len(silent)} images has a caption; fill the column of captions")
         console.say(f"{told}: {len(silent)} images have no caption and are not used, such as {shown(silent[0][0])}")
         first = {key: row for key, row in first.items() if sentences[key]}
     kept, whole = (
