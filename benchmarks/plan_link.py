@@ -4,10 +4,11 @@ token bucket; foretold from a cluster file that says that rate.
     PYTHONPATH=src python benchmarks/plan_link.py DATA --work FOLDER [--minutes 10] [--out results/plan-link_cpu_<date>.md]
 
 Each network is calibrated on this machine, one thread a rank. The cluster file has two nodes of one device, as fast as one rank
-beside another was found to be, and the link's nominal rate; its latency is that of the preset hosts-1gbit, the library's overhead
-and what sending a byte takes from computing are those measured here; so what takes turns, as the stages of model-parallel, is
-foretold as much too slow as neighbours slow each other here. Measured are real steps, median of five after two, rounds in
-opposite orders. The bucket passes 256 kB at once, and headers take some 5 % of its rate. What FOLDER has is not measured again.
+beside another was found to be, and the link's nominal rate; its latency is that of the preset hosts-1gbit, the library's
+overhead (which a file need not say) and what sending a byte takes from computing are those measured here; so what takes turns,
+as the stages of model-parallel, is foretold as much too slow as neighbours slow each other here. Measured are real steps,
+median of five after two, rounds in opposite orders. The bucket passes 256 kB at once, and headers take some 5 % of its rate.
+What FOLDER has is not measured again.
 """
 
 from __future__ import annotations
@@ -55,7 +56,6 @@ device: {{kind: cpu, count: 1, memory: 16 GB, speed: {1 / max(1.0, beside.steps[
 links: {{between: {{latency: 150us, bandwidth: {rate}}}}}
 spread: {beside.steps["fp32"].spread:.4f}
 steals: {steals:.6f}
-overhead: {1e6 * beside.overhead_s:.1f}us
 """
     return cluster.parse(text, where="the described cluster")
 

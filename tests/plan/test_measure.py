@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from fanlight.parallel.link import Sending
-from fanlight.plan import calibration, choose, cost, measure, sharding, turns, waiting
+from fanlight.plan import calibration, choose, cluster, cost, measure, sharding, turns, waiting
 from fanlight.plan.calibration import Calibration, Measured, Piece, Steps
 from fanlight.plan.choose import Question
 from fanlight.plan.cluster import Hop
@@ -65,6 +65,37 @@ def test_norms_that_nobody_shares_are_quicker():
         blocks = choose.blocks_of(about, layout, number_format="fp32")
         assert sum(b.forward.at(10) for b in blocks) == pytest.approx(0.03 / factors[0]), name
         assert sum(b.backward.at(10) for b in blocks) == pytest.approx(0.06 / factors[1]), name
+
+
+def test_norms_shared_by_nodes_of_one_rank_take_what_they_take_here():
+    """One rank a node was measured alone, with norms of its own."""
+    told = made(alone=1.0)
+    told.by_ranks[2].steps["fp32"] = replace(told.by_ranks[2].steps["fp32"], norms=(1.25, 2.0))
+    alone, shared = (
+        told.blocks(chain(2), ranks=1, number_format="fp32", are_norms_shared=shared) for shared in (False, True)
+    )
+    assert sum(b.forward.at(10) for b in alone) == pytest.approx(0.03)
+    assert sum(b.forward.at(10) for b in shared) == pytest.approx(0.03 * 1.25)
+    assert sum(b.backward.at(10) for b in shared) == pytest.approx(0.06 * 2.0)
+
+
+def test_a_file_that_says_no_overhead_has_the_librarys_as_it_was_measured():
+    """1.5 times (1e-5 s + 8e-5 s over one hop): of CPUs like these, not of GPUs, and not where the file says one."""
+    told = made()
+    file = cluster.parse(
+        "nodes: 2\ndevice: {kind: cpu, count: 1, memory: 16 GB, speed: 1}\nlinks: {between: {latency: 1ms, bandwidth: 1 Gbit/s}}",
+        where="a file",
+    )
+
+    def overhead_s(described, found=told) -> float:
+        about = Question(jobs.config(), chain(2), 0, described, found, 16)
+        return choose.machines_of(about, ranks=2, number_format="fp32").overhead_s
+
+    assert overhead_s(file) == pytest.approx(1.5 * 9e-5)
+    assert overhead_s(replace(file, overhead_s=3e-6)) == 3e-6
+    assert overhead_s(replace(file, device=replace(file.device, kind="cuda"))) == 0
+    assert overhead_s(file, found=None) == 0
+    assert overhead_s(file, found=replace(told, by_ranks={1: told.by_ranks[1]})) == 0, "a machine of one core"
 
 
 def test_a_slow_window_among_others_changes_nothing():

@@ -99,15 +99,32 @@ class Calibration:
         """What was measured with that many ranks, or with the number nearest to it."""
         return self.by_ranks[min(self.by_ranks, key=lambda each: abs(each - ranks))]
 
+    @property
+    def beside(self) -> Measured | None:
+        """The fewest ranks that were measured beside each other."""
+        return min(
+            (each for each in self.by_ranks.values() if each.ranks > 1), key=lambda each: each.ranks, default=None
+        )
+
+    def library_s(self, number_format: str) -> float:
+        """Of an all-reduce of nothing inside this machine, in a step: there is next to no wire, so it is the library's own time,
+        and that of waking those who wait."""
+        found = self.beside
+        if found is None:
+            return 0.0
+        return found.steps[number_format].sending * (found.overhead_s + found.latency_s / (found.ranks - 1))
+
     def blocks(
         self, counted: Sequence[Block], *, ranks: int, number_format: str, are_norms_shared: bool = True
     ) -> list[Block]:  # fmt: skip
         """The counted blocks with their seconds on one rank of `ranks`, as if it computed alone: what the pieces take in
-        proportion, scaled to what whole steps take."""
+        proportion, scaled to what whole steps take. One rank alone has no norms to share: those of several tell what it costs."""
         measured = self.by_ranks[ranks]
         steps, shares = measured.steps[number_format], self.shares[number_format]
         forward_s, backward_s = (sum(share[i] for share in shares) for i in (0, 1))
-        slower = [max(1.0, steps.alone) * (1.0 if are_norms_shared else factor) for factor in steps.norms]
+        shared = (self.beside or measured).steps[number_format].norms
+        norms = [1.0 if are_norms_shared == (ranks > 1) else 1 / each if are_norms_shared else each for each in shared]
+        slower = [max(1.0, steps.alone) * each for each in norms]
         return [
             replace(
                 block, forward=steps.forward * (share.forward_s / forward_s / slower[0]),

@@ -109,11 +109,15 @@ def layout_of(about: Question, name: str, *, ranks: int, machines: Cluster) -> L
 
 
 def machines_of(about: Question, *, ranks: int, number_format: str) -> Cluster:
-    """What `ranks` ranks run on. Of the machine that was measured, as it was in that number format with as many ranks."""
+    """What `ranks` ranks run on. Of the machine that was measured, as it was in that number format with as many ranks; of a file
+    of CPUs like the measured ones that says no overhead, with the library's as it was measured."""
     if about.cluster.is_measured and about.calibration is not None:
         measured = about.calibration.nearest(ranks).cluster(about.cluster.name, number_format=number_format)
         return replace(measured, device=about.cluster.device).over(ranks)
-    return about.cluster.over(ranks)
+    described = about.cluster
+    if about.calibration is not None and described.device.kind == "cpu" and not described.overhead_s:
+        described = replace(described, overhead_s=about.calibration.library_s(number_format))
+    return described.over(ranks)
 
 
 def predicted(about: Question, name: str, *, ranks: int, number_format: str) -> Candidate:
