@@ -169,7 +169,8 @@ def report(rows: list[dict[str, Any]]) -> str:
         default = [one for one in row["default"] if "error" not in one]
         auto = [one for one in row["auto"] if "error" not in one]
         failed = [one["error"] for arm in ("auto", "default") for one in row[arm] if "error" in one]
-        if "error" in plan or not default or failed:
+        is_same = bool(default) and plan.get("layout") == default[0]["layout"]
+        if "error" in plan or not default or failed or not (auto or is_same):
             why = plan.get("error") or failed or "not reached in the time"
             lines.append(f"| {pair.name} | {pair.number_format} | {why} | | | | | | | |")
             continue
@@ -177,7 +178,7 @@ def report(rows: list[dict[str, Any]]) -> str:
         what = f"{plan['layout']} on {plan['ranks']}"
         head = f"| {pair.name} | {pair.number_format} | {what} |"
         tail = f"{default[0]['layout']} on {default[0]['ranks']} | {base:.4g} |"
-        if not auto:
+        if is_same:
             medians.append(1.0)
             lines.append(f"{head} {base:.4g} | {tail} 1 (the same) | {len(default)} | {plan['s']:.0f} | |")
             continue

@@ -61,11 +61,15 @@ def test_planning_is_repaid_by_images():
             "auto": [], "default": [{**run, "layout": "serial", "ranks": 1, "images_per_s": 70.0}],
         },
         {"pair": replace(pair, name="c"), "plan": {"error": "nothing fits"}, "auto": [], "default": []},
+        {
+            "pair": replace(pair, name="d"), "plan": {"layout": "fsdp", "ranks": 2, "microbatches": 1, "s": 9.0},
+            "auto": [], "default": [{**run, "layout": "serial", "ranks": 1, "images_per_s": 70.0}],
+        },
     ]  # fmt: skip
     text = plan_auto.report(rows)
     assert "2 pairs: more than 1.05 times as fast in 1; the least ratio is 1.00." in text
     assert "| ddp on 2 | 100 | serial on 1 | 80 | 1.25 (1.25) | 1 | 50 | 20,000 |" in text
-    assert "1 (the same)" in text and "| c | fp32 | nothing fits |" in text
+    assert "1 (the same)" in text and "| c | fp32 | nothing fits |" in text and "| d | fp32 | not reached" in text
 
 
 def test_slow_links_are_compared_by_rate():
