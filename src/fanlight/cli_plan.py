@@ -51,7 +51,7 @@ def plan(
 
 def laid_out(config: Any, *, resume: object, out: str | Path | None = None) -> Any:
     """`config` as it is, unless `--layout auto` leaves its layout to a plan of this machine. `out`: the run's folder to be."""
-    if config.execution.layout is not None or "execution.layout" not in config.asked:
+    if config.execution.layout is not None or not config.execution.layout_auto:
         return config
     from fanlight.parallel import launch
 

@@ -25,6 +25,7 @@ MAGNITUDES = 30  # the highest of augment.rand_magnitude; 0 is the lowest, of bo
 PRECISIONS = ("fp32", "bf16", "fp16")  # of train.precision
 BETA2 = 0.999  # of adamw, where nothing else is chosen
 SECONDS = {"s": 1, "m": 60, "h": 3600}  # units that a time may be given in, as 90s or 1.5h
+AUTO = {"train.batch_size": "train.batch_auto", "execution.layout": "execution.layout_auto"}
 VERSION = 1  # of the config's keys; a run folder with a newer one is refused
 
 
@@ -164,6 +165,7 @@ class Execution:
     algorithms: local-sgd, diloco, dataparallel."""
 
     layout: str | None = None  # as parallel/layout.py has them; None: ddp over all GPUs where several are, else serial
+    layout_auto: bool = False  # a layout left open is planned: what is fastest here
     ranks: int | None = None  # processes; None: by layout
     pipeline_schedule: str | None = None  # gpipe, 1f1b, interleaved or sequential; None: 1f1b
     stages_per_rank: int | None = None  # of an interleaved pipeline; None: 1, interleaved 2
@@ -203,8 +205,8 @@ class Config:
 
     def with_value(self, key: str, value: object) -> "Config":
         """A copy with `section.field` set; strings are converted to the field's type. Unknown keys are ConfigErrors."""
-        if key == "train.batch_size" and isinstance(value, str) and value.lower() == "auto":  # a number is measured
-            return self.with_values({"train.batch_size": None, "train.batch_auto": True})
+        if key in AUTO and isinstance(value, str) and value.lower() == "auto":
+            return self.with_values({key: None, AUTO[key]: True})
         section_name, _, name = key.partition(".")
         section = getattr(self, section_name, None)
         if not dataclasses.is_dataclass(section) or name not in _fields(type(section)):

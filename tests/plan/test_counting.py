@@ -73,6 +73,7 @@ def test_what_is_frozen_keeps_nothing_for_a_backward(network, pieces):
     found = counting.count(frozen, image_px=PX)
     assert sum(block.numbers for block in found) == 512 * 10 + 10
     assert sum(block.frozen + block.numbers for block in found) == sum(p.numel() for p in network.parameters())
+    assert not any(block.norms for block in found), "they use the statistics that they have, and share none"
     assert [block.backward_flop > 0 for block in found] == [False] * (len(found) - 1) + [True]
     assert [block.timed(1e9).backward.at(8) > 0 for block in found] == [False] * (len(found) - 1) + [True]
     assert sum(block.kept_bytes for block in found) < 0.01 * sum(block.kept_bytes for block in pieces)

@@ -3,6 +3,7 @@
 import pytest
 
 from fanlight import cli_plan
+from fanlight import config as configs
 from fanlight.config import Config
 from fanlight.errors import ConfigError
 from fanlight.plan import cluster, planning
@@ -58,6 +59,18 @@ def test_a_product_with_a_pipeline_brings_its_microbatches(monkeypatch):
     assert (config.execution.layout, config.train.microbatches) == ("replicate=2,pipe=2", 8)
 
 
+def test_auto_is_a_wish_and_an_open_layout_is_none(tmp_path):
+    """A run's config.yaml names every key: one that left the layout open leaves it open again, without a plan."""
+    for asked in (Config(), Config().with_value("execution.layout", None), AUTO):
+        configs.write(tmp_path / "config.yaml", asked)
+        again = configs.read(tmp_path / "config.yaml")
+        assert again.execution.layout is None and again.execution.layout_auto == (asked is AUTO)
+        if asked is not AUTO:
+            assert cli_plan.laid_out(again, resume="auto") is again
+    named = AUTO.with_value("execution.layout", "ddp")
+    assert cli_plan.laid_out(named, resume=None) is named, "a layout that is named counts"
+
+
 @pytest.mark.parametrize("words", [["plan"], ["train", "--layout", "auto", "--device", "cpu"]])
 def test_captioners_are_refused_with_a_reason_and_a_way_out(fanlight, tmp_path, words):
     data = sentences.make(tmp_path / "said")
@@ -75,7 +88,15 @@ def test_the_best_of_fp32_is_tried_where_shorter_formats_lead(monkeypatch):
     short = [replace(candidate(name, 200 - i), precision="bf16") for i, name in enumerate(("ddp", "fsdp", "pipeline"))]
     found = [*short, replace(serial(150), precision="bf16"), candidate("ddp", 140), serial(100)]
     planning._confirmed(found, None, classes=3, most=2)
-    assert tried == [("ddp", "bf16"), ("fsdp", "bf16"), ("pipeline", "bf16"), ("serial", "bf16"), ("ddp", "fp32")]
+    named = [
+        ("ddp", "bf16"),
+        ("fsdp", "bf16"),
+        ("pipeline", "bf16"),
+        ("serial", "bf16"),
+        ("serial", "fp32"),
+        ("ddp", "fp32"),
+    ]
+    assert tried == named
 
 
 @pytest.mark.parametrize(("gain", "formats"), [(0.4, ["fp32"]), (1.0, ["fp32", "bf16"]), (3.0, ["fp32", "bf16"])])

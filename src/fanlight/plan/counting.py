@@ -94,7 +94,7 @@ def count_on(model: nn.Module, example: Tensor, *, tell: Callable[[int], None] =
                 name, tuple(p.numel() for p in segment.parameters() if p.requires_grad),
                 flop=row.flop, backward_flop=row.backward_flop, kept_bytes=row.kept_bytes, sent_bytes=y.nbytes / ROWS,
                 frozen=sum(p.numel() for p in segment.parameters() if not p.requires_grad),
-                norms=tuple(m.num_features for m in segment.modules() if isinstance(m, NORMS)),
+                norms=tuple(m.num_features for m in segment.modules() if isinstance(m, NORMS) and _trains(m)),
                 buffers=sum(b.numel() for b in segment.buffers()),
                 divided=share, divided_numbers=numbers, pairs=pairs,
             ))  # fmt: skip
@@ -103,6 +103,12 @@ def count_on(model: nn.Module, example: Tensor, *, tell: Callable[[int], None] =
         for name, buffer in model.named_buffers():
             buffer.copy_(buffers[name])
     return found
+
+
+def _trains(norm: nn.Module) -> bool:
+    """Whether its statistics are of the batch: with frozen weights it uses what it has (models/freeze.py), and shares nothing."""
+    own = list(norm.parameters(recurse=False))
+    return not own or any(p.requires_grad for p in own)
 
 
 class _Asked(NamedTuple):

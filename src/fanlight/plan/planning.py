@@ -234,9 +234,9 @@ def _confirmed(found: Sequence[Candidate], about: Question, *, classes: int, mos
     able = [each for each in found if each.fits and not each.is_other and each.ranks <= most]
     ranked = sorted(able, key=lambda each: -each.images_per_s)
     best = ranked[:CONFIRMED]
-    best += [each for each in ranked[CONFIRMED:] if each.ranks == 1 and each.precision == best[0].precision]
-    if "fp32" not in {each.precision for each in best}:  # a shorter format must pay against what was measured, too
-        best += [each for each in ranked[CONFIRMED:] if each.precision == "fp32"][:1]
+    best += [each for each in ranked[CONFIRMED:] if each.ranks == 1]  # in every format: what wins is held against it
+    exact = [each for each in ranked if each.precision == "fp32"][:1]
+    best += [each for each in exact if each not in best]  # a shorter format must pay against what was measured, too
     told = {}
     for each in best:
         try:

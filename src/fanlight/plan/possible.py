@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fanlight.parallel.layout import Layout
-from fanlight.plan import stages
 from fanlight.plan.blocks import Block
 from fanlight.plan.cluster import Cluster
 
@@ -25,6 +24,4 @@ def why_not(
         return f"its {layout.tp} ranks talk in every layer, and a node has {machines.devices}"
     if batch // row_unit < layout.data_ranks * microbatches:
         return f"a batch of {batch} leaves some of {layout.data_ranks} ranks without a row; use a larger --batch-size"
-    if layout.stages > 1 and not stages.balanced(blocks, stages=layout.stages, rows=1.0):
-        return "the network cannot be cut into so many stages"
     return ""

@@ -155,7 +155,7 @@ class _Writer:
         for block, waits in self._in_turn(pp, blocks, after, are_whole=again):
             seconds = block.forward.at(self.rows[m]) * self._share(block)
             ends = self._compute(pp, seconds, waits, f"forward {block.name}")
-            ends = self._statistics(pp, block, ends) if not again else ends
+            ends = self._statistics(pp, block, ends)  # again, too: norms meet as often as they compute
             ends = self._sums(pp, block, m, ends)
         return ends
 
