@@ -79,6 +79,20 @@ def test_norms_shared_by_nodes_of_one_rank_take_what_they_take_here():
     assert sum(b.backward.at(10) for b in shared) == pytest.approx(0.06 * 2.0)
 
 
+@pytest.mark.parametrize(("devices", "ranks"), [(1, 1), (2, 4), (8, 4), (64, 4)])
+def test_a_described_device_is_like_all_cores_or_like_one(devices, ranks):
+    """Whatever number of them is nearest to what this machine has."""
+    told = made(alone=1.0)
+    slow = Steps(Line(0.0, 0.02), Line(0.0, 0.04), 0.005, 0.001, 1.0, 0.1)
+    told = replace(told, by_ranks={1: told.by_ranks[1], 4: replace(told.by_ranks[2], ranks=4, steps={"fp32": slow})})
+    node = cluster.Cluster("a file's", 2, devices, cluster.Device(speed=1.0), Hop(0, 1e9), Hop(0, 1e9))
+    about = Question(jobs.config(), chain(2), 0, node, told, 16)
+    layout = choose.layout_of(about, "pipeline", ranks=2, machines=node)
+    blocks = choose.blocks_of(about, layout, number_format="fp32")
+    expected = told.by_ranks[ranks].steps["fp32"].forward.at(10)
+    assert sum(b.forward.at(10) for b in blocks) == pytest.approx(expected)
+
+
 def test_a_file_that_says_no_overhead_has_the_librarys_as_it_was_measured():
     """1.5 times (1e-5 s + 8e-5 s over one hop): of CPUs like these, not of GPUs, and not where the file says one."""
     told = made()

@@ -59,6 +59,16 @@ def test_a_product_with_a_pipeline_brings_its_microbatches(monkeypatch):
     assert (config.execution.layout, config.train.microbatches) == ("replicate=2,pipe=2", 8)
 
 
+def test_a_network_that_cannot_be_counted_is_named(monkeypatch):
+    def count(*_, **__):
+        raise RuntimeError("Tensor.item() cannot be called on meta tensors\nat some place")
+
+    monkeypatch.setattr(planning.counting, "count", count)
+    config = Config().with_values({"model.name": "small-resnet", "data.image_px": 32})
+    with pytest.raises(ConfigError, match=r"small-resnet cannot be planned: .* meta tensors\); name a --layout"):
+        planning.network_of(config, classes=3)
+
+
 def test_auto_is_a_wish_and_an_open_layout_is_none(tmp_path):
     """A run's config.yaml names every key: one that left the layout open leaves it open again, without a plan."""
     for asked in (Config(), Config().with_value("execution.layout", None), AUTO):

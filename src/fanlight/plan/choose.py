@@ -18,7 +18,7 @@ from fanlight.parallel.layout import Layout
 from fanlight.parallel.link import LARGE_BYTES, SMALL_BYTES, Link
 from fanlight.plan import band, cost, memory, possible, remedies, sharding
 from fanlight.plan.blocks import Block
-from fanlight.plan.calibration import Calibration
+from fanlight.plan.calibration import Calibration, Measured
 from fanlight.plan.cluster import Cluster
 from fanlight.plan.memory import Kept
 from fanlight.plan.operations import Asked, Op
@@ -228,13 +228,21 @@ def blocks_of(about: Question, layout: Layout, *, number_format: str) -> list[Bl
     if calibration is None:
         rate = about.cluster.device.flop_per_s.get(number_format)
         return None if rate is None else [block.timed(rate) for block in about.counted]
-    measured = calibration.nearest(layout.ranks if about.cluster.is_measured else about.cluster.devices)
+    measured = _like(about, calibration, layout.ranks)
     blocks = calibration.blocks(
         about.counted, ranks=measured.ranks, number_format=number_format,
         are_norms_shared=layout.data_ranks > 1 and not layout.is_periodic,
     )  # fmt: skip
     speed = about.cluster.device.speed or 1.0
     return [replace(b, forward=b.forward * (1 / speed), backward=b.backward * (1 / speed)) for b in blocks]
+
+
+def _like(about: Question, calibration: Calibration, ranks: int) -> Measured:
+    """What was measured that a rank is like: of the machine itself, beside as many others; of a file's nodes, alone with all
+    cores where a node has one rank, else one of as many as this machine has cores or GPUs."""
+    if about.cluster.is_measured:
+        return calibration.nearest(ranks)
+    return calibration.by_ranks[1 if about.cluster.devices == 1 else max(calibration.by_ranks)]
 
 
 def asked_of(about: Question, layout: Layout, *, batch: int, number_format: str, machines: Cluster) -> Asked:
@@ -254,7 +262,7 @@ def asked_of(about: Question, layout: Layout, *, batch: int, number_format: str,
     )  # fmt: skip
     if calibration is None:
         return asked
-    measured = calibration.nearest(layout.ranks if about.cluster.is_measured else about.cluster.devices)
+    measured = _like(about, calibration, layout.ranks)
     steps = measured.steps[number_format]
     numbers = sum(block.numbers for block in about.counted)
     slower, speed = max(1.0, steps.alone), about.cluster.device.speed or 1.0
@@ -292,7 +300,7 @@ def kept_of(about: Question, machines: Cluster, number_format: str) -> Kept:
     kept = Kept(config.data.image_px or 0, config.optim.name, config.train.ema is not None)
     base = 0.0
     if about.calibration is not None and machines.device.kind == "cpu":  # on a GPU the process is not in its memory
-        measured = about.calibration.nearest(machines.devices)
+        measured = _like(about, about.calibration, machines.devices)
         name, ranks = ("ddp", measured.ranks) if measured.ranks > 1 else ("serial", None)
         layout = layouts.parse(name, ranks=ranks)
         unit = config.augment.row_unit

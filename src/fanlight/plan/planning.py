@@ -199,7 +199,16 @@ def network_of(config: Config, *, classes: int) -> tuple[list[Block], Callable[[
     model = zoo.create(config.model.name or "", classes=classes, image_px=config.data.image_px or 0, seed=0).model
     if config.model.freeze:
         freeze.freeze(model)
-    return counting.count(model, image_px=config.data.image_px or 0), dividing.refusals(model.to("meta"))
+    try:
+        counted = counting.count(model, image_px=config.data.image_px or 0)
+    except FanlightError:
+        raise
+    except (RuntimeError, ValueError) as error:  # a forward that looks at numbers, which there are none of here
+        raise ConfigError(
+            f"{config.model.name} cannot be planned: its pieces cannot be counted without computing "
+            f"({(str(error).splitlines() or [type(error).__name__])[0]}); name a --layout, and let `fanlight study` compare several"
+        ) from None
+    return counted, dividing.refusals(model.to("meta"))
 
 
 def _precisions(asked: str | None, other: Cluster | None, *, here: str) -> list[str]:
