@@ -206,7 +206,8 @@ def network_of(config: Config, *, classes: int) -> tuple[list[Block], Callable[[
     except (RuntimeError, ValueError) as error:  # a forward that looks at numbers, which there are none of here
         raise ConfigError(
             f"{config.model.name} cannot be planned: its pieces cannot be counted without computing "
-            f"({(str(error).splitlines() or [type(error).__name__])[0]}); name a --layout, and let `fanlight study` compare several"
+            f"({(str(error).splitlines() or [type(error).__name__])[0]}); name a --layout, and let `fanlight study` compare "
+            "several"
         ) from None
     return counted, dividing.refusals(model.to("meta"))
 
