@@ -36,8 +36,10 @@ def test_two_plans_do_not_measure_at_once(tmp_path, monkeypatch):
 def test_a_cache_that_cannot_be_written_keeps_no_plan_from_measuring(tmp_path, monkeypatch):
     Path(tmp_path / "file").touch()
     monkeypatch.setenv("FANLIGHT_CACHE", str(tmp_path / "file"))
+    measured = []
     with lock.alone():
-        pass
+        measured.append(1)
+    assert measured and (tmp_path / "file").is_file(), "and nothing is put in its place"
 
 
 def test_what_fails_inside_is_told_and_lets_the_next_one_in(tmp_path, monkeypatch):

@@ -308,6 +308,9 @@ def test_a_fingerprint_is_of_what_changes_the_times():
     same = measure.fingerprint(config, **about)
     assert measure.fingerprint(config.with_value("train.seed", 7), **about) == same
     assert measure.fingerprint(config.with_value("train.epochs", 7), **about) == same
+    assert measure.fingerprint(config.with_value("execution.bucket_mb", 4.0), **about) != same, (
+        "real steps send in them"
+    )
     for other in (
         "model.name=resnet34",
         "train.batch_size=16",

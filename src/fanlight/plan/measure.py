@@ -136,6 +136,7 @@ def fingerprint(config: Config, *, classes: int, precisions: Sequence[str], core
     about |= {"torch": str(torch.__version__), "fanlight": __version__, "form": FORM, "precisions": list(precisions)}
     about |= {name: metadata.version(name) for name in ("timm", "torchvision")}  # whose networks change
     about |= {"channels_last": config.execution.channels_last, "device": config.execution.device}
+    about |= {"bucket_mb": config.execution.bucket_mb}  # of real steps
     if config.execution.device == "cuda":
         about |= {"gpus": [torch.cuda.get_device_name(each) for each in range(places("cuda"))]}
     return hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode()).hexdigest()[:24]
