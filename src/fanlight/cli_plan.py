@@ -32,7 +32,7 @@ def plan(
     limit: Annotated[int | None, typer.Option(min=1, help="Use this many images.")] = None,
     trace: Annotated[Path | None, typer.Option(help="Write the chosen step as a Chrome trace.")] = None,
     anew: Annotated[bool, typer.Option("--anew", help="Measure this machine again.")] = False,
-    confirm: Annotated[bool, typer.Option("--confirm/--no-confirm", help="Run the best three for ten steps here.")] = True,
+    confirm: Annotated[bool, typer.Option("--confirm/--no-confirm", help="Run the best three here, in turns.")] = True,
     values: Annotated[list[str] | None, typer.Option("--set", help="Any config key: --set train.microbatches=2")] = None,
     as_json: JsonOption = False,
 ) -> None:  # fmt: skip

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from fanlight.parallel.link import Sending
-from fanlight.plan import calibration, choose, cluster, cost, measure, sharding, turns, waiting
+from fanlight.plan import calibration, choose, cluster, cost, measure, pools, sharding, turns, waiting
 from fanlight.plan.calibration import Calibration, Measured, Piece, Steps
 from fanlight.plan.choose import Question
 from fanlight.plan.cluster import Hop
@@ -170,7 +170,7 @@ def test_sending_steals_what_neither_hides(beside_s, sent_s, expected):
 
 def test_large_networks_are_measured_on_fewer_rows():
     assert turns.sizes_of(64, least=4, step=Line(0.01, 1e-4), turns=8) == [16, 64]
-    step = Line(0.01, 0.05)
+    step = Line(0.01, 0.03)
     few, many = turns.sizes_of(64, least=4, step=step, turns=8)
     assert 4 <= few < many < 64
     assert 3 * 8 * (step.at(few) + step.at(many)) <= 1.2 * turns.BUDGET_S
@@ -196,10 +196,15 @@ def test_only_what_was_not_measured_is_measured(tmp_path, monkeypatch):
         def __exit__(self, *_):
             pass
 
+        is_open = True
+
+        def close(self):
+            pass
+
         def run(self, job, **_):
             return [{"pieces": {"fp32": [[1.0, 3.0, 0.0], [1.0, 2.0, 0.0]]}, "sizes": [8, 32]}]
 
-    monkeypatch.setattr(measure, "Pool", NoPool)
+    monkeypatch.setattr(pools, "Pool", NoPool)
     monkeypatch.setattr(measure, "_of", lambda *_, ranks, threads: replace(made().by_ranks[2], ranks=ranks))
     config = jobs.config(model__name="resnet18", train__batch_size=32)
 

@@ -16,7 +16,10 @@ AUTO = Config().with_values({"execution.layout": "auto", "execution.device": "cp
 
 
 def decided(monkeypatch, config: Config, *found) -> Config:
-    monkeypatch.setattr(planning, "foretold", lambda config, wanted: (None, list(found)))
+    def foretold(config, wanted):
+        return None, [each for each in found if not wanted.only or each.ranks in wanted.ranks]
+
+    monkeypatch.setattr(planning, "foretold", foretold)
     return cli_plan.laid_out(config, resume=None)
 
 
@@ -87,26 +90,6 @@ def test_captioners_are_refused_with_a_reason_and_a_way_out(fanlight, tmp_path, 
     answer = fanlight(words[0], data, *words[1:])
     assert answer.code == 2 and "Traceback" not in answer.err
     assert "captioners are not planned" in answer.err and "name a --layout" in answer.err
-
-
-def test_the_best_of_fp32_is_tried_where_shorter_formats_lead(monkeypatch):
-    """Else there would be no measured rate that they could be held against."""
-    from dataclasses import replace
-
-    tried = []
-    monkeypatch.setattr(planning, "run", lambda each, *_, **__: tried.append((each.layout, each.precision)) or each)
-    short = [replace(candidate(name, 200 - i), precision="bf16") for i, name in enumerate(("ddp", "fsdp", "pipeline"))]
-    found = [*short, replace(serial(150), precision="bf16"), candidate("ddp", 140), serial(100)]
-    planning._confirmed(found, None, classes=3, most=2)
-    named = [
-        ("ddp", "bf16"),
-        ("fsdp", "bf16"),
-        ("pipeline", "bf16"),
-        ("serial", "bf16"),
-        ("serial", "fp32"),
-        ("ddp", "fp32"),
-    ]
-    assert tried == named
 
 
 @pytest.mark.parametrize(("gain", "formats"), [(0.4, ["fp32"]), (1.0, ["fp32", "bf16"]), (3.0, ["fp32", "bf16"])])

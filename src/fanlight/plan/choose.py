@@ -25,6 +25,7 @@ from fanlight.plan.operations import Asked, Op
 from fanlight.plan.program import program
 from fanlight.plan.simulate import Timeline, simulate
 from fanlight.train import batchsize, layouting, precision
+from fanlight.train.autotune import Gain
 
 NAMES = ("ddp", "fsdp", "hsdp", "pipeline", "model-parallel", "tensor", "local-sgd")
 PRODUCTS = (
@@ -53,6 +54,7 @@ class Candidate:
     fits: bool
     reason: str  # why it does not fit or cannot be; else what of its step is not computing
     source: str = "simulated"
+    turns_s: tuple[float, ...] = ()  # of steps that were run in turns with others', turn by turn
 
     @property
     def is_other(self) -> bool:
@@ -194,20 +196,56 @@ def choose(
     fitting = [each for each in found if each.fits and not each.is_other]
     if not fitting:
         raise ConfigError(remedies.nothing_fits(found, about))
-    every_exact = [each for each in fitting if each.precision == "fp32"]
-    fitting = [each for each in fitting if each.source == "measured"] or fitting
-    best = max(fitting, key=lambda each: each.images_per_s)
-    exact = [each for each in fitting if each.precision == "fp32"] or every_exact
+    exact = [each for each in fitting if each.precision == "fp32"]
+    fitting = [each for each in fitting if each.turns_s] or fitting
+    best, told = _clearest(fitting)
+    exact = [each for each in fitting if each.precision == "fp32"] or exact
     if precision_is_open and best.precision != "fp32" and exact:
-        whole = max(exact, key=lambda each: each.images_per_s)
+        whole, why = _clearest(exact)
         if best.images_per_s < precision.PAYS * whole.images_per_s:  # a shorter format costs accuracy
-            best = whole
-    others = [each for each in fitting if each != best and each.precision == best.precision]
-    told = f"{best.images_per_s:.4g} images/s {best.source}"
-    if others:
-        second = max(others, key=lambda each: each.images_per_s)
-        told += f", {best.images_per_s / second.images_per_s:.2f}× of {second.layout} on {second.ranks} rank(s)"
+            best, told = whole, why
     return best, f"{told}; of its step, {best.reason}" if best.reason else told
+
+
+def plainest(of: Sequence[Candidate]) -> Candidate:
+    """The one that needs no reason: of fewest ranks, in fp32, of the layout that is named first."""
+    order = ("serial", *NAMES)
+
+    def key(one: Candidate) -> tuple[int, bool, int, float]:
+        place = order.index(one.layout) if one.layout in order else len(order)
+        return one.ranks, one.precision != "fp32", place, -one.images_per_s
+
+    return min(of, key=key)
+
+
+def _clearest(of: Sequence[Candidate]) -> tuple[Candidate, str]:
+    """The fastest, and what it is held against in words. Where they were measured, another than the plainest must be clearly
+    faster, in turns: ranks take seconds to start, and what noise chose is another one tomorrow."""
+    best = max(of, key=lambda each: each.images_per_s)
+    others = [each for each in of if each != best and each.precision == best.precision]
+    if not best.turns_s:
+        told = f"{best.images_per_s:.4g} images/s {best.source}"
+        if others:
+            second = max(others, key=lambda each: each.images_per_s)
+            told += f", {best.images_per_s / second.images_per_s:.2f}× of {second.layout} on {second.ranks} rank(s)"
+        return best, told
+    base = plainest(of)
+    gains = [(each, _gain(each, base)) for each in of if each != base]
+    clear = [(each, gain) for each, gain in gains if gain.is_clear()]
+    if clear:
+        best, gain = max(clear, key=lambda each: each[1].ratio)
+        return best, f"{best.images_per_s:.4g} images/s measured: {gain.words()}"
+    told = f"{base.images_per_s:.4g} images/s measured"
+    if gains:
+        told += f"; nothing is clearly faster: {max(gains, key=lambda each: each[1].ratio)[1].words()}"
+    return base, told
+
+
+def _gain(one: Candidate, base: Candidate) -> Gain:
+    """Of its rate, turn by turn."""
+    name, of = (f"{each.layout} on {each.ranks} rank(s) in {each.precision}" for each in (one, base))
+    rates = [[each.batch / turn_s for turn_s in each.turns_s] for each in (one, base)]
+    return Gain("execution.layout", name, of, tuple(mine / its for mine, its in zip(*rates, strict=True)))
 
 
 def lost(timeline: Timeline) -> str:

@@ -4,6 +4,7 @@ nothing that could be told here."""
 
 from __future__ import annotations
 
+import json
 import time
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,9 +20,10 @@ from fanlight.errors import FanlightError
 from fanlight.parallel import link
 from fanlight.parallel.comm import World
 from fanlight.parallel.launch import Pool
+from fanlight.plan import turns
 from fanlight.train import memory, probe
 
-JOB = "fanlight.plan.confirm:rank_steps"
+JOB, TURN = "fanlight.plan.confirm:rank_steps", "fanlight.plan.confirm:rank_turn"
 PRELOAD = ("torch", "timm", "cv2", "fanlight.plan.confirm")
 WARMUP = 2
 AHEAD = 1  # batches beside those that the input threads make, as data/loader.py keeps them
@@ -51,7 +53,16 @@ def measure(config: Config, *, classes: int, steps: int) -> Steps:
 
 def on(pool: Pool, config: Config, *, classes: int, steps: int) -> Steps:
     """As `measure`, on ranks that are there."""
-    answers = pool.run(JOB, config=config.document(), classes=classes, steps=steps)
+    return _told(pool.run(JOB, config=config.document(), classes=classes, steps=steps))
+
+
+def turn(pool: Pool, config: Config, *, classes: int, steps: int) -> Steps:
+    """Some steps of several configs that take turns: ranks keep what each needs from its first turn, which warms up, to the
+    pool's end."""
+    return _told(pool.run(TURN, config=config.document(), classes=classes, steps=steps))
+
+
+def _told(answers: list[dict[str, Any]]) -> Steps:
     if errors := [answer["error"] for answer in answers if answer["error"]]:
         raise FanlightError(errors[0])
     times = tuple(max(each) for each in zip(*(answer["steps_s"] for answer in answers)))
@@ -60,14 +71,43 @@ def on(pool: Pool, config: Config, *, classes: int, steps: int) -> Steps:
 
 def rank_steps(world: World, *, config: dict[str, Any], classes: int, steps: int) -> dict[str, Any]:
     """What one rank does."""
-    parsed = from_document(config, where="a plan's steps")
-    if parsed.execution.layout == "ddp" and parsed.execution.bucket_mb is None:
-        parsed = parsed.with_value("execution.bucket_mb", link.measure(world).bucket_mb)
     memory.forget_peak(world.device)
-    bench = probe.Bench(parsed, classes=classes, world=world)
-    with _Crops(parsed, rows=bench.image_rows) as crops:
-        found = bench.measure(warmup=WARMUP, steps=steps, wait=crops.wait)
-    return {"steps_s": list(found.steps_s), "peak_bytes": found.peak_bytes, "error": found.error}
+    with _Ready(config, classes, world) as ready:
+        return ready.steps(steps, warmup=WARMUP)
+
+
+def rank_turn(world: World, *, config: dict[str, Any], classes: int, steps: int) -> dict[str, Any]:
+    """What one rank does in a turn."""
+    turns.forget()  # the model that calibrated
+    key = json.dumps(config, sort_keys=True)
+    warmup = 0 if key in _KEPT else WARMUP
+    ready = _KEPT[key] if key in _KEPT else _KEPT.setdefault(key, _Ready(config, classes, world))
+    return ready.steps(steps, warmup=warmup)
+
+
+class _Ready:
+    """A model, its step and its input, on one rank."""
+
+    def __init__(self, config: dict[str, Any], classes: int, world: World):
+        parsed = from_document(config, where="a plan's steps")
+        if parsed.execution.layout == "ddp" and parsed.execution.bucket_mb is None:
+            parsed = parsed.with_value("execution.bucket_mb", link.measure(world).bucket_mb)
+        self._bench = probe.Bench(parsed, classes=classes, world=world)
+        self._crops = _Crops(parsed, rows=self._bench.image_rows)
+
+    def __enter__(self) -> _Ready:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._crops.close()
+
+    def steps(self, steps: int, *, warmup: int) -> dict[str, Any]:
+        found = self._bench.measure(warmup=warmup, steps=steps, wait=self._crops.wait)
+        self._crops.settle()
+        return {"steps_s": list(found.steps_s), "peak_bytes": found.peak_bytes, "error": found.error}
+
+
+_KEPT: dict[str, _Ready] = {}  # of this process, which ends with its pool
 
 
 class _Crops:
@@ -84,11 +124,13 @@ class _Crops:
             self._threads.submit(self._batch) for _ in range(workers + AHEAD)
         )
 
-    def __enter__(self) -> _Crops:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
         self._threads.shutdown(cancel_futures=True)
+
+    def settle(self) -> None:
+        """Waits for what was begun, so that nothing is cropped beside another's turn."""
+        for batch in self._ahead:
+            batch.result()
 
     def wait(self) -> float:
         """Seconds until the next batch is there; another is begun."""

@@ -35,14 +35,13 @@ from fanlight import __version__, console, machine
 from fanlight.config import Config
 from fanlight.data import augment, cache
 from fanlight.parallel import link
-from fanlight.parallel.launch import Pool
 from fanlight.plan import calibration, cost, sharding, turns, waiting
 from fanlight.plan.blocks import Block
 from fanlight.plan.calibration import Calibration, Measured, Piece, Steps
+from fanlight.plan.pools import Pools
 from fanlight.train import devices
 
 FOLDER = "plans"  # in the cache
-PRELOAD = ("torch", "timm", "cv2", "fanlight.plan.turns")
 FORM = 6  # of what is kept: a file of another is measured anew
 DECIDES = ("OMP_", "KMP_", "GOMP_", "MKL_", "DNNL_", "ONEDNN_", "ATEN_", "MALLOC_", "LD_PRELOAD")  # environment
 CUTS = 40  # images whose cropping is timed
@@ -53,11 +52,12 @@ Answers = tuple[list[Answer], list[list[Answer]]]  # of the ranks to their begin
 
 def calibrate(
     config: Config, counted: Sequence[Block], *, classes: int, precisions: Sequence[str], ranks: Sequence[int] = (),
-    anew: bool = False,
+    anew: bool = False, pools: Pools | None = None,
 ) -> Calibration:  # fmt: skip
     """Of the resolved serial `config` and its network's `counted` pieces on the device that it names, from the cache where it was
     measured before. About a minute.
-    `ranks`: numbers of them that are asked about; those that this machine has cores, or GPUs, for are measured, too."""
+    `ranks`: numbers of them that are asked about; those that this machine has cores, or GPUs, for are measured, too. `pools`:
+    where ranks are found and left; None: they are started and end here."""
     device, cores = config.execution.device or "cpu", machine.cores_usable()
     most = places(device)
     mark = fingerprint(config, classes=classes, precisions=precisions, cores=cores)
@@ -72,11 +72,14 @@ def calibrate(
     console.say("  measuring this machine: steps, blocks, links (about a minute) …")
     by_ranks = dict(known)
     shares = {} if kept is None else dict(kept.shares)
-    # On GPUs, whose pace is steady and whose memory is dear, one number of ranks after the other.
-    for counts in [wanted] if device == "cpu" else [[each] for each in wanted]:
-        for count, (first, windows) in _measured(counts, config, classes=classes, precisions=precisions).items():
-            by_ranks[count] = _of(first, windows, ranks=count, threads=threads_of(config, ranks=count, cores=cores))
-            shares |= _shares(windows) if count == 1 else {}
+    with contextlib.ExitStack() as own:
+        there = pools or own.enter_context(Pools(device))
+        # On GPUs, whose pace is steady and whose memory is dear, one number of ranks after the other.
+        for counts in [wanted] if device == "cpu" else [[each] for each in wanted]:
+            measured = _measured(counts, config, there, classes=classes, precisions=precisions)
+            for count, (first, windows) in measured.items():
+                by_ranks[count] = _of(first, windows, ranks=count, threads=threads_of(config, ranks=count, cores=cores))
+                shares |= _shares(windows) if count == 1 else {}
     took_s = time.perf_counter() - begin + (kept.took_s if kept else 0.0)
     input_s = kept.input_s if kept else _input_s(config)
     found = Calibration(mark, took_s, shares, dict(sorted(by_ranks.items())), input_s)
@@ -85,29 +88,33 @@ def calibrate(
     return found
 
 
-def _measured(counts: Sequence[int], config: Config, *, classes: int, precisions: Sequence[str]) -> dict[int, Answers]:
+def _measured(
+    counts: Sequence[int], config: Config, pools: Pools, *, classes: int, precisions: Sequence[str]
+) -> dict[int, Answers]:
     """By number of ranks, what its ranks say of their beginning and of each window."""
-    device, cores = config.execution.device or "cpu", machine.cores_usable()
+    cores = machine.cores_usable()
     found: dict[int, Answers] = {}
-    with contextlib.ExitStack() as open_pools:
-        pools, configs = {}, {}
+    configs = {}
+    threads = {count: threads_of(config, ranks=count, cores=cores) for count in counts}
+    if config.execution.device == "cuda":
+        pools.keep(threads.items())
+    for count in counts:
+        several: dict[str, object] = {
+            "execution.ranks": count, "execution.threads": threads[count], "execution.recompute": False,
+            "execution.layout": "ddp" if count > 1 else "serial",
+        }  # fmt: skip
+        configs[count] = {"config": config.with_values(several).document(), "classes": classes}
+        pools.of(count, threads[count])  # all of them start before any works
+    for count in counts:
+        begun = pools.of(count, threads[count]).run(turns.BEGIN, **configs[count], formats=len(precisions))
+        found[count] = begun, []
+    for turn in range(turns.WINDOWS):
         for count in counts:
-            threads = threads_of(config, ranks=count, cores=cores)
-            pools[count] = open_pools.enter_context(Pool(count, device=device, threads=threads, preload=PRELOAD))
-            several: dict[str, object] = {
-                "execution.ranks": count, "execution.threads": threads, "execution.recompute": False,
-                "execution.layout": "ddp" if count > 1 else "serial",
-            }  # fmt: skip
-            configs[count] = {"config": config.with_values(several).document(), "classes": classes}
-        for count in counts:
-            found[count] = pools[count].run(turns.BEGIN, **configs[count], formats=len(precisions)), []
-        for turn in range(turns.WINDOWS):
-            for count in counts:
-                sizes = found[count][0][0]["sizes"]
-                answers = pools[count].run(
-                    turns.WINDOW, **configs[count], sizes=sizes, precisions=list(precisions), is_first=turn == 0
-                )
-                found[count][1].append(answers)
+            sizes = found[count][0][0]["sizes"]
+            answers = pools.of(count, threads[count]).run(
+                turns.WINDOW, **configs[count], sizes=sizes, precisions=list(precisions), is_first=turn == 0
+            )
+            found[count][1].append(answers)
     return found
 
 

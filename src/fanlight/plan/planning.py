@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from operator import attrgetter
@@ -16,20 +17,21 @@ from fanlight.data.manifest import Manifest
 from fanlight.errors import ConfigError, FanlightError
 from fanlight.models import freeze, zoo
 from fanlight.parallel import layout as layouts
-from fanlight.plan import choose, confirm, counting, dividing, lock, measure, trace
+from fanlight.plan import choose, counting, dividing, lock, measure, trace, trial
 from fanlight.plan import cluster as clusters
 from fanlight.plan.blocks import Block
 from fanlight.plan.calibration import Calibration
 from fanlight.plan.choose import Candidate, Question
 from fanlight.plan.cluster import Cluster
+from fanlight.plan.pools import Pools
 from fanlight.train import autotune, checks, devices, layouting, precision, resolve
 
-CONFIRMED, STEPS = 3, 10  # of the best, for so many steps each
 PLAIN: dict[str, object] = {
     "execution.layout": "serial", "execution.ranks": 1, "execution.autotune": False, "execution.compile": False,
     "execution.cache_features": False, "execution.pack": False, **layouting.PLAIN,
 }  # fmt: skip
-MOST_S = 120.0  # that measuring, and starting and trying the best, may take together
+MOST_S = 120.0  # that a plan takes, measuring, and starting and trying the best
+TRIAL_S, TRIAL_LEAST_S = 60.0, 20.0  # of it for trying: at most, and where measuring took nearly all
 UNSEEN = ("execution.autotune", "execution.pack")  # of PLAIN: nothing of a plan would be another with them
 
 
@@ -42,6 +44,7 @@ class Wanted:
     trace: Path | None = None
     anew: bool = False
     confirm: bool = True
+    only: bool = False  # those ranks, and not one rank beside them
 
 
 def plan(config: Config, wanted: Wanted, *, command: str) -> dict[str, Any]:
@@ -75,15 +78,31 @@ def foretold(config: Config, wanted: Wanted) -> tuple[Question, list[Candidate]]
     if asked_precision is not None:
         _precisions(asked_precision, other, here=device)  # refused before anything is read
     config, manifest = resolved(config, device=device)
-    counted, undivided = network_of(config, classes=len(manifest.classes))
-    precisions = _precisions(asked_precision, other, here=config.execution.device or "cpu")
+    with contextlib.ExitStack() as held:
+        if other is None or other.device.speed is not None:
+            held.enter_context(lock.alone())
+        pools = held.enter_context(Pools(device))
+        return _foretold(config, manifest, wanted, other, asked=asked, is_batch_open=asked_batch is None, pools=pools)
+
+
+def _foretold(
+    config: Config, manifest: Manifest, wanted: Wanted, other: Cluster | None, *, asked: Config, is_batch_open: bool,
+    pools: Pools,
+) -> tuple[Question, list[Candidate]]:  # fmt: skip
+    """As `foretold`, of the resolved `config`; `asked`: as it was before."""
+    budget = autotune.Budget(MOST_S)
+    device, classes = config.execution.device or "cpu", len(manifest.classes)
+    if other is None and wanted.confirm and device == "cpu":  # they import what they need while the network is counted
+        for ranks in (1, measure.places(device)):
+            pools.of(ranks, measure.threads_of(config, ranks=ranks, cores=machine.cores_usable()))
+    counted, undivided = network_of(config, classes=classes)
+    precisions = _precisions(asked.train.precision, other, here=device)
     calibration = None
     if other is None or other.device.speed is not None:
-        here = wanted.ranks if other is None else ()
-        with lock.alone():
-            calibration = measure.calibrate(
-                config, counted, classes=len(manifest.classes), precisions=precisions, ranks=here, anew=wanted.anew
-            )
+        calibration = measure.calibrate(
+            config, counted, classes=classes, precisions=precisions, ranks=wanted.ranks if other is None else (),
+            anew=wanted.anew, pools=pools,
+        )  # fmt: skip
     target = other
     if target is None:
         assert calibration is not None
@@ -92,40 +111,28 @@ def foretold(config: Config, wanted: Wanted) -> tuple[Question, list[Candidate]]
         config = config.with_value("train.compress_gradients", asked.train.compress_gradients)
     about = Question(
         config, counted, len(manifest.rows("train")), target, calibration, rows=config.train.batch_size or 1,
-        is_weak=other is not None and asked_batch is None, undivided=undivided, asked=asked,
+        is_weak=other is not None and is_batch_open, undivided=undivided, asked=asked,
     )  # fmt: skip
     found: list[Candidate] = []
-    for ranks in dict.fromkeys((1, *(wanted.ranks or (target.ranks,)))):
+    for ranks in dict.fromkeys((*(() if wanted.only else (1,)), *(wanted.ranks or (target.ranks,)))):
         found += choose.candidates(about, ranks=ranks, precisions=precisions)
     if other is None and wanted.confirm:
-        most = measure.places(config.execution.device or "cpu")
-        with lock.alone():
-            found = _confirmed(found, about, classes=len(manifest.classes), most=most)
+        trying = autotune.Budget(min(TRIAL_S, max(TRIAL_LEAST_S, budget.left_s)))
+        found = trial.tried(found, about, classes=classes, most=measure.places(device), pools=pools, budget=trying)
     return about, found
 
 
 def decided(config: Config) -> Config:
-    """`config`, whose layout was left to a plan, with the layout, ranks and what belongs to them that are fastest here. Another
-    layout than serial must be clearly faster: ranks take seconds to start."""
+    """`config`, whose layout was left to a plan, with the layout, ranks and what belongs to them that are fastest here."""
     limit_s = config.train.time_limit_s
     if limit_s is not None and limit_s < MOST_S:
         raise ConfigError(
             f"--layout auto beside a --time-limit of {console.seconds_text(limit_s)}: a plan may take two minutes of it; name "
             "a layout, or allow 2m or more"
         )
-    about, found = foretold(config, Wanted(ranks=() if config.execution.ranks is None else (config.execution.ranks,)))
-    found = [each for each in found if config.execution.ranks in (None, each.ranks)]
+    ranks = config.execution.ranks
+    about, found = foretold(config, Wanted(ranks=() if ranks is None else (ranks,), only=ranks is not None))
     best, reason = choose.choose(found, precision_is_open=config.train.precision is None, about=about)
-    serial = next((each for each in found if each.ranks == 1 and each.precision == best.precision and each.fits), None)
-    if (
-        serial is not None
-        and config.execution.ranks is None
-        and best.images_per_s < autotune.CLEAR * serial.images_per_s
-    ):
-        best, reason = (
-            serial,
-            f"{serial.images_per_s:.4g} images/s {serial.source}; nothing else is {autotune.CLEAR} times as fast",
-        )
     console.say(f"Layout {best.layout} on {best.ranks} rank(s) in {best.precision}: {reason}")
     values: dict[str, object] = {
         "execution.layout": best.layout,
@@ -236,44 +243,6 @@ def _precisions(asked: str | None, other: Cluster | None, *, here: str) -> list[
     if gain < 1:  # emulated: a step of it would take most of the minute that measuring may take
         console.say(f"  bf16 is left out: {precision.gain_words(gain)}; --precision bf16 plans it all the same")
     return ["fp32", "bf16"] if gain >= 1 else ["fp32"]
-
-
-def _confirmed(found: Sequence[Candidate], about: Question, *, classes: int, most: int) -> list[Candidate]:
-    """The best of those that this machine, which has room for `most` ranks, can run, and serial, for some real steps: their
-    rate is then measured."""
-    able = [each for each in found if each.fits and not each.is_other and each.ranks <= most]
-    ranked = sorted(able, key=lambda each: -each.images_per_s)
-    best = ranked[:CONFIRMED]
-    best += [each for each in ranked[CONFIRMED:] if each.ranks == 1]  # in every format: what wins is held against it
-    exact = [each for each in ranked if each.precision == "fp32"][:1]
-    best += [each for each in exact if each not in best]  # a shorter format must pay against what was measured, too
-    told = {}
-    for each in best:
-        try:
-            told[id(each)] = run(each, about, classes=classes)
-        except FanlightError as error:
-            console.say(f"  {each.layout} on {each.ranks} could not be run: {error}")
-            told[id(each)] = replace(each, fits=False, reason=str(error))
-    return [told.get(id(each), each) for each in found]
-
-
-def config_of(one: Candidate, about: Question) -> Config:
-    """The config that trains so on this machine."""
-    return about.config.with_values({
-        "execution.layout": one.layout, "execution.ranks": one.ranks,
-        "execution.threads": measure.threads_of(about.config, ranks=one.ranks, cores=machine.cores_usable()),
-        "train.precision": one.precision, "train.batch_size": one.batch, "train.microbatches": one.microbatches,
-    })  # fmt: skip
-
-
-def run(one: Candidate, about: Question, *, classes: int) -> Candidate:
-    """The candidate with its measured rate."""
-    timed = confirm.measure(config_of(one, about), classes=classes, steps=STEPS)
-    rate = one.batch / timed.step_s
-    said = f"{rate:.4g} images/s measured (n = {STEPS} steps), {one.images_per_s:.4g} predicted"
-    console.say(f"  {one.layout} on {one.ranks} rank(s), {one.precision}: {said}")
-    steps = sorted(one.batch / each for each in timed.steps_s)
-    return replace(one, images_per_s=rate, band=(steps[1], steps[-2]), source="measured")
 
 
 def _machine(target: Cluster, calibration: Calibration | None) -> dict[str, Any]:

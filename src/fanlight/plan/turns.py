@@ -27,9 +27,7 @@ from fanlight.train import memory, precision, probe
 
 BEGIN, WINDOW = "fanlight.plan.turns:begun", "fanlight.plan.turns:window"
 WINDOWS = 4
-BUDGET_S = (
-    14.0  # of the steps of one number of ranks, in all windows and number formats: large networks take fewer rows
-)
+BUDGET_S = 10.0  # of one number of ranks' steps, in all windows and formats: large networks take fewer rows
 TURNS_MOST = 8  # of a window: small networks take many in its time
 FEWER = 4  # times fewer rows, for the second point of a line
 ROWS_LEAST = 4  # of a rank's microbatch
@@ -42,6 +40,12 @@ def _bench(config: str, classes: int, world: World) -> probe.Bench:
     if parsed.execution.layout == "ddp" and parsed.execution.bucket_mb is None:
         parsed = parsed.with_value("execution.bucket_mb", link.measure(world).bucket_mb)
     return probe.Bench(parsed, classes=classes, world=world)
+
+
+def forget() -> None:
+    """The model of the last measurement."""
+    _segments.cache_clear()
+    _bench.cache_clear()
 
 
 def begun(world: World, *, config: dict[str, Any], classes: int, formats: int) -> dict[str, Any]:

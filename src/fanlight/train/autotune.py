@@ -86,8 +86,11 @@ class Gain:
         }  # fmt: skip
 
 
-def in_turns(base: Step, others: Iterable[Step], *, budget: Budget) -> list[tuple[float, ...]]:
-    """Seconds of each candidate's steps by turn, those of `base` first; each was warmed up by a step."""
+def in_turns(
+    base: Step, others: Iterable[Step], *, budget: Budget, quick_s: float = QUICK_S
+) -> list[tuple[float, ...]]:
+    """Seconds of each candidate's steps by turn, those of `base` first; each was warmed up by a step. `quick_s`: as long further
+    turns are taken."""
     every = [base, *others]
     for step in every:
         step()
@@ -97,7 +100,7 @@ def in_turns(base: Step, others: Iterable[Step], *, budget: Budget) -> list[tupl
         is_plain = all(_is_plain(_ratios(times[0], own)) for own in times[1:] if turn)
         if turn >= TURNS_LEAST and (budget.is_over() or is_plain):
             break
-        if turn >= TURNS and left_s - budget.left_s > QUICK_S:
+        if turn >= TURNS and left_s - budget.left_s > quick_s:
             break
         times = [(*own, step()) for own, step in zip(times, every)]
     return times
