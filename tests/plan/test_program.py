@@ -13,7 +13,7 @@ from fanlight.parallel.layout import parse
 from fanlight.plan import cost, stages
 from fanlight.plan.cost import Line
 from fanlight.plan.operations import Asked, Op
-from fanlight.plan.program import EXCHANGE_BYTES, program
+from fanlight.plan.program import EXCHANGE_BYTES, STATISTICS, program
 from fanlight.plan.simulate import simulate
 from fanlight.study import laws
 from plan.made import FREE, chain, machine
@@ -49,6 +49,20 @@ def test_one_rank_for_all_takes_as_long_as_every_rank(text, ranks, kind):
 
 def test_a_step_waits_for_the_rank_with_most_rows():
     assert [step_s("ddp", 4, chain(1), Asked(batch)) for batch in (32, 33, 36)] == pytest.approx([24, 27, 27])
+
+
+def test_norms_wait_in_line_behind_gradients_on_their_way():
+    """The head's gradients leave first; the statistics of the block before it come behind them, and its backward's end waits."""
+    blocks = [*chain(1, norms=(8,)), *chain(1, tensors=(1_000_000,))]
+    cluster = machine(devices=2, bytes_per_s=1e6)
+    ops = program(parse("ddp", ranks=2), blocks, Asked(2, bucket_bytes=4_000_000), cluster)
+    found = simulate(ops)
+    sent = next(i for i, op in enumerate(ops) if op.name == "all-reduce gradients" and op.seconds > 1)
+    met = [i for i, op in enumerate(ops) if op.name == STATISTICS]
+    assert len(met) == 2, "one in a forward, one in a backward"
+    assert found.begins[met[1]] == pytest.approx(found.ends[sent])
+    last = max(i for i, op in enumerate(ops) if op.name == "host")
+    assert found.begins[last] >= found.ends[met[1]]
 
 
 def test_each_of_a_tensor_group_reads_all_its_rows():

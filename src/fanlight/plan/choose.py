@@ -22,7 +22,7 @@ from fanlight.plan.calibration import Calibration, Measured
 from fanlight.plan.cluster import Cluster
 from fanlight.plan.memory import Kept
 from fanlight.plan.operations import Asked, Op
-from fanlight.plan.program import program
+from fanlight.plan.program import STATISTICS, program
 from fanlight.plan.simulate import Timeline, simulate
 from fanlight.train import batchsize, layouting, precision
 from fanlight.train.autotune import Gain
@@ -254,8 +254,12 @@ def lost(timeline: Timeline) -> str:
     rank = max({op.ranks[0] for op in timeline.ops}, key=lambda each: timeline.busy_s(each, "compute"))
     shares: dict[str, float] = {"waiting": timeline.idle_s(rank) / step_s}
     for op, begin, end in zip(timeline.ops, timeline.begins, timeline.ends):
-        if op.lane == "compute" and rank in op.ranks and not op.name.startswith(("forward", "backward")):
-            shares[op.name] = shares.get(op.name, 0.0) + (end - begin) / step_s
+        share = (end - begin) / step_s
+        if rank in op.ranks and op.name == STATISTICS:  # sent while the rank waits
+            shares["waiting"] -= share
+            shares[op.name] = shares.get(op.name, 0.0) + share
+        elif op.lane == "compute" and rank in op.ranks and not op.name.startswith(("forward", "backward")):
+            shares[op.name] = shares.get(op.name, 0.0) + share
     told = [f"{name} {share:.0%}" for name, share in sorted(shares.items(), key=lambda each: -each[1]) if share >= 0.01]
     return ", ".join(told[:3])
 

@@ -20,6 +20,7 @@ from fanlight.plan.operations import Asked, Op, Waits
 
 FIRST_BUCKET_BYTES = 1 << 20  # of torch's reducer where its size was left open
 EXCHANGE_BYTES = 64  # of a step's sums and wishes, every step on CPUs
+STATISTICS = "norm statistics"
 STATISTICS_BYTES = 8  # numbers of synchronised norms travel in float64
 
 
@@ -249,7 +250,8 @@ class _Writer:
         )
 
     def _statistics(self, pp: int, block: Block, after: dict[int, int]) -> dict[int, int]:
-        """Norms meet once in a forward and once in a backward, and everything waits for it."""
+        """Norms meet once in a forward and once in a backward, and everything waits for it. They share the gradients' group, so
+        their few bytes wait in line behind buckets on their way: on gloo's one connection, in NCCL's one stream."""
         if not block.norms or self.layout.data_ranks == 1 or self.layout.is_periodic:
             return after
         ranks = self.layout.data_ranks
@@ -258,7 +260,9 @@ class _Writer:
             return sum(cost.gather_s(ranks * (2 * channels + 1) * STATISTICS_BYTES, path) for channels in block.norms)
 
         waits = {rank: (op,) for rank, op in after.items()}
-        return self._together(pp, ("dp_replicate", "dp_shard"), seconds, waits, "norm statistics", lane="compute")
+        found = self._together(pp, ("dp_replicate", "dp_shard"), seconds, waits, STATISTICS)
+        self.latest |= found
+        return found
 
     def _sums(self, pp: int, block: Block, m: int, after: dict[int, int]) -> dict[int, int]:
         """What divided layers add up over ranks."""
