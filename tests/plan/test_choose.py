@@ -82,7 +82,8 @@ def test_every_layout_is_predicted_or_says_why_not():
     assert "no block that tensor parallelism can divide" in why["tensor"]
     document = found[0].document()
     assert set(document) == {
-        "layout", "ranks", "precision", "batch_size", "microbatches", "images_per_s", "band", "bytes", "fits", "reason", "source"
+        "layout", "ranks", "precision", "batch_size", "microbatches", "images_per_s", "band", "bytes", "fits", "reason", "source",
+        "batch_reason",
     }  # fmt: skip
 
 

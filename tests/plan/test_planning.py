@@ -7,6 +7,7 @@ from fanlight import config as configs
 from fanlight.config import Config
 from fanlight.errors import ConfigError
 from fanlight.plan import cluster, planning
+from fanlight.train import resolve
 from plan.test_choose import candidate
 from train import sentences
 
@@ -49,6 +50,21 @@ def test_a_pipeline_brings_its_microbatches(monkeypatch):
     assert decided(monkeypatch, AUTO, serial(100), pipe).train.microbatches == 8
     mine = AUTO.with_value("train.microbatches", 2)
     assert decided(monkeypatch, mine, serial(100), pipe).train.microbatches == 2
+
+
+def test_a_batch_that_was_left_open_is_the_plans(monkeypatch):
+    """Training then has a batch that was stated: it measures none."""
+    from dataclasses import replace
+
+    found = [replace(serial(100), batch=16), replace(candidate("ddp", 200), batch=64, batch_reason="knee: so it is")]
+    config = decided(monkeypatch, AUTO.with_value("train.batch_size", "auto"), *found)
+    assert (config.execution.layout, config.train.batch_size) == ("ddp", 64)
+    choices = resolve.Choices(config)
+    choices.take("train.batch_size", 8, "the default")
+    assert not choices.is_open("train.batch_size") and choices.config.train.batch_size == 64
+    assert decided(monkeypatch, AUTO, *found).train.batch_size is None, "nobody asked for another"
+    mine = AUTO.with_values({"train.batch_size": "auto"}).with_value("train.batch_size", 24)
+    assert decided(monkeypatch, mine, *found).train.batch_size == 24
 
 
 def test_a_product_with_a_pipeline_brings_its_microbatches(monkeypatch):

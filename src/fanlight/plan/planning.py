@@ -16,7 +16,7 @@ from fanlight.data.manifest import Manifest
 from fanlight.errors import ConfigError, FanlightError
 from fanlight.models import freeze, zoo
 from fanlight.parallel import layout as layouts
-from fanlight.plan import choose, confirm, counting, dividing, lock, measure, trace
+from fanlight.plan import batches, choose, confirm, counting, dividing, lock, measure, trace
 from fanlight.plan import cluster as clusters
 from fanlight.plan.blocks import Block
 from fanlight.plan.calibration import Calibration
@@ -64,6 +64,7 @@ def foretold(config: Config, wanted: Wanted) -> tuple[Question, list[Candidate]]
     """Every way to train it on the machines that are wanted, the best of them tried where they are here."""
     asked = config.with_values(layouting.PLAIN)
     asked_precision, asked_batch = config.train.precision, config.train.batch_size
+    is_open = batches.is_open(config)
     other = clusters.read(wanted.cluster) if wanted.cluster is not None else None
     if other is not None:
         clusters.check_ranks(other, wanted.ranks or (other.ranks,))
@@ -76,6 +77,9 @@ def foretold(config: Config, wanted: Wanted) -> tuple[Question, list[Candidate]]
         _precisions(asked_precision, other, here=device)  # refused before anything is read
     config, manifest = resolved(config, device=device)
     counted, undivided = network_of(config, classes=len(manifest.classes))
+    images, rows = len(manifest.rows("train")), config.train.batch_size or 1
+    if is_open:
+        config = batches.calibrated(config, counted, images=images)
     precisions = _precisions(asked_precision, other, here=config.execution.device or "cpu")
     calibration = None
     if other is None or other.device.speed is not None:
@@ -91,12 +95,13 @@ def foretold(config: Config, wanted: Wanted) -> tuple[Question, list[Candidate]]
     if asked.train.compress_gradients is not None:  # what is sent is smaller; what was measured sent nothing
         config = config.with_value("train.compress_gradients", asked.train.compress_gradients)
     about = Question(
-        config, counted, len(manifest.rows("train")), target, calibration, rows=config.train.batch_size or 1,
-        is_weak=other is not None and asked_batch is None, undivided=undivided, asked=asked,
+        config, counted, images, target, calibration, rows=rows,
+        is_weak=other is not None and asked_batch is None and not is_open, undivided=undivided, asked=asked,
     )  # fmt: skip
     found: list[Candidate] = []
     for ranks in dict.fromkeys((1, *(wanted.ranks or (target.ranks,)))):
-        found += choose.candidates(about, ranks=ranks, precisions=precisions)
+        predict = batches.predicted if is_open else choose.predicted
+        found += choose.candidates(about, ranks=ranks, precisions=precisions, predict=predict)
     if other is None and wanted.confirm:
         most = measure.places(config.execution.device or "cpu")
         with lock.alone():
@@ -124,9 +129,11 @@ def decided(config: Config) -> Config:
     ):
         best, reason = (
             serial,
-            f"{serial.images_per_s:.4g} images/s {serial.source}; nothing else is {autotune.CLEAR} times as fast",
+            f"{serial.images_per_s:.4g} images/s {serial.source}; nothing else is {autotune.CLEAR} times as fast"
+            + (f"; batch {serial.batch} by {serial.batch_reason}" if serial.batch_reason else ""),
         )
-    console.say(f"Layout {best.layout} on {best.ranks} rank(s) in {best.precision}: {reason}")
+    batch = f", batch {best.batch}" if batches.is_open(config) else ""
+    console.say(f"Layout {best.layout} on {best.ranks} rank(s) in {best.precision}{batch}: {reason}")
     values: dict[str, object] = {
         "execution.layout": best.layout,
         "execution.ranks": best.ranks,
@@ -138,6 +145,8 @@ def decided(config: Config) -> Config:
         and "train.microbatches" not in config.asked
     ):
         values["train.microbatches"] = best.microbatches
+    if batches.is_open(config):
+        values["train.batch_size"] = best.batch
     return config.with_values(values)
 
 
@@ -305,6 +314,7 @@ def _say(found: Sequence[Candidate], best: Candidate, reason: str, target: Clust
         console.say(
             f"{mark} {each.layout:<22}{each.ranks:>6}  {each.precision:<7}{each.batch:>7}{each.images_per_s:>10.4g}  "
             f"{f'{low:.4g} … {high:.4g}':<17}{console.bytes_text(each.bytes):>9}  {each.source};{note} {each.reason}"
+            + (f"; batch by {each.batch_reason}" if each.batch_reason else "")
         )
     refused: dict[tuple[int, str], list[tuple[str, str]]] = {}  # what many share is said once
     for each in found:
