@@ -6,8 +6,8 @@ from fanlight import cli_plan
 from fanlight import config as configs
 from fanlight.config import Config
 from fanlight.errors import ConfigError
-from fanlight.plan import cluster, planning
-from fanlight.train import resolve
+from fanlight.plan import choose, cluster, planning
+from fanlight.train import prepare, resolve
 from plan.test_choose import candidate
 from train import sentences
 
@@ -65,6 +65,43 @@ def test_a_batch_that_was_left_open_is_the_plans(monkeypatch):
     assert decided(monkeypatch, AUTO, *found).train.batch_size is None, "nobody asked for another"
     mine = AUTO.with_values({"train.batch_size": "auto"}).with_value("train.batch_size", 24)
     assert decided(monkeypatch, mine, *found).train.batch_size == 24
+
+
+def test_a_plans_reasons_are_kept(monkeypatch, colours, tmp_path):
+    """Of what was left open; config.yaml has none, and says what it said."""
+    from dataclasses import replace
+
+    pipe = replace(
+        candidate("pipeline", 200, source="measured"), microbatches=8, batch=16, batch_reason="knee: so it is"
+    )
+    found = [replace(serial(100, source="measured"), batch=8), pipe, candidate("ddp", 90)]
+    config = decided(monkeypatch, AUTO.with_value("train.batch_size", "auto"), *found)
+    assert config.planned == {
+        "execution.layout": "planned: 200 images/s measured, 2.00× of serial on 1 rank(s); of its step, waiting 3%; batch 16 by "
+        "knee: so it is; compared with serial on 1 rank(s) in fp32 100 images/s measured (n = 10 steps each) and 1 that was "
+        "only simulated",
+        "execution.ranks": "planned with the layout", "train.precision": "planned with the layout",
+        "train.microbatches": "planned: as many as layout pipeline is fastest with",
+        "train.batch_size": "planned, of simulated rates; knee: so it is",
+    }  # fmt: skip
+    stated = {"execution.ranks": 2, "train.precision": "fp32", "train.microbatches": 2, "train.batch_size": 8}
+    assert list(decided(monkeypatch, AUTO.with_values(stated), *found).planned) == ["execution.layout"]
+    small = {"data.path": str(colours), "model.name": "small-resnet", "execution.pack_dir": str(tmp_path / "packs")}
+    run = prepare.prepare(config.with_values(small), out=tmp_path / "run", command="")
+    resolved = configs.read_document(run / "resolved.yaml")
+    assert config.planned.items() <= resolved["reasons"].items()
+    assert resolved["train"]["batch_size"] == 16 and "by the square root of batch 16" in resolved["reasons"]["optim.lr"]
+    assert "planned" not in (run / "config.yaml").read_text()
+    again = Config().with_values({**small, "train.batch_size": "auto"})
+    prepare.take_changes(run, again)  # as it was asked for
+    with pytest.raises(ConfigError, match=r"train.batch_size is 16 .* cannot become 32"):
+        prepare.take_changes(run, again.with_value("train.batch_size", 32))
+
+
+def test_what_a_choice_was_made_among():
+    assert choose.compared(serial(9), [serial(9)], steps=10) == "nothing else fits"
+    others = [candidate("ddp", 8), candidate("fsdp", 7), candidate("tensor", 0, fits=False)]
+    assert choose.compared(serial(9), [serial(9), *others], steps=10) == "compared with 2 that were only simulated"
 
 
 def test_a_product_with_a_pipeline_brings_its_microbatches(monkeypatch):

@@ -232,6 +232,20 @@ def choose(
     return best, f"{told}; batch {best.batch} by {best.batch_reason}" if best.batch_reason else told
 
 
+def compared(best: Candidate, found: Sequence[Candidate], *, steps: int) -> str:
+    """What a choice was made among, in words. `steps`: of each that was measured."""
+    others = sorted((each for each in found if each.fits and each != best), key=lambda each: -each.images_per_s)
+    measured = [
+        f"{each.layout} on {each.ranks} rank(s) in {each.precision} {each.images_per_s:.4g}"
+        for each in others
+        if each.source == "measured"
+    ]
+    told = [f"{', '.join(measured)} images/s measured (n = {steps} steps each)"] if measured else []
+    rest = len(others) - len(measured)
+    told += [f"{rest} that {'was' if rest == 1 else 'were'} only simulated"] if rest else []
+    return f"compared with {' and '.join(told)}" if told else "nothing else fits"
+
+
 def lost(timeline: Timeline) -> str:
     """What of the slowest rank's step is not forward and backward, in words."""
     step_s = timeline.step_s

@@ -139,15 +139,22 @@ def decided(config: Config) -> Config:
         "execution.ranks": best.ranks,
         "train.precision": best.precision,
     }
+    reasons = {"execution.layout": f"planned: {reason}; {choose.compared(best, found, steps=STEPS)}"}
+    if config.execution.ranks is None:
+        reasons["execution.ranks"] = "planned with the layout"
+    if config.train.precision is None:
+        reasons["train.precision"] = "planned with the layout"
     if (
         best.ranks > 1
         and layouts.parse(best.layout, ranks=best.ranks).pp > 1
         and "train.microbatches" not in config.asked
     ):
         values["train.microbatches"] = best.microbatches
+        reasons["train.microbatches"] = f"planned: as many as layout {best.layout} is fastest with"
     if batches.is_open(config):
         values["train.batch_size"] = best.batch
-    return config.with_values(values)
+        reasons["train.batch_size"] = f"planned, of simulated rates; {best.batch_reason}"
+    return replace(config.with_values(values), planned=reasons)
 
 
 def _warn_of_unplanned(config: Config) -> None:
