@@ -58,6 +58,13 @@ def test_an_open_batch_is_each_layouts_own(fanlight, colours):
     assert wrong.code == 2 and "train.batch_size should be int, got 'many'" in wrong.err
 
 
+def test_decoding_at_every_read_is_said_to_be_in_no_rate(fanlight, colours):
+    words = ["plan", colours, "--model", "small-resnet", "--cluster", "dgx-1", "--ranks", 1]
+    assert "decoding" not in fanlight(*words).err
+    answer = fanlight(*words, "--set", "execution.pack=false")
+    assert answer.code == 0 and "decoding is in no rate here" in answer.err and "--no-pack" in answer.err
+
+
 def test_ranks_are_numbers(fanlight, colours):
     for text in ("8,many", "0", ",", "-1", "1e9", "3,3,abc", "16385", 5000 * "9", "8\n9"):
         answer = fanlight("plan", colours, "--ranks", text)

@@ -30,7 +30,7 @@ PLAIN: dict[str, object] = {
     "execution.cache_features": False, "execution.pack": False, **layouting.PLAIN,
 }  # fmt: skip
 MOST_S = 120.0  # that measuring, and starting and trying the best, may take together
-UNSEEN = ("execution.autotune", "execution.pack")  # of PLAIN: nothing of a plan would be another with them
+UNSEEN = ("execution.autotune", "execution.pack")  # of PLAIN: not left out, but of no use, or said elsewhere
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,11 @@ def foretold(config: Config, wanted: Wanted) -> tuple[Question, list[Candidate]]
     asked = config.with_values(layouting.PLAIN)
     asked_precision, asked_batch = config.train.precision, config.train.batch_size
     is_open = batches.is_open(config)
+    if config.execution.pack is False:
+        console.warn(
+            "decoding is in no rate here", why="Without a pack every image is decoded in every epoch, and a plan only crops",
+            do="Leave --no-pack out (execution.pack), or look at the run's input wait",
+        )  # fmt: skip
     other = clusters.read(wanted.cluster) if wanted.cluster is not None else None
     if other is not None:
         clusters.check_ranks(other, wanted.ranks or (other.ranks,))
