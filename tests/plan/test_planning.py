@@ -67,6 +67,17 @@ def test_a_batch_that_was_left_open_is_the_plans(monkeypatch):
     assert decided(monkeypatch, mine, *found).train.batch_size == 24
 
 
+def test_layouts_of_a_compiled_run_are_said_to_be_compared_uncompiled(monkeypatch, capsys):
+    found = serial(100), candidate("ddp", 200)
+    assert decided(monkeypatch, AUTO.with_value("execution.compile", True), *found).execution.compile is True
+    told = capsys.readouterr().err
+    assert (
+        "layouts are compared uncompiled" in told and "try --compile with --layout serial and with --layout ddp" in told
+    )
+    decided(monkeypatch, AUTO, *found)
+    assert not capsys.readouterr().err
+
+
 def test_a_plans_reasons_are_kept(monkeypatch, colours, tmp_path):
     """Of what was left open; config.yaml has none, and says what it said."""
     from dataclasses import replace

@@ -123,6 +123,13 @@ def decided(config: Config) -> Config:
             f"--layout auto beside a --time-limit of {console.seconds_text(limit_s)}: a plan may take two minutes of it; name "
             "a layout, or allow 2m or more"
         )
+    if config.execution.compile:
+        console.warn(
+            "layouts are compared uncompiled, and the one that is chosen is compiled",
+            why="Compiling each takes longer than a plan may; compiled steps compute faster and send no less, so ranks gain less "
+            "than they are told to",
+            do="For a long run, try --compile with --layout serial and with --layout ddp",
+        )  # fmt: skip
     about, found = foretold(config, Wanted(ranks=() if config.execution.ranks is None else (config.execution.ranks,)))
     found = [each for each in found if config.execution.ranks in (None, each.ranks)]
     best, reason = choose.choose(found, precision_is_open=config.train.precision is None, about=about)
