@@ -13,7 +13,9 @@ from fanlight import config as configuration
 from fanlight.config import Config, from_document, keys, read, write
 from fanlight.errors import ConfigError
 
-SECTIONS = {name: kind for name, kind in typing.get_type_hints(Config).items() if name not in ("version", "asked")}
+SECTIONS = {
+    name: kind for name, kind in typing.get_type_hints(Config).items() if name not in ("version", "asked", "planned")
+}
 WORDS = {"none", "null", "auto"}
 
 

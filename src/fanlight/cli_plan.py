@@ -24,7 +24,9 @@ def plan(
     model: Annotated[str | None, typer.Option(help="timm, torchvision or own name. Default: as `train` has it.")] = None,
     cluster: Annotated[str | None, typer.Option(help="A cluster file, or a preset's name. Default: this machine.")] = None,
     ranks: Annotated[str | None, typer.Option(help="With commas: 8,64,512. Default: all that the machines have.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Images per step, global. Default: as train, grown with ranks.")] = None,
+    batch_size: Annotated[
+        str | None, typer.Option(help="Images per step, global; `auto`: each layout's knee. Default: as train, grown with ranks.")
+    ] = None,
     image_size: Annotated[int | None, typer.Option(help="Side in pixels of what the model will see.")] = None,
     precision: Annotated[str | None, typer.Option(help="fp32, bf16 or fp16. Default: those that there are.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda, of this machine. Default: a GPU where there is one.")] = None,

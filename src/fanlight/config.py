@@ -55,9 +55,7 @@ class Model:
     pretrained: bool = False  # start from published weights (local cache, else hub)
     weights: str | None = None  # start from this .safetensors or .pt file; None: from the seed
     freeze: bool = False  # train the last layer only
-    freeze_epochs: int = (
-        0  # first epochs that train the last layer only, before everything; 0: everything from the first
-    )
+    freeze_epochs: int = 0  # first epochs that train the last layer only; 0: everything from the first
 
     @property
     def freezes(self) -> bool:
@@ -202,6 +200,7 @@ class Config:
     train: Train = field(default_factory=Train)
     execution: Execution = field(default_factory=Execution)
     asked: frozenset[str] = field(default=frozenset(), compare=False, repr=False)  # keys ever set; not written down
+    planned: dict[str, str] = field(default_factory=dict, compare=False, repr=False)  # a plan's reasons; likewise
 
     def with_value(self, key: str, value: object) -> "Config":
         """A copy with `section.field` set; strings are converted to the field's type. Unknown keys are ConfigErrors."""
@@ -225,7 +224,7 @@ class Config:
 
     def document(self) -> dict[str, Any]:
         """Plain containers, as YAML and JSON take them."""
-        parts = {name: part for name, part in dataclasses.asdict(self).items() if name != "asked"}
+        parts = {name: part for name, part in dataclasses.asdict(self).items() if name not in ("asked", "planned")}
         return json.loads(json.dumps(parts))
 
     def hash(self, *, without: tuple[str, ...] = ()) -> str:
@@ -241,7 +240,7 @@ class Config:
 def keys() -> list[str]:
     """Every `section.field`, in order."""
     hints = typing.get_type_hints(Config)
-    sections = {name: kind for name, kind in hints.items() if name not in ("version", "asked")}
+    sections = {name: kind for name, kind in hints.items() if name not in ("version", "asked", "planned")}
     return [f"{section}.{name}" for section, kind in sections.items() for name in _fields(kind)]
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from fanlight.errors import ConfigError
 from fanlight.parallel.layout import parse
-from fanlight.plan import band, choose, remedies
+from fanlight.plan import band, choice, choose, remedies
 from fanlight.plan.choose import Candidate, Question
 from fanlight.plan.cluster import Device, Hop
 from plan import jobs
@@ -85,7 +85,8 @@ def test_every_layout_is_predicted_or_says_why_not():
     assert "no block that tensor parallelism can divide" in why["tensor"]
     document = found[0].document()
     assert set(document) == {
-        "layout", "ranks", "precision", "batch_size", "microbatches", "images_per_s", "band", "bytes", "fits", "reason", "source"
+        "layout", "ranks", "precision", "batch_size", "microbatches", "images_per_s", "band", "bytes", "fits", "reason", "source",
+        "batch_reason",
     }  # fmt: skip
 
 
@@ -127,7 +128,7 @@ def test_what_does_not_fit_says_by_how_much_and_what_would():
         ConfigError,
         match=r"nothing fits: .* is the smallest and takes [0-9.]+ MB of the 800.0 kB .*, [0-9.]+ .B too much",
     ):
-        choose.choose(found, precision_is_open=True)
+        choice.choose(found, precision_is_open=True)
 
 
 @pytest.mark.parametrize(
@@ -221,7 +222,7 @@ def test_the_fastest_that_computes_the_same_is_chosen():
         candidate("fsdp", 120, fits=False),
         candidate("pipeline", 80),
     ]
-    best, reason = choose.choose(found, precision_is_open=False)
+    best, reason = choice.choose(found, precision_is_open=False)
     assert best.layout == "ddp"
     assert "1.25× of pipeline on 2 rank(s)" in reason and "waiting 3%" in reason
 
@@ -232,14 +233,14 @@ def test_what_was_measured_is_chosen_before_what_is_only_foretold():
         candidate("fsdp", 90, source="measured"),
         candidate("tensor", 110),
     ]
-    best, reason = choose.choose(found, precision_is_open=False)
+    best, reason = choice.choose(found, precision_is_open=False)
     assert best.layout == "ddp" and "100 images/s measured; nothing is clearly faster: fsdp" in reason
 
 
 @pytest.mark.parametrize(("rate", "chosen"), [(110, "fp32"), (130, "bf16")])
 def test_a_shorter_format_must_be_worth_it_where_it_alone_was_measured(rate, chosen):
     found = [candidate("ddp", 100), candidate("ddp", rate, precision="bf16", source="measured")]
-    assert choose.choose(found, precision_is_open=True)[0].precision == chosen
+    assert choice.choose(found, precision_is_open=True)[0].precision == chosen
 
 
 def test_another_algorithm_that_fits_is_no_layout_that_does_not():
@@ -250,14 +251,14 @@ def test_another_algorithm_that_fits_is_no_layout_that_does_not():
     with pytest.raises(
         ConfigError, match=r"nothing fits: ddp on 2 rank\(s\) in fp32 is the smallest and takes too much"
     ):
-        choose.choose(found, precision_is_open=True)
+        choice.choose(found, precision_is_open=True)
 
 
 @pytest.mark.parametrize(("rate", "chosen"), [(110, "fp32"), (130, "bf16")])
 def test_a_shorter_format_must_be_worth_its_accuracy(rate, chosen):
     found = [candidate("ddp", 100), candidate("ddp", rate, precision="bf16")]
-    assert choose.choose(found, precision_is_open=True)[0].precision == chosen
-    assert choose.choose(found, precision_is_open=False)[0].precision == "bf16"
+    assert choice.choose(found, precision_is_open=True)[0].precision == chosen
+    assert choice.choose(found, precision_is_open=False)[0].precision == "bf16"
 
 
 def test_a_measured_machine_predicts_its_own_steps():

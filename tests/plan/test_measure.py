@@ -182,7 +182,7 @@ def test_only_what_was_not_measured_is_measured(tmp_path, monkeypatch):
     """Kept by number of ranks: a question about further ones measures those alone."""
     monkeypatch.setenv("FANLIGHT_CACHE", str(tmp_path))
     monkeypatch.setattr(measure.machine, "cores_usable", lambda: 4)
-    monkeypatch.setattr(measure, "_input_s", lambda config: 1e-4)
+    monkeypatch.setattr(measure.inputs, "seconds", lambda config: 1e-4)
     opened, on = [], set()
 
     class NoPool:

@@ -43,6 +43,28 @@ def test_the_what_if_needs_no_machine_but_a_file(fanlight, colours, tmp_path):
     assert "simulated" in answer.err
 
 
+def test_an_open_batch_is_each_layouts_own(fanlight, colours):
+    words = ["plan", colours, "--model", "small-resnet", "--cluster", "dgx-1", "--ranks", "2,8", "--precision", "fp32"]
+    answer = fanlight(*words, "--batch-size", "auto", "--json")
+    assert answer.code == 0, answer.err
+    found = json.loads(answer.out)
+    possible = [each for each in found["candidates"] if each["fits"]]
+    assert possible and all(each["batch_reason"] for each in possible)
+    assert "batch by data: " in answer.err, "so few images allow no more"
+    assert all(each["batch_size"] <= 8 for each in possible), "60 images"
+    stated = fanlight(*words, "--batch-size", 16, "--json")
+    assert {each["batch_reason"] for each in json.loads(stated.out)["candidates"]} == {""}
+    wrong = fanlight(*words, "--batch-size", "many")
+    assert wrong.code == 2 and "train.batch_size should be int, got 'many'" in wrong.err
+
+
+def test_decoding_at_every_read_is_said_to_be_in_no_rate(fanlight, colours):
+    words = ["plan", colours, "--model", "small-resnet", "--cluster", "dgx-1", "--ranks", 1]
+    assert "decoding" not in fanlight(*words).err
+    answer = fanlight(*words, "--set", "execution.pack=false")
+    assert answer.code == 0 and "decoding is in no rate here" in answer.err and "--no-pack" in answer.err
+
+
 def test_ranks_are_numbers(fanlight, colours):
     for text in ("8,many", "0", ",", "-1", "1e9", "3,3,abc", "16385", 5000 * "9", "8\n9"):
         answer = fanlight("plan", colours, "--ranks", text)

@@ -6,7 +6,8 @@ from fanlight import cli_plan
 from fanlight import config as configs
 from fanlight.config import Config
 from fanlight.errors import ConfigError
-from fanlight.plan import cluster, planning
+from fanlight.plan import choice, cluster, planning
+from fanlight.train import prepare, resolve
 from plan.test_choose import candidate
 from train import sentences
 
@@ -52,6 +53,70 @@ def test_a_pipeline_brings_its_microbatches(monkeypatch):
     assert decided(monkeypatch, AUTO, serial(100), pipe).train.microbatches == 8
     mine = AUTO.with_value("train.microbatches", 2)
     assert decided(monkeypatch, mine, serial(100), pipe).train.microbatches == 2
+
+
+def test_a_batch_that_was_left_open_is_the_plans(monkeypatch):
+    """Training then has a batch that was stated: it measures none."""
+    from dataclasses import replace
+
+    found = [replace(serial(100), batch=16), replace(candidate("ddp", 200), batch=64, batch_reason="knee: so it is")]
+    config = decided(monkeypatch, AUTO.with_value("train.batch_size", "auto"), *found)
+    assert (config.execution.layout, config.train.batch_size) == ("ddp", 64)
+    choices = resolve.Choices(config)
+    choices.take("train.batch_size", 8, "the default")
+    assert not choices.is_open("train.batch_size") and choices.config.train.batch_size == 64
+    assert decided(monkeypatch, AUTO, *found).train.batch_size is None, "nobody asked for another"
+    mine = AUTO.with_values({"train.batch_size": "auto"}).with_value("train.batch_size", 24)
+    assert decided(monkeypatch, mine, *found).train.batch_size == 24
+
+
+def test_layouts_of_a_compiled_run_are_said_to_be_compared_uncompiled(monkeypatch, capsys):
+    found = serial(100), candidate("ddp", 200)
+    assert decided(monkeypatch, AUTO.with_value("execution.compile", True), *found).execution.compile is True
+    told = capsys.readouterr().err
+    assert (
+        "layouts are compared uncompiled" in told and "try --compile with --layout serial and with --layout ddp" in told
+    )
+    decided(monkeypatch, AUTO, *found)
+    assert not capsys.readouterr().err
+
+
+def test_a_plans_reasons_are_kept(monkeypatch, colours, tmp_path):
+    """Of what was left open; config.yaml has none, and says what it said."""
+    from dataclasses import replace
+
+    pipe = replace(
+        candidate("pipeline", 200, source="measured", turns_s=(16 / 200,) * 3), microbatches=8, batch=16,
+        batch_reason="knee: so it is",
+    )  # fmt: skip
+    found = [replace(serial(100, source="measured", turns_s=(8 / 100,) * 3), batch=8), pipe, candidate("ddp", 90)]
+    config = decided(monkeypatch, AUTO.with_value("train.batch_size", "auto"), *found)
+    assert config.planned == {
+        "execution.layout": "planned: 200 images/s measured: pipeline on 2 rank(s) in fp32 2.00× of serial on 1 rank(s) in fp32 "
+        "(n = 3, quartiles 2.00 … 2.00); of its step, waiting 3%; batch 16 by knee: so it is; compared with serial on 1 rank(s) "
+        "in fp32 100 images/s measured (3 turns each) and 1 that was only simulated",
+        "execution.ranks": "planned with the layout", "train.precision": "planned with the layout",
+        "train.microbatches": "planned: as many as layout pipeline is fastest with",
+        "train.batch_size": "planned, of simulated rates; knee: so it is",
+    }  # fmt: skip
+    stated = {"execution.ranks": 2, "train.precision": "fp32", "train.microbatches": 2, "train.batch_size": 8}
+    assert list(decided(monkeypatch, AUTO.with_values(stated), *found).planned) == ["execution.layout"]
+    small = {"data.path": str(colours), "model.name": "small-resnet", "execution.pack_dir": str(tmp_path / "packs")}
+    run = prepare.prepare(config.with_values(small), out=tmp_path / "run", command="")
+    resolved = configs.read_document(run / "resolved.yaml")
+    assert config.planned.items() <= resolved["reasons"].items()
+    assert resolved["train"]["batch_size"] == 16 and "by the square root of batch 16" in resolved["reasons"]["optim.lr"]
+    assert "planned" not in (run / "config.yaml").read_text()
+    again = Config().with_values({**small, "train.batch_size": "auto"})
+    prepare.take_changes(run, again)  # as it was asked for
+    with pytest.raises(ConfigError, match=r"train.batch_size is 16 .* cannot become 32"):
+        prepare.take_changes(run, again.with_value("train.batch_size", 32))
+
+
+def test_what_a_choice_was_made_among():
+    assert choice.compared(serial(9), [serial(9)]) == "nothing else fits"
+    others = [candidate("ddp", 8), candidate("fsdp", 7), candidate("tensor", 0, fits=False)]
+    assert choice.compared(serial(9), [serial(9), *others]) == "compared with 2 that were only simulated"
 
 
 def test_a_product_with_a_pipeline_brings_its_microbatches(monkeypatch):

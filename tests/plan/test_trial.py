@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from fanlight.errors import TrainingError
-from fanlight.plan import choose, cluster, confirm, trial
+from fanlight.plan import choice, cluster, confirm, trial
 from fanlight.plan.choose import Question
 from fanlight.train import autotune
 from plan import jobs
@@ -61,7 +61,7 @@ def test_the_plainest_and_the_best_have_measured_rates_in_turns(monkeypatch):
     assert [each.source for each in told] == ["measured"] * 4 + ["simulated"] * 3
     assert [each.images_per_s for each in told[:2]] == [SERIAL.batch / 1.0, SERIAL.batch / 0.5]
     assert len({len(each.turns_s) for each in told[:4]}) == 1, "a turn of one is a turn of all"
-    best, why = choose.choose(told, precision_is_open=False)
+    best, why = choice.choose(told, precision_is_open=False)
     assert best.layout == "ddp" and "2.00× of serial" in why
 
 
@@ -74,7 +74,7 @@ def test_what_only_noise_prefers_is_not_chosen(monkeypatch):
 
     told, _ = tried(monkeypatch, [SERIAL, candidate("ddp", 120)], step_s)
     assert told[1].images_per_s > 1.05 * told[0].images_per_s
-    best, why = choose.choose(told, precision_is_open=False)
+    best, why = choice.choose(told, precision_is_open=False)
     assert best.layout == "serial" and "nothing is clearly faster: ddp on 2" in why
 
 

@@ -93,7 +93,7 @@ class Calibration:
     took_s: float
     shares: dict[str, list[Piece]]  # by precision, of each block
     by_ranks: dict[int, Measured]
-    input_s: float  # of cropping one image, on one thread
+    input_s: float  # of making one image of its canvas, on one thread
 
     def nearest(self, ranks: int) -> Measured:
         """What was measured with that many ranks, or with the number nearest to it."""

@@ -1,7 +1,7 @@
-"""Every layout that could train this network on these machines: what a step would take and hold, which fit, which is fastest.
+"""Every layout that could train this network on these machines: what a step would take and hold, and which fit.
 
-Predictions all come from program.py and simulate.py; nothing here knows what a layout costs. The band is band.py's, what is
-said where nothing fits is remedies.py's.
+Predictions all come from program.py and simulate.py; nothing here knows what a layout costs. The band is band.py's; choice.py
+takes one of them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from fanlight.errors import ConfigError
 from fanlight.parallel import layout as layouts
 from fanlight.parallel.layout import Layout
 from fanlight.parallel.link import LARGE_BYTES, SMALL_BYTES, Link
-from fanlight.plan import band, cost, memory, possible, remedies, sharding
+from fanlight.plan import band, cost, memory, possible, sharding
 from fanlight.plan.blocks import Block
 from fanlight.plan.calibration import Calibration, Measured
 from fanlight.plan.cluster import Cluster
@@ -24,8 +24,7 @@ from fanlight.plan.memory import Kept
 from fanlight.plan.operations import Asked, Op
 from fanlight.plan.program import STATISTICS, program
 from fanlight.plan.simulate import Timeline, simulate
-from fanlight.train import batchsize, layouting, precision
-from fanlight.train.autotune import Gain
+from fanlight.train import batchsize, layouting
 
 NAMES = ("ddp", "fsdp", "hsdp", "pipeline", "model-parallel", "tensor", "local-sgd")
 PRODUCTS = (
@@ -55,6 +54,7 @@ class Candidate:
     reason: str  # why it does not fit or cannot be; else what of its step is not computing
     source: str = "simulated"
     turns_s: tuple[float, ...] = ()  # of steps that were run in turns with others', turn by turn
+    batch_reason: str = ""  # why its batch is no larger; empty where the batch was not left open
 
     @property
     def is_other(self) -> bool:
@@ -66,6 +66,7 @@ class Candidate:
             "layout": self.layout, "ranks": self.ranks, "precision": self.precision, "batch_size": self.batch,
             "microbatches": self.microbatches, "images_per_s": self.images_per_s, "band": list(self.band),
             "bytes": round(self.bytes), "fits": self.fits, "reason": self.reason, "source": self.source,
+            "batch_reason": self.batch_reason,
         }  # fmt: skip
 
 
@@ -84,11 +85,15 @@ class Question:
     asked: Config | None = None  # what a run would be, besides its layout; None: as `config`
 
 
-def candidates(about: Question, *, ranks: int, precisions: Sequence[str]) -> list[Candidate]:
-    """Every layout over `ranks` ranks in every number format, fastest first; those that cannot be come last."""
+def candidates(
+    about: Question, *, ranks: int, precisions: Sequence[str], predict: Callable[..., Candidate] | None = None
+) -> list[Candidate]:
+    """Every layout over `ranks` ranks in every number format, fastest first; those that cannot be come last. `predict`: as
+    `predicted`, which None is; batches.py has another."""
+    predict = predict or predicted
     names = [each for each in NAMES if each != "hsdp" or ranks >= 4] if ranks > 1 else ["serial"]
     names += products(ranks, stages=len(about.counted), devices=about.cluster.over(ranks).devices)
-    found = [predicted(about, name, ranks=ranks, number_format=each) for name in names for each in precisions]
+    found = [predict(about, name, ranks=ranks, number_format=each) for name in names for each in precisions]
     return sorted(found, key=lambda each: (not each.fits, -each.images_per_s))
 
 
@@ -122,10 +127,12 @@ def machines_of(about: Question, *, ranks: int, number_format: str) -> Cluster:
     return described.over(ranks)
 
 
-def predicted(about: Question, name: str, *, ranks: int, number_format: str) -> Candidate:
-    """One of them."""
+def predicted(
+    about: Question, name: str, *, ranks: int, number_format: str, batch: int | None = None, has_band: bool = True
+) -> Candidate:
+    """One of them. `batch`: None: as the question has it. Without a band it takes a ninth of the time."""
     machines = machines_of(about, ranks=ranks, number_format=number_format)
-    batch = about.rows * ranks if about.is_weak else about.config.train.batch_size or 1
+    batch = batch or (about.rows * ranks if about.is_weak else about.config.train.batch_size or 1)
 
     def refused(reason: str) -> Candidate:
         return Candidate(name, ranks, number_format, batch, 1, 0.0, (0.0, 0.0), 0.0, False, reason, "")
@@ -151,25 +158,35 @@ def predicted(about: Question, name: str, *, ranks: int, number_format: str) -> 
     blocks = blocks_of(about, layout, number_format=number_format)
     if blocks is None:
         return refused(f"{about.cluster.name}: its file does not say what it achieves in {number_format}")
-    asked = asked_of(about, layout, batch=batch, number_format=number_format, machines=machines)
-    timeline = simulate(program(layout, blocks, asked, machines))
-    low, high = band.around(
-        lambda other: batch / simulate(program(layout, blocks, asked, other)).step_s, machines,
-        noise=_noise(about, number_format),
-    )  # fmt: skip
-    size = memory.of(layout, blocks, asked, kept_of(about, machines, number_format)).total
-    room = MEMORY_SHARE * machines.memory_bytes
+    room, kept = MEMORY_SHARE * machines.memory_bytes, kept_of(about, machines, number_format)
+    each = [
+        asked_of(about, layout, batch=batch, number_format=number_format, machines=machines, microbatches=count)
+        for count in _microbatches(about, layout, batch=batch)
+    ]
+    sizes = [memory.of(layout, blocks, asked, kept).total for asked in each]
+    played = [simulate(program(layout, blocks, asked, machines)) for asked in each]
+    asked, size, timeline = each[0], sizes[0], played[0]
+    for other in range(1, len(each)):  # fewer must be clearly faster than what training takes by itself, and fit
+        worth = batchsize.WORTH if asked is each[0] else 1.0
+        if sizes[other] <= room and worth * played[other].step_s <= timeline.step_s:
+            asked, size, timeline = each[other], sizes[other], played[other]
+    rate = batch / timeline.step_s
+    low = high = rate
+    if has_band:
+        low, high = band.around(
+            lambda other: batch / simulate(program(layout, blocks, asked, other)).step_s, machines,
+            noise=_noise(about, number_format),
+        )  # fmt: skip
     why = _too_few(about, batch=batch)
     if size > room:
-        room_text = bytes_text(room)
-        why = f"takes {bytes_text(size)} of the {room_text} that a rank may have, {bytes_text(size - room)} too much"
+        why = f"takes {bytes_text(size)} of the {bytes_text(room)} that a rank may have, {bytes_text(size - room)} too much"
     return Candidate(
         name,
         ranks,
         number_format,
         batch,
         asked.microbatches,
-        batch / timeline.step_s,
+        rate,
         (low, high),
         size,
         not why,
@@ -183,69 +200,12 @@ def timeline_of(about: Question, chosen: Candidate) -> Timeline:
     layout = layout_of(about, chosen.layout, ranks=chosen.ranks, machines=machines)
     blocks = blocks_of(about, layout, number_format=chosen.precision)
     assert blocks is not None
-    asked = asked_of(about, layout, batch=chosen.batch, number_format=chosen.precision, machines=machines)
+    asked = asked_of(
+        about, layout, batch=chosen.batch, number_format=chosen.precision, machines=machines,
+        microbatches=chosen.microbatches,
+    )  # fmt: skip
     ops: list[Op] = program(layout, blocks, asked, machines)
     return simulate(ops)
-
-
-def choose(
-    found: Sequence[Candidate], *, precision_is_open: bool, about: Question | None = None
-) -> tuple[Candidate, str]:
-    """The fastest that fits and computes what the serial run does, and why. ConfigError where nothing fits: by how much, and
-    what of the question `about` would."""
-    fitting = [each for each in found if each.fits and not each.is_other]
-    if not fitting:
-        raise ConfigError(remedies.nothing_fits(found, about))
-    exact = [each for each in fitting if each.precision == "fp32"]
-    fitting = [each for each in fitting if each.turns_s] or fitting
-    best, told = _clearest(fitting)
-    exact = [each for each in fitting if each.precision == "fp32"] or exact
-    if precision_is_open and best.precision != "fp32" and exact:
-        whole, why = _clearest(exact)
-        if best.images_per_s < precision.PAYS * whole.images_per_s:  # a shorter format costs accuracy
-            best, told = whole, why
-    return best, f"{told}; of its step, {best.reason}" if best.reason else told
-
-
-def plainest(of: Sequence[Candidate]) -> Candidate:
-    """The one that needs no reason: of fewest ranks, in fp32, of the layout that is named first."""
-    order = ("serial", *NAMES)
-
-    def key(one: Candidate) -> tuple[int, bool, int, float]:
-        place = order.index(one.layout) if one.layout in order else len(order)
-        return one.ranks, one.precision != "fp32", place, -one.images_per_s
-
-    return min(of, key=key)
-
-
-def _clearest(of: Sequence[Candidate]) -> tuple[Candidate, str]:
-    """The fastest, and what it is held against in words. Where they were measured, another than the plainest must be clearly
-    faster, in turns: ranks take seconds to start, and what noise chose is another one tomorrow."""
-    best = max(of, key=lambda each: each.images_per_s)
-    others = [each for each in of if each != best and each.precision == best.precision]
-    if not best.turns_s:
-        told = f"{best.images_per_s:.4g} images/s {best.source}"
-        if others:
-            second = max(others, key=lambda each: each.images_per_s)
-            told += f", {best.images_per_s / second.images_per_s:.2f}× of {second.layout} on {second.ranks} rank(s)"
-        return best, told
-    base = plainest(of)
-    gains = [(each, _gain(each, base)) for each in of if each != base]
-    clear = [(each, gain) for each, gain in gains if gain.is_clear()]
-    if clear:
-        best, gain = max(clear, key=lambda each: each[1].ratio)
-        return best, f"{best.images_per_s:.4g} images/s measured: {gain.words()}"
-    told = f"{base.images_per_s:.4g} images/s measured"
-    if gains:
-        told += f"; nothing is clearly faster: {max(gains, key=lambda each: each[1].ratio)[1].words()}"
-    return base, told
-
-
-def _gain(one: Candidate, base: Candidate) -> Gain:
-    """Of its rate, turn by turn."""
-    name, of = (f"{each.layout} on {each.ranks} rank(s) in {each.precision}" for each in (one, base))
-    rates = [[each.batch / turn_s for turn_s in each.turns_s] for each in (one, base)]
-    return Gain("execution.layout", name, of, tuple(mine / its for mine, its in zip(*rates, strict=True)))
 
 
 def lost(timeline: Timeline) -> str:
@@ -270,7 +230,7 @@ def blocks_of(about: Question, layout: Layout, *, number_format: str) -> list[Bl
     if calibration is None:
         rate = about.cluster.device.flop_per_s.get(number_format)
         return None if rate is None else [block.timed(rate) for block in about.counted]
-    measured = _like(about, calibration, layout.ranks)
+    measured = like(about, calibration, layout.ranks)
     blocks = calibration.blocks(
         about.counted, ranks=measured.ranks, number_format=number_format,
         are_norms_shared=layout.data_ranks > 1 and not layout.is_periodic,
@@ -279,7 +239,7 @@ def blocks_of(about: Question, layout: Layout, *, number_format: str) -> list[Bl
     return [replace(b, forward=b.forward * (1 / speed), backward=b.backward * (1 / speed)) for b in blocks]
 
 
-def _like(about: Question, calibration: Calibration, ranks: int) -> Measured:
+def like(about: Question, calibration: Calibration, ranks: int) -> Measured:
     """What was measured that a rank is like: of the machine itself, beside as many others; of a file's nodes, alone with all
     cores where a node has one rank, else one of as many as this machine has cores or GPUs."""
     if about.cluster.is_measured:
@@ -287,16 +247,31 @@ def _like(about: Question, calibration: Calibration, ranks: int) -> Measured:
     return calibration.by_ranks[1 if about.cluster.devices == 1 else max(calibration.by_ranks)]
 
 
-def asked_of(about: Question, layout: Layout, *, batch: int, number_format: str, machines: Cluster) -> Asked:
-    """The step that the layout would make on the `machines`."""
+def _microbatches(about: Question, layout: Layout, *, batch: int) -> list[int]:
+    """How many a step may be cut into: first what training takes by itself; of a pipeline where they are open, also the powers
+    of two below that, with longer bubbles and less that is fixed."""
+    config = about.config
+    if layout.pp == 1 or layout.schedule == "sequential" or "train.microbatches" in config.asked:
+        return [config.train.microbatches]
+    most = batch // (layouting.ROWS_LEAST * layout.data_ranks)
+    usual = max(1, min(layouting.MICROBATCHES_PER_STAGE * layout.pp, most))
+    return [usual, *(1 << power for power in reversed(range((usual - 1).bit_length())))]
+
+
+def asked_of(
+    about: Question,
+    layout: Layout,
+    *,
+    batch: int,
+    number_format: str,
+    machines: Cluster,
+    microbatches: int | None = None,
+) -> Asked:
+    """The step that the layout would make on the `machines`. `microbatches`: None: as training takes them by itself."""
     config, calibration = about.config, about.calibration
     is_short = number_format != "fp32"
-    microbatches = config.train.microbatches
-    if layout.pp > 1 and layout.schedule != "sequential" and "train.microbatches" not in config.asked:
-        most = batch // (layouting.ROWS_LEAST * layout.data_ranks)
-        microbatches = max(1, min(layouting.MICROBATCHES_PER_STAGE * layout.pp, most))
     asked = Asked(
-        batch, microbatches, config.augment.row_unit,
+        batch, microbatches or _microbatches(about, layout, batch=batch)[0], config.augment.row_unit,
         weight_bytes=2.0 if is_short else 4.0, activation_bytes=2.0 if is_short else 4.0,
         gradient_bytes=2.0 if config.train.compress_gradients else 4.0,
         sync_every=config.train.sync_every or layouting.SYNC_EVERY,
@@ -304,7 +279,7 @@ def asked_of(about: Question, layout: Layout, *, batch: int, number_format: str,
     )  # fmt: skip
     if calibration is None:
         return asked
-    measured = _like(about, calibration, layout.ranks)
+    measured = like(about, calibration, layout.ranks)
     steps = measured.steps[number_format]
     numbers = sum(block.numbers for block in about.counted)
     slower, speed = max(1.0, steps.alone), about.cluster.device.speed or 1.0
@@ -342,7 +317,7 @@ def kept_of(about: Question, machines: Cluster, number_format: str) -> Kept:
     kept = Kept(config.data.image_px or 0, config.optim.name, config.train.ema is not None)
     base = 0.0
     if about.calibration is not None and machines.device.kind == "cpu":  # on a GPU the process is not in its memory
-        measured = _like(about, about.calibration, machines.devices)
+        measured = like(about, about.calibration, machines.devices)
         name, ranks = ("ddp", measured.ranks) if measured.ranks > 1 else ("serial", None)
         layout = layouts.parse(name, ranks=ranks)
         unit = config.augment.row_unit

@@ -1,32 +1,26 @@
 """Real steps of one layout on this machine, as a run makes them: what is sent is sent, gradient buckets are fitted to the link,
-and the next batches are cropped beside the step by as many input threads. What a run does besides, reading its pack, costs
-nothing that could be told here."""
+and the next batches are made beside the step by as many input threads, by the loader's own code (inputs.py). What a run does
+besides, reading its pack, costs nothing that could be told here."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-import numpy as np
-
 from fanlight.config import Config, from_document
-from fanlight.data import augment
 from fanlight.errors import FanlightError
 from fanlight.parallel import link
 from fanlight.parallel.comm import World
 from fanlight.parallel.launch import Pool
-from fanlight.plan import turns
+from fanlight.plan import inputs, turns
 from fanlight.train import memory, probe
 
 JOB, TURN = "fanlight.plan.confirm:rank_steps", "fanlight.plan.confirm:rank_turn"
 PRELOAD = ("torch", "timm", "cv2", "fanlight.plan.confirm")
 WARMUP = 2
-AHEAD = 1  # batches beside those that the input threads make, as data/loader.py keeps them
 
 
 @dataclass(frozen=True)
@@ -111,36 +105,23 @@ _KEPT: dict[str, _Ready] = {}  # of this process, which ends with its pool
 
 
 class _Crops:
-    """A batch's images cropped ahead of time by input threads, from a canvas of nothing: the arithmetic is the same."""
+    """A rank's images made ahead of time by input threads, as a run makes them; none where its layers begin with others'."""
 
     def __init__(self, config: Config, *, rows: int):
-        side, px = config.data.canvas_px or 0, config.data.image_px or 0
-        self._canvas, self._out = np.zeros((side, side, 3), np.uint8), (rows, px, px, 3)
-        places, sides = np.zeros(rows, np.int64), np.full(rows, side, np.int64)
-        self._boxes = augment.Boxes(left=places, top=places, width=sides, height=sides, mirror=np.arange(rows) % 2 == 0)
-        workers = config.execution.workers or 1
-        self._threads = ThreadPoolExecutor(workers)
-        self._ahead: deque[Future[np.ndarray]] = deque(
-            self._threads.submit(self._batch) for _ in range(workers + AHEAD)
-        )
+        self._made = inputs.Batches(config, rows=rows, workers=config.execution.workers or 1) if rows else None
 
     def close(self) -> None:
-        self._threads.shutdown(cancel_futures=True)
+        if self._made is not None:
+            self._made.close()
 
     def settle(self) -> None:
         """Waits for what was begun, so that nothing is cropped beside another's turn."""
-        for batch in self._ahead:
-            batch.result()
+        if self._made is not None:
+            self._made.settle()
 
     def wait(self) -> float:
         """Seconds until the next batch is there; another is begun."""
         begin = time.perf_counter()
-        self._ahead.popleft().result()
-        self._ahead.append(self._threads.submit(self._batch))
+        if self._made is not None:
+            next(self._made)
         return time.perf_counter() - begin
-
-    def _batch(self) -> np.ndarray:
-        made = np.empty(self._out, np.uint8)
-        for index in range(len(made)):
-            augment.cut(self._canvas, self._boxes, index, out=made[index])
-        return made

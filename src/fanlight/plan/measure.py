@@ -28,23 +28,21 @@ from dataclasses import replace
 from importlib import metadata
 from typing import Any
 
-import numpy as np
 import torch
 
 from fanlight import __version__, console, machine
 from fanlight.config import Config
-from fanlight.data import augment, cache
+from fanlight.data import cache
 from fanlight.parallel import link
-from fanlight.plan import calibration, cost, sharding, turns, waiting
+from fanlight.plan import calibration, cost, inputs, sharding, turns, waiting
 from fanlight.plan.blocks import Block
 from fanlight.plan.calibration import Calibration, Measured, Piece, Steps
 from fanlight.plan.pools import Pools
 from fanlight.train import devices
 
 FOLDER = "plans"  # in the cache
-FORM = 6  # of what is kept: a file of another is measured anew
+FORM = 7  # of what is kept: a file of another is measured anew
 DECIDES = ("OMP_", "KMP_", "GOMP_", "MKL_", "DNNL_", "ONEDNN_", "ATEN_", "MALLOC_", "LD_PRELOAD")  # environment
-CUTS = 40  # images whose cropping is timed
 Turn = dict[str, Any]  # of one rank: steps of both sizes, silent and joined, and one alone
 Answer = dict[str, Any]
 Answers = tuple[list[Answer], list[list[Answer]]]  # of the ranks to their beginning; to each window
@@ -81,7 +79,7 @@ def calibrate(
                 by_ranks[count] = _of(first, windows, ranks=count, threads=threads_of(config, ranks=count, cores=cores))
                 shares |= _shares(windows) if count == 1 else {}
     took_s = time.perf_counter() - begin + (kept.took_s if kept else 0.0)
-    input_s = kept.input_s if kept else _input_s(config)
+    input_s = kept.input_s if kept else inputs.seconds(config)
     found = Calibration(mark, took_s, shares, dict(sorted(by_ranks.items())), input_s)
     found = waiting.fitted(found, config, counted)
     calibration.write(path, found)
@@ -247,16 +245,3 @@ def _joined(window: list[list[Turn]], size: int) -> float:
 
 def _sum(row: dict[str, float], *parts: str) -> float:
     return sum(row[part] for part in parts)
-
-
-def _input_s(config: Config) -> float:
-    """Seconds of cropping one canvas to the model's square, on one thread."""
-    side, px = config.data.canvas_px or 0, config.data.image_px or 0
-    canvas, out = np.zeros((side, side, 3), np.uint8), np.empty((px, px, 3), np.uint8)
-    places = np.zeros(CUTS, np.int64)
-    sides = np.full(CUTS, side, np.int64)
-    boxes = augment.Boxes(left=places, top=places, width=sides, height=sides, mirror=np.arange(CUTS) % 2 == 0)
-    begin = time.perf_counter()
-    for index in range(CUTS):
-        augment.cut(canvas, boxes, index, out=out)
-    return (time.perf_counter() - begin) / CUTS

@@ -17,7 +17,7 @@ from fanlight.data.manifest import Manifest
 from fanlight.errors import ConfigError, FanlightError
 from fanlight.models import freeze, zoo
 from fanlight.parallel import layout as layouts
-from fanlight.plan import choose, counting, dividing, lock, measure, trace, trial
+from fanlight.plan import batches, choice, choose, counting, dividing, lock, measure, trace, trial
 from fanlight.plan import cluster as clusters
 from fanlight.plan.blocks import Block
 from fanlight.plan.calibration import Calibration
@@ -32,7 +32,7 @@ PLAIN: dict[str, object] = {
 }  # fmt: skip
 MOST_S = 120.0  # that a plan takes, measuring, and starting and trying the best
 TRIAL_S, TRIAL_LEAST_S = 60.0, 20.0  # of it for trying: at most, and where measuring took nearly all
-UNSEEN = ("execution.autotune", "execution.pack")  # of PLAIN: nothing of a plan would be another with them
+UNSEEN = ("execution.autotune", "execution.pack")  # of PLAIN: not left out, but of no use, or said elsewhere
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def plan(config: Config, wanted: Wanted, *, command: str) -> dict[str, Any]:
     """The document that `--json` promises. ConfigError for machines or a config that cannot be, and where nothing fits."""
     _warn_of_unplanned(config)
     about, found = foretold(config, wanted)
-    best, reason = choose.choose(found, precision_is_open=config.train.precision is None, about=about)
+    best, reason = choice.choose(found, precision_is_open=config.train.precision is None, about=about)
     _say(found, best, reason, about.cluster)
     if wanted.trace is not None:
         title = f"{best.layout} on {best.ranks} rank(s) of {about.cluster.name}, simulated"
@@ -66,7 +66,12 @@ def plan(config: Config, wanted: Wanted, *, command: str) -> dict[str, Any]:
 def foretold(config: Config, wanted: Wanted) -> tuple[Question, list[Candidate]]:
     """Every way to train it on the machines that are wanted, the best of them tried where they are here."""
     asked = config.with_values(layouting.PLAIN)
-    asked_precision, asked_batch = config.train.precision, config.train.batch_size
+    asked_precision = config.train.precision
+    if config.execution.pack is False:
+        console.warn(
+            "decoding is in no rate here", why="Without a pack every image is decoded in every epoch, and a plan only crops",
+            do="Leave --no-pack out (execution.pack), or look at the run's input wait",
+        )  # fmt: skip
     other = clusters.read(wanted.cluster) if wanted.cluster is not None else None
     if other is not None:
         clusters.check_ranks(other, wanted.ranks or (other.ranks,))
@@ -82,13 +87,12 @@ def foretold(config: Config, wanted: Wanted) -> tuple[Question, list[Candidate]]
         if other is None or other.device.speed is not None:
             held.enter_context(lock.alone())
         pools = held.enter_context(Pools(device))
-        return _foretold(config, manifest, wanted, other, asked=asked, is_batch_open=asked_batch is None, pools=pools)
+        return _foretold(config, manifest, wanted, other, asked=asked, pools=pools)
 
 
 def _foretold(
-    config: Config, manifest: Manifest, wanted: Wanted, other: Cluster | None, *, asked: Config, is_batch_open: bool,
-    pools: Pools,
-) -> tuple[Question, list[Candidate]]:  # fmt: skip
+    config: Config, manifest: Manifest, wanted: Wanted, other: Cluster | None, *, asked: Config, pools: Pools
+) -> tuple[Question, list[Candidate]]:
     """As `foretold`, of the resolved `config`; `asked`: as it was before."""
     budget = autotune.Budget(MOST_S)
     device, classes = config.execution.device or "cpu", len(manifest.classes)
@@ -96,6 +100,9 @@ def _foretold(
         for ranks in (1, measure.places(device)):
             pools.of(ranks, measure.threads_of(config, ranks=ranks, cores=machine.cores_usable()))
     counted, undivided = network_of(config, classes=classes)
+    images, rows, is_open = len(manifest.rows("train")), config.train.batch_size or 1, batches.is_open(asked)
+    if is_open:
+        config = batches.calibrated(config, counted, images=images)
     precisions = _precisions(asked.train.precision, other, here=device)
     calibration = None
     if other is None or other.device.speed is not None:
@@ -110,12 +117,13 @@ def _foretold(
     if asked.train.compress_gradients is not None:  # what is sent is smaller; what was measured sent nothing
         config = config.with_value("train.compress_gradients", asked.train.compress_gradients)
     about = Question(
-        config, counted, len(manifest.rows("train")), target, calibration, rows=config.train.batch_size or 1,
-        is_weak=other is not None and is_batch_open, undivided=undivided, asked=asked,
+        config, counted, images, target, calibration, rows=rows,
+        is_weak=other is not None and asked.train.batch_size is None and not is_open, undivided=undivided, asked=asked,
     )  # fmt: skip
     found: list[Candidate] = []
     for ranks in dict.fromkeys((*(() if wanted.only else (1,)), *(wanted.ranks or (target.ranks,)))):
-        found += choose.candidates(about, ranks=ranks, precisions=precisions)
+        predict = batches.predicted if is_open else choose.predicted
+        found += choose.candidates(about, ranks=ranks, precisions=precisions, predict=predict)
     if other is None and wanted.confirm:
         trying = autotune.Budget(min(TRIAL_S, max(TRIAL_LEAST_S, budget.left_s)))
         found = trial.tried(found, about, classes=classes, most=measure.places(device), pools=pools, budget=trying)
@@ -130,22 +138,39 @@ def decided(config: Config) -> Config:
             f"--layout auto beside a --time-limit of {console.seconds_text(limit_s)}: a plan may take two minutes of it; name "
             "a layout, or allow 2m or more"
         )
+    if config.execution.compile:
+        console.warn(
+            "layouts are compared uncompiled, and the one that is chosen is compiled",
+            why="Compiling each takes longer than a plan may; compiled steps compute faster and send no less, so ranks gain less "
+            "than they are told to",
+            do="For a long run, try --compile with --layout serial and with --layout ddp",
+        )  # fmt: skip
     ranks = config.execution.ranks
     about, found = foretold(config, Wanted(ranks=() if ranks is None else (ranks,), only=ranks is not None))
-    best, reason = choose.choose(found, precision_is_open=config.train.precision is None, about=about)
-    console.say(f"Layout {best.layout} on {best.ranks} rank(s) in {best.precision}: {reason}")
+    best, reason = choice.choose(found, precision_is_open=config.train.precision is None, about=about)
+    batch = f", batch {best.batch}" if batches.is_open(config) else ""
+    console.say(f"Layout {best.layout} on {best.ranks} rank(s) in {best.precision}{batch}: {reason}")
     values: dict[str, object] = {
         "execution.layout": best.layout,
         "execution.ranks": best.ranks,
         "train.precision": best.precision,
     }
+    reasons = {"execution.layout": f"planned: {reason}; {choice.compared(best, found)}"}
+    if config.execution.ranks is None:
+        reasons["execution.ranks"] = "planned with the layout"
+    if config.train.precision is None:
+        reasons["train.precision"] = "planned with the layout"
     if (
         best.ranks > 1
         and layouts.parse(best.layout, ranks=best.ranks).pp > 1
         and "train.microbatches" not in config.asked
     ):
         values["train.microbatches"] = best.microbatches
-    return config.with_values(values)
+        reasons["train.microbatches"] = f"planned: as many as layout {best.layout} is fastest with"
+    if batches.is_open(config):
+        values["train.batch_size"] = best.batch
+        reasons["train.batch_size"] = f"planned, of simulated rates; {best.batch_reason}"
+    return replace(config.with_values(values), planned=reasons)
 
 
 def _warn_of_unplanned(config: Config) -> None:
@@ -274,6 +299,7 @@ def _say(found: Sequence[Candidate], best: Candidate, reason: str, target: Clust
         console.say(
             f"{mark} {each.layout:<22}{each.ranks:>6}  {each.precision:<7}{each.batch:>7}{each.images_per_s:>10.4g}  "
             f"{f'{low:.4g} … {high:.4g}':<17}{console.bytes_text(each.bytes):>9}  {each.source};{note} {each.reason}"
+            + (f"; batch by {each.batch_reason}" if each.batch_reason else "")
         )
     refused: dict[tuple[int, str], list[tuple[str, str]]] = {}  # what many share is said once
     for each in found:

@@ -14,7 +14,8 @@ from fanlight import console, machine
 from fanlight.config import Config
 from fanlight.errors import FanlightError
 from fanlight.plan import confirm, measure
-from fanlight.plan.choose import MEMORY_SHARE, Candidate, Question, plainest
+from fanlight.plan.choice import plainest
+from fanlight.plan.choose import MEMORY_SHARE, Candidate, Question
 from fanlight.plan.pools import Pools
 from fanlight.train import autotune
 

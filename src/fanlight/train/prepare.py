@@ -155,7 +155,7 @@ def prepare(
     run = folder.create(config.data.path, choices.config.model.name or "model", out=out)
     with folder.whole_or_gone(run):
         configuration.write(run / "config.yaml", found.asked)
-        configuration.write(run / "resolved.yaml", choices.config, reasons=choices.reasons)
+        configuration.write(run / "resolved.yaml", choices.config, reasons={**config.planned, **choices.reasons})
         manifest.save(run / "manifest.parquet")
         tasks.of(choices.config, manifest).keep(run)
         _write_environment(run, choices.config, command)
@@ -313,7 +313,8 @@ def take_changes(
         if now == then or (key == "data.path" and folder.same_data(now, then)):
             continue
         if section != "execution":
-            if now == before:  # the first command, given again
+            is_planned = now is None and key in configuration.AUTO and config.train.batch_auto
+            if now == before or is_planned:  # the first command, given again
                 continue
             raise ConfigError(
                 f"{key} is {then} in {run} and cannot become {now}: it would be another run. Leave it out to continue, "

@@ -1,0 +1,86 @@
+"""Which of the candidates to train with, and why in words. What was measured counts before what is only foretold."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fanlight.errors import ConfigError
+from fanlight.plan import remedies
+from fanlight.plan.choose import NAMES, Candidate, Question
+from fanlight.train import precision
+from fanlight.train.autotune import Gain
+
+
+def choose(
+    found: Sequence[Candidate], *, precision_is_open: bool, about: Question | None = None
+) -> tuple[Candidate, str]:
+    """The fastest that fits and computes what the serial run does, and why. ConfigError where nothing fits: by how much, and
+    what of the question `about` would."""
+    fitting = [each for each in found if each.fits and not each.is_other]
+    if not fitting:
+        raise ConfigError(remedies.nothing_fits(found, about))
+    exact = [each for each in fitting if each.precision == "fp32"]
+    fitting = [each for each in fitting if each.turns_s] or fitting
+    best, told = _clearest(fitting)
+    exact = [each for each in fitting if each.precision == "fp32"] or exact
+    if precision_is_open and best.precision != "fp32" and exact:
+        whole, why = _clearest(exact)
+        if best.images_per_s < precision.PAYS * whole.images_per_s:  # a shorter format costs accuracy
+            best, told = whole, why
+    told += f"; of its step, {best.reason}" if best.reason else ""
+    return best, f"{told}; batch {best.batch} by {best.batch_reason}" if best.batch_reason else told
+
+
+def compared(best: Candidate, found: Sequence[Candidate]) -> str:
+    """What a choice was made among, in words."""
+    others = sorted((each for each in found if each.fits and each != best), key=lambda each: -each.images_per_s)
+    measured = [
+        f"{each.layout} on {each.ranks} rank(s) in {each.precision} {each.images_per_s:.4g}"
+        for each in others
+        if each.turns_s
+    ]
+    told = [f"{', '.join(measured)} images/s measured ({len(best.turns_s)} turns each)"] if measured else []
+    rest = len(others) - len(measured)
+    told += [f"{rest} that {'was' if rest == 1 else 'were'} only simulated"] if rest else []
+    return f"compared with {' and '.join(told)}" if told else "nothing else fits"
+
+
+def plainest(of: Sequence[Candidate]) -> Candidate:
+    """The one that needs no reason: of fewest ranks, in fp32, of the layout that is named first."""
+    order = ("serial", *NAMES)
+
+    def key(one: Candidate) -> tuple[int, bool, int, float]:
+        place = order.index(one.layout) if one.layout in order else len(order)
+        return one.ranks, one.precision != "fp32", place, -one.images_per_s
+
+    return min(of, key=key)
+
+
+def _clearest(of: Sequence[Candidate]) -> tuple[Candidate, str]:
+    """The fastest, and what it is held against in words. Where they were measured, another than the plainest must be clearly
+    faster, in turns: ranks take seconds to start, and what noise chose is another one tomorrow."""
+    best = max(of, key=lambda each: each.images_per_s)
+    others = [each for each in of if each != best and each.precision == best.precision]
+    if not best.turns_s:
+        told = f"{best.images_per_s:.4g} images/s {best.source}"
+        if others:
+            second = max(others, key=lambda each: each.images_per_s)
+            told += f", {best.images_per_s / second.images_per_s:.2f}× of {second.layout} on {second.ranks} rank(s)"
+        return best, told
+    base = plainest(of)
+    gains = [(each, _gain(each, base)) for each in of if each != base]
+    clear = [(each, gain) for each, gain in gains if gain.is_clear()]
+    if clear:
+        best, gain = max(clear, key=lambda each: each[1].ratio)
+        return best, f"{best.images_per_s:.4g} images/s measured: {gain.words()}"
+    told = f"{base.images_per_s:.4g} images/s measured"
+    if gains:
+        told += f"; nothing is clearly faster: {max(gains, key=lambda each: each[1].ratio)[1].words()}"
+    return base, told
+
+
+def _gain(one: Candidate, base: Candidate) -> Gain:
+    """Of its rate, turn by turn."""
+    name, of = (f"{each.layout} on {each.ranks} rank(s) in {each.precision}" for each in (one, base))
+    rates = [[each.batch / turn_s for turn_s in each.turns_s] for each in (one, base)]
+    return Gain("execution.layout", name, of, tuple(mine / its for mine, its in zip(*rates, strict=True)))
