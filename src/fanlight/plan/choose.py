@@ -80,6 +80,7 @@ class Question:
     is_weak: bool = False  # the batch grows with the ranks
     undivided: Callable[[int], str] = lambda ranks: ""  # why so many ranks cannot divide the network's layers
     asked: Config | None = None  # what a run would be, besides its layout; None: as `config`
+    unrecomputed: str = ""  # why training could not recompute the network's blocks; empty: it can
 
 
 def candidates(about: Question, *, ranks: int, precisions: Sequence[str]) -> list[Candidate]:
@@ -120,10 +121,15 @@ def machines_of(about: Question, *, ranks: int, number_format: str) -> Cluster:
     return described.over(ranks)
 
 
+def batch_of(about: Question, *, ranks: int) -> int:
+    """Images in a step of so many ranks."""
+    return about.rows * ranks if about.is_weak else about.config.train.batch_size or 1
+
+
 def predicted(about: Question, name: str, *, ranks: int, number_format: str) -> Candidate:
     """One of them."""
     machines = machines_of(about, ranks=ranks, number_format=number_format)
-    batch = about.rows * ranks if about.is_weak else about.config.train.batch_size or 1
+    batch = batch_of(about, ranks=ranks)
 
     def refused(reason: str) -> Candidate:
         return Candidate(name, ranks, number_format, batch, 1, 0.0, (0.0, 0.0), 0.0, False, reason, "")
@@ -157,7 +163,7 @@ def predicted(about: Question, name: str, *, ranks: int, number_format: str) -> 
     )  # fmt: skip
     size = memory.of(layout, blocks, asked, kept_of(about, machines, number_format)).total
     room = MEMORY_SHARE * machines.memory_bytes
-    why = _too_few(about, batch=batch)
+    why = too_few(about, batch=batch)
     if size > room:
         room_text = bytes_text(room)
         why = f"takes {bytes_text(size)} of the {room_text} that a rank may have, {bytes_text(size - room)} too much"
@@ -278,7 +284,7 @@ def asked_of(about: Question, layout: Layout, *, batch: int, number_format: str,
     )  # fmt: skip
 
 
-def _too_few(about: Question, *, batch: int) -> str:
+def too_few(about: Question, *, batch: int) -> str:
     """Why a batch that grew with its ranks is too large for the data; empty where it is not, or did not grow."""
     if about.is_weak and batch > about.rows and batch * batchsize.STEPS_PER_EPOCH > about.images:
         return (
@@ -304,7 +310,7 @@ def kept_of(about: Question, machines: Cluster, number_format: str) -> Kept:
         name, ranks = ("ddp", measured.ranks) if measured.ranks > 1 else ("serial", None)
         layout = layouts.parse(name, ranks=ranks)
         unit = config.augment.row_unit
-        asked = Asked(measured.peak_batch // unit * unit, config.train.microbatches, unit)
+        asked = Asked(measured.peak_batch // unit * unit, measured.microbatches, unit)
         told = memory.of(layout, about.counted, asked, kept)
         # What a process takes beside a step: measured at a small batch, less what the arithmetic says of that.
         base = max(measured.base_bytes, measured.peak_bytes - (told.total - told.batches))

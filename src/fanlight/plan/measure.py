@@ -43,7 +43,7 @@ from fanlight.train import devices
 
 FOLDER = "plans"  # in the cache
 PRELOAD = ("torch", "timm", "cv2", "fanlight.plan.turns")
-FORM = 6  # of what is kept: a file of another is measured anew
+FORM = 7  # of what is kept: a file of another is measured anew
 DECIDES = ("OMP_", "KMP_", "GOMP_", "MKL_", "DNNL_", "ONEDNN_", "ATEN_", "MALLOC_", "LD_PRELOAD")  # environment
 CUTS = 40  # images whose cropping is timed
 Turn = dict[str, Any]  # of one rank: steps of both sizes, silent and joined, and one alone
@@ -155,15 +155,13 @@ def _of(first: list[Answer], windows: list[list[Answer]], *, ranks: int, threads
     }
     base, peak = (round(statistics.fmean(a[key] for a in first)) for key in ("base_bytes", "peak_bytes"))
     held = (base, peak, int(first[0]["peak_batch"]))
-    gpu = {key: first[0][key] for key in ("gpu", "gpu_bytes")}
+    about = {"sizes": sizes, "microbatches": microbatches, **{key: first[0][key] for key in ("gpu", "gpu_bytes")}}
     if ranks == 1:
-        return Measured(ranks, threads, steps, *held, sizes=sizes, **gpu)
+        return Measured(ranks, threads, steps, *held, **about)
     links = [link.Sending.of(window[0]["links"]) for window in windows]
     reduced_s = {size: statistics.median(each.all_reduce_s[size] for each in links) for size in links[0].all_reduce_s}
     sent = cost.collective(reduced_s, statistics.median(each.gather_s for each in links))
-    found = Measured(
-        ranks, threads, steps, *held, *sent, statistics.median(each.steals for each in links), sizes=sizes, **gpu
-    )
+    found = Measured(ranks, threads, steps, *held, *sent, statistics.median(each.steals for each in links), **about)
     passes = [sharding.Passes.of(window[0]["sharding"]) for window in windows if window[0]["sharding"]]
     return replace(found, passes=sharding.lines(passes)) if passes else found
 

@@ -14,7 +14,7 @@ from fanlight.data import split
 from fanlight.data.checkup import up_to_date
 from fanlight.data.manifest import Manifest
 from fanlight.errors import ConfigError, FanlightError
-from fanlight.models import freeze, zoo
+from fanlight.models import freeze, recompute, zoo
 from fanlight.parallel import layout as layouts
 from fanlight.plan import choose, confirm, counting, dividing, lock, measure, trace
 from fanlight.plan import cluster as clusters
@@ -75,7 +75,9 @@ def foretold(config: Config, wanted: Wanted) -> tuple[Question, list[Candidate]]
     if asked_precision is not None:
         _precisions(asked_precision, other, here=device)  # refused before anything is read
     config, manifest = resolved(config, device=device)
-    counted, undivided = network_of(config, classes=len(manifest.classes))
+    counted, undivided, unrecomputed = network_of(config, classes=len(manifest.classes))
+    if config.execution.recompute and unrecomputed:
+        raise ConfigError(unrecomputed)
     precisions = _precisions(asked_precision, other, here=config.execution.device or "cpu")
     calibration = None
     if other is None or other.device.speed is not None:
@@ -93,6 +95,7 @@ def foretold(config: Config, wanted: Wanted) -> tuple[Question, list[Candidate]]
     about = Question(
         config, counted, len(manifest.rows("train")), target, calibration, rows=config.train.batch_size or 1,
         is_weak=other is not None and asked_batch is None, undivided=undivided, asked=asked,
+        unrecomputed=unrecomputed,
     )  # fmt: skip
     found: list[Candidate] = []
     for ranks in dict.fromkeys((1, *(wanted.ranks or (target.ranks,)))):
@@ -194,8 +197,9 @@ def resolved(config: Config, *, device: str = "cpu") -> tuple[Config, Manifest]:
     return replace(choices.config, asked=asked), manifest
 
 
-def network_of(config: Config, *, classes: int) -> tuple[list[Block], Callable[[int], str]]:
-    """The network's pieces, and why so many ranks could not divide its layers."""
+def network_of(config: Config, *, classes: int) -> tuple[list[Block], Callable[[int], str], str]:
+    """The network's pieces, why so many ranks could not divide its layers, and why its blocks cannot be recomputed (empty: they
+    can)."""
     model = zoo.create(config.model.name or "", classes=classes, image_px=config.data.image_px or 0, seed=0).model
     if config.model.freeze:
         freeze.freeze(model)
@@ -209,7 +213,7 @@ def network_of(config: Config, *, classes: int) -> tuple[list[Block], Callable[[
             f"({(str(error).splitlines() or [type(error).__name__])[0]}); name a --layout, and let `fanlight study` compare "
             "several"
         ) from None
-    return counted, dividing.refusals(model.to("meta"))
+    return counted, dividing.refusals(model.to("meta")), recompute.why_not(model)
 
 
 def _precisions(asked: str | None, other: Cluster | None, *, here: str) -> list[str]:
