@@ -270,3 +270,11 @@ def test_a_measured_machine_predicts_its_own_steps():
 def test_a_band_is_around_what_is_foretold():
     low, high = band.around(lambda cluster: 100 / (1 + cluster.spread), GPUS)
     assert low == pytest.approx(100 / 1.04 / 1.03) and high == pytest.approx(100 / 1.01 * 1.03)
+
+
+@pytest.mark.parametrize("field", ["spread", "contention", "steals", "overhead_s", "tensor_s"])
+def test_a_band_varies_what_is_not_known_well(field):
+    """Half and twice of each."""
+    known = replace(GPUS, **{field: 0.4})
+    low, high = band.around(lambda cluster: 1 / getattr(cluster, field), known)
+    assert (low, high) == pytest.approx((1 / 0.8 / 1.03, 1 / 0.2 * 1.03))
