@@ -278,3 +278,15 @@ def test_a_band_varies_what_is_not_known_well(field):
     known = replace(GPUS, **{field: 0.4})
     low, high = band.around(lambda cluster: 1 / getattr(cluster, field), known)
     assert (low, high) == pytest.approx((1 / 0.8 / 1.03, 1 / 0.2 * 1.03))
+
+
+def test_a_process_takes_memory_where_nothing_was_measured():
+    """On CPUs of which a file says what they achieve; a GPU's process is not in its memory."""
+    base = {}
+    for kind in ("cpu", "cuda"):
+        cluster = replace(GPUS, device=replace(GPUS.device, kind=kind))
+        base[kind] = choose.kept_of(question(cluster=cluster), cluster, "fp32").base
+    assert base == {"cpu": choose.PROCESS_BYTES, "cuda": 0.0}
+    small = replace(GPUS, device=Device("cpu", "made", 4 * 0.5e9, {"fp32": 1e12}))
+    found = choose.predicted(question(cluster=small), "ddp", ranks=4, number_format="fp32")
+    assert not found.fits and "too much" in found.reason, "half a gigabyte is not enough for torch itself"
