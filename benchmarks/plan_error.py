@@ -76,7 +76,7 @@ def jobs(data: str, models: list[str], *, formats: list[str], limit: int | None,
         flags = {"model.name": model, "train.batch_size": CALIBRATED, "data.limit": limit, "data.image_px": image_px}
         config, manifest = planning.resolved(assemble(data, recipe=None, config=None, flags=flags, values=[]))
         classes = len(manifest.classes)
-        counted, _ = planning.network_of(config, classes=classes)
+        counted, *_ = planning.network_of(config, classes=classes)
         calibration = measure.calibrate(config, counted, classes=classes, precisions=formats)
         here = calibration.by_ranks[max(calibration.by_ranks)].cluster("this machine")
         images = len(manifest.rows("train"))

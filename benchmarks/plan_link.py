@@ -70,7 +70,7 @@ def foretold(
     }  # fmt: skip
     config, manifest = planning.resolved(assemble(data, recipe=None, config=None, flags=flags, values=[]))
     classes = len(manifest.classes)
-    counted, _ = planning.network_of(config, classes=classes)
+    counted, *_ = planning.network_of(config, classes=classes)
     calibration = measure.calibrate(config, counted, classes=classes, precisions=["fp32"], ranks=[2])
     config = replace(config, asked=frozenset({"execution.threads"}))
     found = []

@@ -21,7 +21,7 @@ MEMORY_WITHIN = 0.3  # of the allocator's peak; the floor of 10 % is benchmarks/
 @pytest.mark.parametrize("number_format", ["fp32", "bf16"])
 def test_what_is_foretold_of_one_gpu_is_what_it_does(number_format):
     config = jobs.config(model__name="resnet18", train__batch_size=64, execution__device="cuda", data__image_px=128)
-    counted, undivided = planning.network_of(config, classes=10)
+    counted, undivided, _ = planning.network_of(config, classes=10)
     calibration = measure.calibrate(config, counted, classes=10, precisions=["fp32", "bf16"])
     here = calibration.by_ranks[1].cluster("this machine")
     assert here.device.kind == "cuda" and here.memory_bytes == torch.cuda.get_device_properties(0).total_memory

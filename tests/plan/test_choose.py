@@ -133,7 +133,7 @@ def test_what_does_not_fit_says_by_how_much_and_what_would():
 
 @pytest.mark.parametrize(
     ("room", "way"),
-    [(0.5, "--batch-size"), (0.5, "train.microbatches="), (0.5, "execution.recompute=true"), (0.01, "even one image")],
+    [(0.5, "--batch-size"), (0.5, "train.microbatches="), (0.5, "execution.recompute=true"), (0.001, "even one image")],
 )
 def test_the_way_out_that_is_named_is_one(room, way):
     """In half of what serial takes: with what is named it fits, by the same arithmetic. Where nothing would, that is said."""
@@ -274,3 +274,23 @@ def test_a_measured_machine_predicts_its_own_steps():
 def test_a_band_is_around_what_is_foretold():
     low, high = band.around(lambda cluster: 100 / (1 + cluster.spread), GPUS)
     assert low == pytest.approx(100 / 1.04 / 1.03) and high == pytest.approx(100 / 1.01 * 1.03)
+
+
+@pytest.mark.parametrize("field", ["spread", "contention", "steals", "overhead_s", "tensor_s"])
+def test_a_band_varies_what_is_not_known_well(field):
+    """Half and twice of each."""
+    known = replace(GPUS, **{field: 0.4})
+    low, high = band.around(lambda cluster: 1 / getattr(cluster, field), known)
+    assert (low, high) == pytest.approx((1 / 0.8 / 1.03, 1 / 0.2 * 1.03))
+
+
+def test_a_process_takes_memory_where_nothing_was_measured():
+    """On CPUs of which a file says what they achieve; a GPU's process is not in its memory."""
+    base = {}
+    for kind in ("cpu", "cuda"):
+        cluster = replace(GPUS, device=replace(GPUS.device, kind=kind))
+        base[kind] = choose.kept_of(question(cluster=cluster), cluster, "fp32").base
+    assert base == {"cpu": choose.PROCESS_BYTES, "cuda": 0.0}
+    small = replace(GPUS, device=Device("cpu", "made", 4 * 0.5e9, {"fp32": 1e12}))
+    found = choose.predicted(question(cluster=small), "ddp", ranks=4, number_format="fp32")
+    assert not found.fits and "too much" in found.reason, "half a gigabyte is not enough for torch itself"

@@ -28,17 +28,24 @@ def install(model: nn.Module, keys: Keys) -> int:
     Parameters, names and state stay. `keys` are those of the model's keyed dropout. ConfigError for a network without
     blocks.
     """
+    if why := why_not(model):
+        raise ConfigError(why)
     names = cut.blocks(model)
-    if not names:
-        raise ConfigError(
-            f"execution.recompute: {type(model).__name__} has no blocks that repeat, between which tensors could be kept; "
-            "leave --recompute out, use more --microbatches to save memory, or another --model"
-        )
     for name in names:
         block = model.get_submodule(name)
         block.__dict__[_KEYS] = keys
         block.__dict__["forward"] = types.MethodType(_forward, block)  # a bound method is copied with its module
     return len(names)
+
+
+def why_not(model: nn.Module) -> str:
+    """Why `install` would refuse it; empty where it would not."""
+    if cut.blocks(model):
+        return ""
+    return (
+        f"execution.recompute: {type(model).__name__} has no blocks that repeat, between which tensors could be kept; "
+        "leave --recompute out, use more --microbatches to save memory, or another --model"
+    )
 
 
 def _forward(block: nn.Module, *inputs: Any, **options: Any) -> Any:

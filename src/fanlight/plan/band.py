@@ -1,8 +1,9 @@
 """The band of a prediction: what it would be, were what is least known half or twice as much. Imports no torch.
 
-Links half or twice as fast, spread and contention half or twice as large, each by itself, and computing off by as much as its
-measurement scattered: the lowest and the highest rate of all of these. A band of what is not known well, not a confidence
-interval; benchmarks/plan_backtest.py says how often published curves lie inside.
+Links half or twice as fast; spread, contention, what sending steals, the library's own time of a collective and what preparing
+a gradient takes half or twice as large; each by itself, and computing off by as much as its measurement scattered: the lowest
+and the highest rate of all of these. A band of what is not known well, not a confidence interval; benchmarks/plan_backtest.py
+says how often published curves lie inside.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ def _others(cluster: Cluster) -> Iterator[Cluster]:
         yield replace(cluster, spread=cluster.spread * factor)
         yield replace(cluster, contention=cluster.contention * factor)
         yield replace(cluster, steals=min(1.5, cluster.steals * factor))
+        yield replace(cluster, overhead_s=cluster.overhead_s * factor)
+        yield replace(cluster, tensor_s=cluster.tensor_s * factor)
 
 
 def _times(hop: Hop, factor: float) -> Hop:

@@ -60,6 +60,7 @@ class Measured:
     )  # seconds of a sharded block's forward and backward, by bytes (sharding.py)
     gpu: str = ""  # its name; empty: ranks compute on CPUs
     gpu_bytes: float = 0.0  # of its memory
+    microbatches: int = 1  # of all these steps
 
     def cluster(self, name: str, *, number_format: str | None = None) -> Cluster:
         """This machine as a cluster of one node, `ranks` ranks on it, as it was measured in a number format; None: in the

@@ -35,6 +35,9 @@ PRODUCTS = (
     ("pipe", "tensor"),
 )  # of two degrees
 FILE_NOISE = 0.15  # of a rate that a file tells, of another network and found by others: ResNets differ by as much
+# Of a CPU rank's process beside a step, where nothing was measured: 539 to 564 MB with small-cnn, ResNet-18, ResNet-50 and
+# MobileNetV3 (n = 1 each; torch 2.15.0+cu132 on Linux, one thread: its peak in steps of 8 images less what those hold).
+PROCESS_BYTES = 560e6
 MEMORY_SHARE = batchsize.MEMORY_SHARE  # of what is there: fragments need the rest
 
 
@@ -83,6 +86,7 @@ class Question:
     is_weak: bool = False  # the batch grows with the ranks
     undivided: Callable[[int], str] = lambda ranks: ""  # why so many ranks cannot divide the network's layers
     asked: Config | None = None  # what a run would be, besides its layout; None: as `config`
+    unrecomputed: str = ""  # why training could not recompute the network's blocks; empty: it can
 
 
 def candidates(
@@ -127,12 +131,17 @@ def machines_of(about: Question, *, ranks: int, number_format: str) -> Cluster:
     return described.over(ranks)
 
 
+def batch_of(about: Question, *, ranks: int) -> int:
+    """Images in a step of so many ranks."""
+    return about.rows * ranks if about.is_weak else about.config.train.batch_size or 1
+
+
 def predicted(
     about: Question, name: str, *, ranks: int, number_format: str, batch: int | None = None, has_band: bool = True
 ) -> Candidate:
     """One of them. `batch`: None: as the question has it. Without a band it takes a ninth of the time."""
     machines = machines_of(about, ranks=ranks, number_format=number_format)
-    batch = batch or (about.rows * ranks if about.is_weak else about.config.train.batch_size or 1)
+    batch = batch or batch_of(about, ranks=ranks)
 
     def refused(reason: str) -> Candidate:
         return Candidate(name, ranks, number_format, batch, 1, 0.0, (0.0, 0.0), 0.0, False, reason, "")
@@ -177,7 +186,7 @@ def predicted(
             lambda other: batch / simulate(program(layout, blocks, asked, other)).step_s, machines,
             noise=_noise(about, number_format),
         )  # fmt: skip
-    why = _too_few(about, batch=batch)
+    why = too_few(about, batch=batch)
     if size > room:
         why = f"takes {bytes_text(size)} of the {bytes_text(room)} that a rank may have, {bytes_text(size - room)} too much"
     return Candidate(
@@ -295,7 +304,7 @@ def asked_of(
     )  # fmt: skip
 
 
-def _too_few(about: Question, *, batch: int) -> str:
+def too_few(about: Question, *, batch: int) -> str:
     """Why a batch that grew with its ranks is too large for the data; empty where it is not, or did not grow."""
     if about.is_weak and batch > about.rows and batch * batchsize.STEPS_PER_EPOCH > about.images:
         return (
@@ -315,13 +324,13 @@ def _bucket_mb(layout: Layout, machines: Cluster) -> float:
 def kept_of(about: Question, machines: Cluster, number_format: str) -> Kept:
     config = about.config
     kept = Kept(config.data.image_px or 0, config.optim.name, config.train.ema is not None)
-    base = 0.0
+    base = PROCESS_BYTES if machines.device.kind == "cpu" else 0.0
     if about.calibration is not None and machines.device.kind == "cpu":  # on a GPU the process is not in its memory
         measured = like(about, about.calibration, machines.devices)
         name, ranks = ("ddp", measured.ranks) if measured.ranks > 1 else ("serial", None)
         layout = layouts.parse(name, ranks=ranks)
         unit = config.augment.row_unit
-        asked = Asked(measured.peak_batch // unit * unit, config.train.microbatches, unit)
+        asked = Asked(measured.peak_batch // unit * unit, measured.microbatches, unit)
         told = memory.of(layout, about.counted, asked, kept)
         # What a process takes beside a step: measured at a small batch, less what the arithmetic says of that.
         base = max(measured.base_bytes, measured.peak_bytes - (told.total - told.batches))

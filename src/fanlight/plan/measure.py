@@ -160,15 +160,13 @@ def _of(first: list[Answer], windows: list[list[Answer]], *, ranks: int, threads
     }
     base, peak = (round(statistics.fmean(a[key] for a in first)) for key in ("base_bytes", "peak_bytes"))
     held = (base, peak, int(first[0]["peak_batch"]))
-    gpu = {key: first[0][key] for key in ("gpu", "gpu_bytes")}
+    about = {"sizes": sizes, "microbatches": microbatches, **{key: first[0][key] for key in ("gpu", "gpu_bytes")}}
     if ranks == 1:
-        return Measured(ranks, threads, steps, *held, sizes=sizes, **gpu)
+        return Measured(ranks, threads, steps, *held, **about)
     links = [link.Sending.of(window[0]["links"]) for window in windows]
     reduced_s = {size: statistics.median(each.all_reduce_s[size] for each in links) for size in links[0].all_reduce_s}
     sent = cost.collective(reduced_s, statistics.median(each.gather_s for each in links))
-    found = Measured(
-        ranks, threads, steps, *held, *sent, statistics.median(each.steals for each in links), sizes=sizes, **gpu
-    )
+    found = Measured(ranks, threads, steps, *held, *sent, statistics.median(each.steals for each in links), **about)
     passes = [sharding.Passes.of(window[0]["sharding"]) for window in windows if window[0]["sharding"]]
     return replace(found, passes=sharding.lines(passes)) if passes else found
 

@@ -15,7 +15,7 @@ from fanlight.data import split
 from fanlight.data.checkup import up_to_date
 from fanlight.data.manifest import Manifest
 from fanlight.errors import ConfigError, FanlightError
-from fanlight.models import freeze, zoo
+from fanlight.models import freeze, recompute, zoo
 from fanlight.parallel import layout as layouts
 from fanlight.plan import batches, choice, choose, counting, dividing, lock, measure, trace, trial
 from fanlight.plan import cluster as clusters
@@ -99,7 +99,9 @@ def _foretold(
     if other is None and wanted.confirm and device == "cpu":  # they import what they need while the network is counted
         for ranks in (1, measure.places(device)):
             pools.of(ranks, measure.threads_of(config, ranks=ranks, cores=machine.cores_usable()))
-    counted, undivided = network_of(config, classes=classes)
+    counted, undivided, unrecomputed = network_of(config, classes=classes)
+    if config.execution.recompute and unrecomputed:
+        raise ConfigError(unrecomputed)
     images, rows, is_open = len(manifest.rows("train")), config.train.batch_size or 1, batches.is_open(asked)
     if is_open:
         config = batches.calibrated(config, counted, images=images)
@@ -119,6 +121,7 @@ def _foretold(
     about = Question(
         config, counted, images, target, calibration, rows=rows,
         is_weak=other is not None and asked.train.batch_size is None and not is_open, undivided=undivided, asked=asked,
+        unrecomputed=unrecomputed,
     )  # fmt: skip
     found: list[Candidate] = []
     for ranks in dict.fromkeys((*(() if wanted.only else (1,)), *(wanted.ranks or (target.ranks,)))):
@@ -226,8 +229,9 @@ def resolved(config: Config, *, device: str = "cpu") -> tuple[Config, Manifest]:
     return replace(choices.config, asked=asked), manifest
 
 
-def network_of(config: Config, *, classes: int) -> tuple[list[Block], Callable[[int], str]]:
-    """The network's pieces, and why so many ranks could not divide its layers."""
+def network_of(config: Config, *, classes: int) -> tuple[list[Block], Callable[[int], str], str]:
+    """The network's pieces, why so many ranks could not divide its layers, and why its blocks cannot be recomputed (empty: they
+    can)."""
     model = zoo.create(config.model.name or "", classes=classes, image_px=config.data.image_px or 0, seed=0).model
     if config.model.freeze:
         freeze.freeze(model)
@@ -241,7 +245,7 @@ def network_of(config: Config, *, classes: int) -> tuple[list[Block], Callable[[
             f"({(str(error).splitlines() or [type(error).__name__])[0]}); name a --layout, and let `fanlight study` compare "
             "several"
         ) from None
-    return counted, dividing.refusals(model.to("meta"))
+    return counted, dividing.refusals(model.to("meta")), recompute.why_not(model)
 
 
 def _precisions(asked: str | None, other: Cluster | None, *, here: str) -> list[str]:

@@ -26,9 +26,9 @@ ASSUMED = (
     "step times on every rank, and images as quickly; a slower network gives less."
 )
 BANDED = (
-    "The band is what it would be were links half or twice as fast, contention, scatter and stealing half or twice as large, "
-    "each by itself, and with and without the factor by which the simulation misses the point that a curve goes on from; it is "
-    "no confidence interval."
+    "The band is what it would be were links half or twice as fast, contention, scatter, stealing and the library's own time of "
+    "a collective half or twice as large, each by itself, and with and without the factor by which the simulation misses the "
+    "point that a curve goes on from; it is no confidence interval."
 )
 UNKNOWN = {
     "dataparallel": "data parallelism in one process cannot be simulated",
