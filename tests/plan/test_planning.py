@@ -88,8 +88,9 @@ def test_a_plans_reasons_are_kept(monkeypatch, colours, tmp_path):
     found = [replace(serial(100, source="measured"), batch=8), pipe, candidate("ddp", 90)]
     config = decided(monkeypatch, AUTO.with_value("train.batch_size", "auto"), *found)
     assert config.planned == {
-        "execution.layout": "planned: 200 images/s measured, 2.00× of serial on 1 rank(s); of its step, waiting 3%; batch 16 by "
-        "knee: so it is; compared with serial on 1 rank(s) in fp32 100 images/s measured (n = 10 steps each) and 1 that was "
+        "execution.layout": "planned: 200 images/s measured, 2.00× of serial on 1 rank(s) at batch 8; of its step, waiting 3%; "
+        "batch 16 by knee: so it is; compared with serial on 1 rank(s) in fp32 100 images/s at batch 8 measured "
+        "(n = 10 steps each) and 1 that was "
         "only simulated",
         "execution.ranks": "planned with the layout", "train.precision": "planned with the layout",
         "train.microbatches": "planned: as many as layout pipeline is fastest with",

@@ -217,10 +217,10 @@ def choose(
         raise ConfigError(remedies.nothing_fits(found, about))
     every_exact = [each for each in fitting if each.precision == "fp32"]
     fitting = [each for each in fitting if each.source == "measured"] or fitting
-    best = max(fitting, key=lambda each: each.images_per_s)
+    best = _fastest(fitting)
     exact = [each for each in fitting if each.precision == "fp32"] or every_exact
     if precision_is_open and best.precision != "fp32" and exact:
-        whole = max(exact, key=lambda each: each.images_per_s)
+        whole = _fastest(exact)
         if best.images_per_s < precision.PAYS * whole.images_per_s:  # a shorter format costs accuracy
             best = whole
     others = [each for each in fitting if each != best and each.precision == best.precision]
@@ -228,19 +228,34 @@ def choose(
     if others:
         second = max(others, key=lambda each: each.images_per_s)
         told += f", {best.images_per_s / second.images_per_s:.2f}× of {second.layout} on {second.ranks} rank(s)"
+        told += f" at batch {second.batch}" if second.batch != best.batch else ""
     told += f"; of its step, {best.reason}" if best.reason else ""
     return best, f"{told}; batch {best.batch} by {best.batch_reason}" if best.batch_reason else told
+
+
+def _fastest(found: Sequence[Candidate]) -> Candidate:
+    """Where each has a batch of its own, a larger one must be worth its fewer steps: as much faster as a doubling must be."""
+    best = max(found, key=lambda each: each.images_per_s)
+    if not best.batch_reason:
+        return best
+    near = [
+        each
+        for each in found
+        if each.precision == best.precision and batchsize.WORTH * each.images_per_s > best.images_per_s
+    ]
+    return min(near, key=lambda each: (each.batch, -each.images_per_s))
 
 
 def compared(best: Candidate, found: Sequence[Candidate], *, steps: int) -> str:
     """What a choice was made among, in words. `steps`: of each that was measured."""
     others = sorted((each for each in found if each.fits and each != best), key=lambda each: -each.images_per_s)
     measured = [
-        f"{each.layout} on {each.ranks} rank(s) in {each.precision} {each.images_per_s:.4g}"
+        f"{each.layout} on {each.ranks} rank(s) in {each.precision} {each.images_per_s:.4g} images/s"
+        + (f" at batch {each.batch}" if each.batch != best.batch else "")
         for each in others
         if each.source == "measured"
     ]
-    told = [f"{', '.join(measured)} images/s measured (n = {steps} steps each)"] if measured else []
+    told = [f"{', '.join(measured)} measured (n = {steps} steps each)"] if measured else []
     rest = len(others) - len(measured)
     told += [f"{rest} that {'was' if rest == 1 else 'were'} only simulated"] if rest else []
     return f"compared with {' and '.join(told)}" if told else "nothing else fits"
