@@ -4,13 +4,13 @@ from dataclasses import replace
 
 import pytest
 
-from fanlight.plan import batches, choose
+from fanlight.plan import batches, choice, choose
 from fanlight.plan.cluster import Device
 from fanlight.train import batchsize
 from fanlight.train.batchsize import WORTH
 from plan import jobs
 from plan.made import chain
-from plan.test_choose import BLOCKS, GPUS, question
+from plan.test_choose import BLOCKS, GPUS, candidate, question
 from plan.test_measure import made
 
 
@@ -51,6 +51,21 @@ def test_each_layout_has_a_knee_of_its_own():
     slow.calibration.by_ranks[2] = replace(two, latency_s=0.2)
     assert knee(slow, "ddp", ranks=2).batch > knee(calm, "ddp", ranks=2).batch
     assert knee(slow).batch == knee(calm).batch
+
+
+@pytest.mark.parametrize(("rate", "chosen"), [(104, "serial"), (106, "fsdp")])
+def test_a_larger_batch_must_be_worth_its_fewer_steps(rate, chosen):
+    found = [
+        replace(candidate("serial", 100), batch=64, batch_reason="knee: a"),
+        replace(candidate("ddp", 99), batch=64, batch_reason="knee: a"),
+        replace(candidate("fsdp", rate), batch=256, batch_reason="knee: b"),
+    ]
+    best, reason = choice.choose(found, precision_is_open=False)
+    assert best.layout == chosen
+    other = "fsdp on 2 rank(s) at batch 256" if chosen == "serial" else "serial on 2 rank(s) at batch 64"
+    assert f"× of {other}" in reason and reason.endswith(f"batch {best.batch} by {best.batch_reason}")
+    stated = [replace(each, batch_reason="") for each in found]
+    assert choice.choose(stated, precision_is_open=False)[0].layout == "fsdp"
 
 
 def test_few_images_end_it():

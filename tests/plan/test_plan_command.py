@@ -50,7 +50,7 @@ def test_an_open_batch_is_each_layouts_own(fanlight, colours):
     found = json.loads(answer.out)
     possible = [each for each in found["candidates"] if each["fits"]]
     assert possible and all(each["batch_reason"] for each in possible)
-    assert "batch by data: " in answer.err, "so few images allow no more"
+    assert "batch by data\n" in answer.err, "so few images allow no more"
     assert all(each["batch_size"] <= 8 for each in possible), "60 images"
     stated = fanlight(*words, "--batch-size", 16, "--json")
     assert {each["batch_reason"] for each in json.loads(stated.out)["candidates"]} == {""}

@@ -92,9 +92,9 @@ def test_a_plans_reasons_are_kept(monkeypatch, colours, tmp_path):
     found = [replace(serial(100, source="measured", turns_s=(8 / 100,) * 3), batch=8), pipe, candidate("ddp", 90)]
     config = decided(monkeypatch, AUTO.with_value("train.batch_size", "auto"), *found)
     assert config.planned == {
-        "execution.layout": "planned: 200 images/s measured: pipeline on 2 rank(s) in fp32 2.00× of serial on 1 rank(s) in fp32 "
-        "(n = 3, quartiles 2.00 … 2.00); of its step, waiting 3%; batch 16 by knee: so it is; compared with serial on 1 rank(s) "
-        "in fp32 100 images/s measured (3 turns each) and 1 that was only simulated",
+        "execution.layout": "planned: 200 images/s measured: pipeline on 2 rank(s) in fp32 at batch 16 2.00× of serial on 1 "
+        "rank(s) in fp32 at batch 8 (n = 3, quartiles 2.00 … 2.00); of its step, waiting 3%; batch 16 by knee: so it is; "
+        "compared with serial on 1 rank(s) in fp32 100 images/s at batch 8 measured (3 turns each) and 1 that was only simulated",
         "execution.ranks": "planned with the layout", "train.precision": "planned with the layout",
         "train.microbatches": "planned: as many as layout pipeline is fastest with",
         "train.batch_size": "planned, of simulated rates; knee: so it is",

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from fanlight.errors import ConfigError
 from fanlight.plan import remedies
 from fanlight.plan.choose import NAMES, Candidate, Question
-from fanlight.train import precision
+from fanlight.train import batchsize, precision
 from fanlight.train.autotune import Gain
 
 
@@ -35,11 +35,12 @@ def compared(best: Candidate, found: Sequence[Candidate]) -> str:
     """What a choice was made among, in words."""
     others = sorted((each for each in found if each.fits and each != best), key=lambda each: -each.images_per_s)
     measured = [
-        f"{each.layout} on {each.ranks} rank(s) in {each.precision} {each.images_per_s:.4g}"
+        f"{each.layout} on {each.ranks} rank(s) in {each.precision} {each.images_per_s:.4g} images/s"
+        + (f" at batch {each.batch}" if each.batch != best.batch else "")
         for each in others
         if each.turns_s
     ]
-    told = [f"{', '.join(measured)} images/s measured ({len(best.turns_s)} turns each)"] if measured else []
+    told = [f"{', '.join(measured)} measured ({len(best.turns_s)} turns each)"] if measured else []
     rest = len(others) - len(measured)
     told += [f"{rest} that {'was' if rest == 1 else 'were'} only simulated"] if rest else []
     return f"compared with {' and '.join(told)}" if told else "nothing else fits"
@@ -59,13 +60,14 @@ def plainest(of: Sequence[Candidate]) -> Candidate:
 def _clearest(of: Sequence[Candidate]) -> tuple[Candidate, str]:
     """The fastest, and what it is held against in words. Where they were measured, another than the plainest must be clearly
     faster, in turns: ranks take seconds to start, and what noise chose is another one tomorrow."""
-    best = max(of, key=lambda each: each.images_per_s)
+    best = _fastest(of)
     others = [each for each in of if each != best and each.precision == best.precision]
     if not best.turns_s:
         told = f"{best.images_per_s:.4g} images/s {best.source}"
         if others:
             second = max(others, key=lambda each: each.images_per_s)
             told += f", {best.images_per_s / second.images_per_s:.2f}× of {second.layout} on {second.ranks} rank(s)"
+            told += f" at batch {second.batch}" if second.batch != best.batch else ""
         return best, told
     base = plainest(of)
     gains = [(each, _gain(each, base)) for each in of if each != base]
@@ -79,8 +81,25 @@ def _clearest(of: Sequence[Candidate]) -> tuple[Candidate, str]:
     return base, told
 
 
+def _fastest(of: Sequence[Candidate]) -> Candidate:
+    """Where each has a batch of its own, a larger one must be worth its fewer steps: as much faster as a doubling must be."""
+    best = max(of, key=lambda each: each.images_per_s)
+    if not best.batch_reason:
+        return best
+    near = [
+        each
+        for each in of
+        if each.precision == best.precision and batchsize.WORTH * each.images_per_s > best.images_per_s
+    ]
+    return min(near, key=lambda each: (each.batch, -each.images_per_s))
+
+
 def _gain(one: Candidate, base: Candidate) -> Gain:
     """Of its rate, turn by turn."""
-    name, of = (f"{each.layout} on {each.ranks} rank(s) in {each.precision}" for each in (one, base))
+    name, of = (
+        f"{each.layout} on {each.ranks} rank(s) in {each.precision}"
+        + (f" at batch {each.batch}" if one.batch != base.batch else "")
+        for each in (one, base)
+    )
     rates = [[each.batch / turn_s for turn_s in each.turns_s] for each in (one, base)]
     return Gain("execution.layout", name, of, tuple(mine / its for mine, its in zip(*rates, strict=True)))

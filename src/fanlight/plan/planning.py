@@ -299,11 +299,11 @@ def _say(found: Sequence[Candidate], best: Candidate, reason: str, target: Clust
     for each in sorted(others, key=lambda one: (one.ranks, -one.images_per_s)):
         low, high = each.band
         mark = "*" if each == best else " "
-        note = " another algorithm;" if each.is_other else ""
+        batch = f"batch by {each.batch_reason.partition(':')[0]}" if each.batch_reason else ""
+        told = [each.source, "another algorithm" if each.is_other else "", each.reason, batch]
         console.say(
             f"{mark} {each.layout:<22}{each.ranks:>6}  {each.precision:<7}{each.batch:>7}{each.images_per_s:>10.4g}  "
-            f"{f'{low:.4g} … {high:.4g}':<17}{console.bytes_text(each.bytes):>9}  {each.source};{note} {each.reason}"
-            + (f"; batch by {each.batch_reason}" if each.batch_reason else "")
+            f"{f'{low:.4g} … {high:.4g}':<17}{console.bytes_text(each.bytes):>9}  {'; '.join(filter(None, told))}"
         )
     refused: dict[tuple[int, str], list[tuple[str, str]]] = {}  # what many share is said once
     for each in found:
