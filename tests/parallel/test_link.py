@@ -2,7 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fanlight.parallel.link import BUCKET_LEAST_MB, BUCKET_MOST_MB, OVERHEAD, Link
+from fanlight.parallel.cutting import BUCKET_LEAST_MB, BUCKET_MOST_MB, OVERHEAD
+from fanlight.parallel.link import Link
 
 
 @given(st.floats(1e-6, 1e-1), st.floats(1e6, 1e12))
