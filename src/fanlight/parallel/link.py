@@ -15,7 +15,7 @@ from fanlight.parallel import cutting
 from fanlight.parallel.comm import World
 from fanlight.parallel.cutting import LARGE_BYTES, SMALL_BYTES
 
-SIZES = (SMALL_BYTES, 256 << 10, LARGE_BYTES)  # of a sweep
+SIZES = (SMALL_BYTES, LARGE_BYTES)  # of a sweep: a line through them
 REPEATS = 5
 
 

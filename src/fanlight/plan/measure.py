@@ -7,7 +7,7 @@ For one rank with all cores or one GPU, for one rank per core or GPU, and for th
                  optimizer, rest; with all ranks but the first asleep, which tells what neighbours cost each other; and as ddp
                  makes them, which tells how long they wait (waiting.py)
     pieces       how forward and backward divide over the network's blocks, on one rank
-    collectives  all-reduces of three sizes and a gather, idle; the largest beside a pass (parallel/link.py); sharded blocks
+    collectives  all-reduces of two sizes and a gather, idle; the largest beside a pass (parallel/link.py); sharded blocks
                  (sharding.py)
 
 The pace of a machine that others use changes within seconds. So nothing is measured at one time: on CPUs the numbers of ranks
