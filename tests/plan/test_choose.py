@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from fanlight.errors import ConfigError
 from fanlight.parallel.layout import parse
-from fanlight.plan import band, choice, choose, remedies
+from fanlight.plan import band, buckets, choice, choose, remedies
 from fanlight.plan.choose import Candidate, Question
 from fanlight.plan.cluster import Device, Hop
 from plan import jobs
@@ -294,3 +294,12 @@ def test_a_process_takes_memory_where_nothing_was_measured():
     small = replace(GPUS, device=Device("cpu", "made", 4 * 0.5e9, {"fp32": 1e12}))
     found = choose.predicted(question(cluster=small), "ddp", ranks=4, number_format="fp32")
     assert not found.fits and "too much" in found.reason, "half a gigabyte is not enough for torch itself"
+
+
+def test_only_ddp_fits_its_buckets_to_the_link():
+    """Other layouts of whole models have torch's own, as in a run; what was asked for holds everywhere."""
+    slow = replace(GPUS, within=Hop(5e-2, 1e9), nodes=1)
+    assert buckets.size_of(parse("ddp", ranks=4), slow, asked_mb=None) == 25 * 2**20
+    assert buckets.size_of(parse("replicate=4", ranks=4), slow, asked_mb=None) is None
+    assert buckets.size_of(parse("serial", ranks=None), slow, asked_mb=None) is None
+    assert buckets.size_of(parse("replicate=4", ranks=4), slow, asked_mb=3.0) == 3 * 2**20

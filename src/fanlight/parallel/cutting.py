@@ -8,6 +8,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 BUCKET_BYTES = 25 << 20  # as DistributedDataParallel: below, latency counts; above, there is less to overlap with
+SMALL_BYTES, LARGE_BYTES = 4 << 10, 4 << 20  # of the all-reduces that tell what a link is like
+OVERHEAD = 0.1  # most of a bucket's time that may be latency
+BUCKET_LEAST_MB, BUCKET_MOST_MB = 1.0, 25.0  # torch's own first and further buckets
+
+
+def fitted_mb(latency_s: float, bytes_per_s: float) -> float:
+    """Of gradient buckets, in MB (2²⁰ bytes), where an all-reduce of n bytes takes latency_s + n / bytes_per_s: as small as they
+    can be, so that sending begins early in the backward, while latency stays a tenth of a bucket's time."""
+    wanted = latency_s * bytes_per_s * (1 / OVERHEAD - 1) / (1 << 20)
+    return round(min(BUCKET_MOST_MB, max(BUCKET_LEAST_MB, wanted)), 1)
 
 
 def within(sizes: Sequence[float], *, limit: float) -> list[list[int]]:

@@ -11,13 +11,12 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from fanlight.parallel import cutting
 from fanlight.parallel.comm import World
+from fanlight.parallel.cutting import LARGE_BYTES, SMALL_BYTES
 
-SMALL_BYTES, LARGE_BYTES = 4 << 10, 4 << 20
-SIZES = (4 << 10, 256 << 10, 4 << 20)  # of a sweep
+SIZES = (SMALL_BYTES, LARGE_BYTES)  # of a sweep: a line through them
 REPEATS = 5
-OVERHEAD = 0.1  # most of a bucket's time that may be latency
-BUCKET_LEAST_MB, BUCKET_MOST_MB = 1.0, 25.0  # torch's own first and further buckets
 
 
 @dataclass(frozen=True)
@@ -29,10 +28,8 @@ class Link:
 
     @property
     def bucket_mb(self) -> float:
-        """Of gradient buckets, in MB (2²⁰ bytes): as small as it can be, so that sending begins early in the backward, while
-        latency stays a tenth of the bucket's time."""
-        wanted = self.latency_s * self.bytes_per_s * (1 / OVERHEAD - 1) / (1 << 20)
-        return round(min(BUCKET_MOST_MB, max(BUCKET_LEAST_MB, wanted)), 1)
+        """Of gradient buckets, in MB (2²⁰ bytes)."""
+        return cutting.fitted_mb(self.latency_s, self.bytes_per_s)
 
 
 def measure(world: World) -> Link:

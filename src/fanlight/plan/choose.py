@@ -15,8 +15,7 @@ from fanlight.console import bytes_text
 from fanlight.errors import ConfigError
 from fanlight.parallel import layout as layouts
 from fanlight.parallel.layout import Layout
-from fanlight.parallel.link import LARGE_BYTES, SMALL_BYTES, Link
-from fanlight.plan import band, cost, memory, possible, sharding
+from fanlight.plan import band, buckets, cost, memory, possible, sharding
 from fanlight.plan.blocks import Block
 from fanlight.plan.calibration import Calibration, Measured
 from fanlight.plan.cluster import Cluster
@@ -284,7 +283,7 @@ def asked_of(
         weight_bytes=2.0 if is_short else 4.0, activation_bytes=2.0 if is_short else 4.0,
         gradient_bytes=2.0 if config.train.compress_gradients else 4.0,
         sync_every=config.train.sync_every or layouting.SYNC_EVERY,
-        bucket_bytes=int((config.execution.bucket_mb or _bucket_mb(layout, machines)) * 2**20),
+        bucket_bytes=buckets.size_of(layout, machines, asked_mb=config.execution.bucket_mb),
     )  # fmt: skip
     if calibration is None:
         return asked
@@ -312,13 +311,6 @@ def too_few(about: Question, *, batch: int) -> str:
             f"of {about.images}; use fewer ranks, or say a --batch-size"
         )
     return ""
-
-
-def _bucket_mb(layout: Layout, machines: Cluster) -> float:
-    """The buckets that a run fits to the link when it starts (train/fitted.py), which is the one that is described here."""
-    path = cost.route(machines, list(range(layout.ranks)))
-    small_s, large_s = (cost.all_reduce_s(size, path) for size in (SMALL_BYTES, LARGE_BYTES))
-    return Link(small_s, (LARGE_BYTES - SMALL_BYTES) / max(large_s - small_s, 1e-9)).bucket_mb
 
 
 def kept_of(about: Question, machines: Cluster, number_format: str) -> Kept:

@@ -7,7 +7,7 @@ For one rank with all cores or one GPU, for one rank per core or GPU, and for th
                  optimizer, rest; with all ranks but the first asleep, which tells what neighbours cost each other; and as ddp
                  makes them, which tells how long they wait (waiting.py)
     pieces       how forward and backward divide over the network's blocks, on one rank
-    collectives  all-reduces of three sizes and a gather, idle; the largest beside a pass (parallel/link.py); sharded blocks
+    collectives  all-reduces of two sizes and a gather, idle; the largest beside a pass (parallel/link.py); sharded blocks
                  (sharding.py)
 
 The pace of a machine that others use changes within seconds. So nothing is measured at one time: on CPUs the numbers of ranks
@@ -41,7 +41,7 @@ from fanlight.plan.pools import Pools
 from fanlight.train import devices
 
 FOLDER = "plans"  # in the cache
-FORM = 7  # of what is kept: a file of another is measured anew
+FORM = 8  # of what is kept: a file of another is measured anew
 DECIDES = ("OMP_", "KMP_", "GOMP_", "MKL_", "DNNL_", "ONEDNN_", "ATEN_", "MALLOC_", "LD_PRELOAD")  # environment
 Turn = dict[str, Any]  # of one rank: steps of both sizes, silent and joined, and one alone
 Answer = dict[str, Any]

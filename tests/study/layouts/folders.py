@@ -97,5 +97,5 @@ def network(count: int = 4, *, numbers: int = 1000) -> dict[str, Any]:
 
 def link(*, bytes_per_s: float = 1e15, latency_s: float = 0.0, steals: float = 0.0, ranks: int = 2) -> dict[str, Any]:
     """As job.rank_link measures it: an all-reduce takes latency_s + bytes / bytes_per_s."""
-    sizes = {str(size): latency_s + size / bytes_per_s for size in (4 << 10, 256 << 10, 4 << 20)}
+    sizes = {str(size): latency_s + size / bytes_per_s for size in (4 << 10, 4 << 20)}
     return {"ranks": ranks, "all_reduce_s": sizes, "gather_s": latency_s / 2, "steals": steals}

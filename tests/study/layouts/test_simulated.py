@@ -235,3 +235,17 @@ def test_the_report_is_made_without_torch(study):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(("latency_s", "bucket_mb"), [(1e-6, 1.0), (5e-2, 25.0)])
+def test_buckets_are_those_that_a_run_fits_to_the_link(tmp_path, latency_s, bucket_mb):
+    """As plan has them; what a run was asked for stays."""
+    study = begin(tmp_path)
+    ddp(study, link=folders.link(latency_s=latency_s, bytes_per_s=1e9))
+    points = result.write(study)["points"]
+    (point,) = (each for each in points if each["name"] == DDP.name)
+    for asked_mb, expected_mb in ((None, bucket_mb), (3.0, 3.0)):
+        settings = {each["name"]: {"execution": {"bucket_mb": asked_mb}} for each in points}
+        blocks = calibration.blocks_of(folders.network()["blocks"])
+        case = calibration.Machine(points, settings, blocks).here(point, calibration.Learned())
+        assert isinstance(case, calibration.Case) and case.asked.bucket_bytes == expected_mb * 2**20

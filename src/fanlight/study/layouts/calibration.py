@@ -19,7 +19,7 @@ from fanlight.config import Augment
 from fanlight.console import count_text
 from fanlight.parallel import layout as layouts
 from fanlight.parallel.layout import Layout
-from fanlight.plan import cost
+from fanlight.plan import buckets, cost
 from fanlight.plan.blocks import Block
 from fanlight.plan.cluster import Cluster, Device
 from fanlight.plan.cost import Line
@@ -107,7 +107,7 @@ class Machine:
             update_s=own.optimizer_s / numbers, host_s=own.rest_s + own.input_s * sum(rows),
             sync_every=train.get("sync_every") or SYNC_EVERY,
             gradient_bytes=2.0 if train.get("compress_gradients") else 4.0,
-            bucket_bytes=int(execution["bucket_mb"] * 2**20) if execution.get("bucket_mb") else None,
+            bucket_bytes=buckets.size_of(layout, machines, asked_mb=execution.get("bucket_mb")),
         )  # fmt: skip
         return Case(layout, tuple(self._timed(own)), asked, machines)
 
