@@ -1,7 +1,9 @@
 """What is measured of a machine, and what is made of it."""
 
+import errno
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -293,6 +295,17 @@ def test_a_cache_that_takes_nothing_costs_a_warning(tmp_path, capsys):
     calibration.write(tmp_path / "plans" / "a.json", made())
     told = capsys.readouterr().err
     assert "cannot be kept" in told and "measures again" in told and "FANLIGHT_CACHE" in told
+
+
+def test_a_full_disk_keeps_no_part_of_a_calibration(tmp_path, monkeypatch, capsys):
+    def write_text(path, text, **_):
+        path.write_bytes(text.encode()[:100])
+        raise OSError(errno.ENOSPC, "")
+
+    monkeypatch.setattr(Path, "write_text", write_text)
+    calibration.write(tmp_path / "plans" / "a.json", made())
+    assert "No space left on device" in capsys.readouterr().err
+    assert not list((tmp_path / "plans").iterdir())
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[1]", '{"by_ranks": {"1": {}}}', '{"by_ranks": []}', None])
