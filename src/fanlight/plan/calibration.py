@@ -38,6 +38,9 @@ class Steps:
     )  # times as long, a forward and a backward, as with norms that no ranks share
     spread: float = 0.0  # of ranks' step times, relative, by which simulated steps take as long (waiting.py)
     sending: float = 1.0  # times as long as without anything beside it that what is sent takes, likewise
+    missed: float = (
+        0.0  # by how much simulated steps still differ from measured ones, relative: nothing within bounds is exact
+    )
 
 
 @dataclass(frozen=True)
