@@ -42,13 +42,14 @@ def plan(
     given: dict[str, Any] = locals()
     console.set_json(as_json)
     counts = _numbers(ranks)
-    from fanlight.plan import planning
+    from fanlight.plan import planning, wording
     from fanlight.recipes import assemble
 
     flags = {key: given[name] for key, name in KEYS.items()}
-    config = assemble(data, recipe=recipe, config=None, flags=flags, values=values or [])
-    wanted = planning.Wanted(cluster, counts, trace, anew, confirm)
-    console.result(planning.plan(config, wanted, command=command()))
+    with wording.errors_of_plan():
+        config = assemble(data, recipe=recipe, config=None, flags=flags, values=values or [])
+        wanted = planning.Wanted(cluster, counts, trace, anew, confirm)
+        console.result(planning.plan(config, wanted, command=command()))
 
 
 def laid_out(config: Any, *, resume: object, out: str | Path | None = None) -> Any:

@@ -1,7 +1,9 @@
 """What is measured of a machine, and what is made of it."""
 
+import errno
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -300,6 +302,17 @@ def test_a_cache_that_takes_nothing_costs_a_warning(tmp_path, capsys):
     assert "cannot be kept" in told and "measures again" in told and "FANLIGHT_CACHE" in told
 
 
+def test_a_full_disk_keeps_no_part_of_a_calibration(tmp_path, monkeypatch, capsys):
+    def write_text(path, text, **_):
+        path.write_bytes(text.encode()[:100])
+        raise OSError(errno.ENOSPC, "")
+
+    monkeypatch.setattr(Path, "write_text", write_text)
+    calibration.write(tmp_path / "plans" / "a.json", made())
+    assert "No space left on device" in capsys.readouterr().err
+    assert not list((tmp_path / "plans").iterdir())
+
+
 @pytest.mark.parametrize("text", ["", "{}", "[1]", '{"by_ranks": {"1": {}}}', '{"by_ranks": []}', None])
 def test_what_cannot_be_read_is_measured_anew(tmp_path, text):
     if text is not None:
@@ -354,7 +367,9 @@ def test_ranks_measure_steps_pieces_and_links(pool, ranks):
         assert len(shares) >= 2 and all(piece.forward_s > 0 and piece.backward_s > 0 for piece in shares)
 
 
-@pytest.mark.parametrize(("spread", "sending", "ranks"), [(0.0, 1.0, 2), (0.08, 1.0, 2), (0.05, 2.5, 2), (0.3, 1.5, 4)])
+@pytest.mark.parametrize(
+    ("spread", "sending", "ranks"), [(0.0, 1.0, 2), (0.08, 1.0, 2), (0.05, 2.5, 2), (0.05, 0.3, 2), (0.3, 1.5, 4)]
+)
 def test_real_steps_are_foretold_as_they_were_measured(spread, sending, ranks):
     """What made steps longer than silent ones comes back out of how much longer they were, at two sizes."""
     told, config, counted = made(), jobs.config(model__name="resnet18", train__batch_size=16), chain(2, norms=(8,))
@@ -376,6 +391,26 @@ def test_real_steps_are_foretold_as_they_were_measured(spread, sending, ranks):
     here.by_ranks[ranks] = replace(several, steps={"fp32": real})
     found = waiting.fitted(here, config, counted).by_ranks[ranks].steps["fp32"]
     assert (found.spread, found.sending) == pytest.approx((spread, sending), rel=0.01, abs=1e-4)
+    assert found.missed < 1e-3
+
+
+@pytest.mark.parametrize("joined", [(1.0, 1.0), (40.0, 1.0), (1.0, 3.0)])
+def test_what_no_spread_and_sending_foretell_makes_the_band_wider(joined):
+    """Steps quicker than they could be, or far slower: the bound is taken, and by how much it misses."""
+    told = made(alone=1.0)
+    told.by_ranks[2].steps["fp32"] = replace(told.by_ranks[2].steps["fp32"], joined=joined, noise=0.01)
+    told.by_ranks[1].steps["fp32"] = replace(told.by_ranks[1].steps["fp32"], noise=0.01)
+    config, counted = jobs.config(train__batch_size=16), chain(2, tensors=(4_000_000,))
+    told = waiting.fitted(told, config, counted)
+    missed = told.by_ranks[2].steps["fp32"].missed
+    assert missed > 0.05 and told.by_ranks[1].steps["fp32"].missed == 0
+    node = replace(told.by_ranks[2].cluster("here"), device=cluster.Device("cpu", "made", 1e12, speed=1.0))
+    about = Question(config, counted, 1000, node, told, 16)
+    widths = {}
+    for name, ranks in (("serial", 1), ("ddp", 2)):
+        found = choose.predicted(about, name, ranks=ranks, number_format="fp32")
+        widths[name] = found.band[1] / found.images_per_s
+    assert widths["serial"] < 1.04 and widths["ddp"] >= 1 + missed
 
 
 def test_what_is_solved_has_bounds():

@@ -150,6 +150,18 @@ def test_a_what_if_has_the_formats_of_its_devices(fanlight, colours):
     assert answer.code == 2 and "but in fp16, fp32; use one of these" in answer.err and not answer.out
 
 
+def test_what_training_refuses_is_said_in_flags_that_there_are(fanlight, colours):
+    answer = fanlight("plan", colours, "--set", "augment.rand_ops=0")
+    assert (
+        answer.code == 2
+        and "augment.rand_ops is 0; it must be 1 or more, or use --set augment.policy=none" in answer.err
+    )
+    words = ["plan", colours, "--model", "small-resnet", "--cluster", "dgx-1", "--ranks", 2, "--batch-size", 16]
+    answer = fanlight(*words, "--set", "train.ema=0.9", "--json")
+    why = {each["layout"]: each["reason"] for each in json.loads(answer.out)["candidates"]}
+    assert why["local-sgd"].endswith("; leave train.ema out")
+
+
 def test_the_device_is_one_that_there_is(fanlight, colours):
     answer = fanlight("plan", colours, "--device", "tpu")
     assert answer.code == 2 and "execution.device is 'tpu'; use cpu or cuda" in answer.err

@@ -22,6 +22,14 @@ def test_a_trace_holds_every_operation_where_and_when_it_happened(tmp_path):
     assert found["otherData"] == {"title": "a plan", "source": "simulated"}
     names = {event["args"]["name"] for event in found["traceEvents"] if event["name"] == "process_name"}
     assert names == {"rank 0 (simulated)", "rank 1 (simulated)"}
+    lanes = {event["args"]["name"] for event in found["traceEvents"] if event["name"] == "thread_name"}
+    assert lanes == set(trace.LANES) == {"input", "compute", "communication"}
+
+
+def test_a_link_to_nothing_is_refused_before_a_plan_is_made(tmp_path):
+    (tmp_path / "link.json").symlink_to(tmp_path / "gone" / "t.json")
+    with pytest.raises(ConfigError, match=r"--trace .*link.json is a link to .*gone/t.json, which is not there"):
+        trace.check(tmp_path / "link.json")
 
 
 def test_what_is_no_trace_is_not_written_over(tmp_path):

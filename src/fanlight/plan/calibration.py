@@ -5,6 +5,7 @@ A file is written under another name first and carries a sum of what is in it: a
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -37,6 +38,9 @@ class Steps:
     )  # times as long, a forward and a backward, as with norms that no ranks share
     spread: float = 0.0  # of ranks' step times, relative, by which simulated steps take as long (waiting.py)
     sending: float = 1.0  # times as long as without anything beside it that what is sent takes, likewise
+    missed: float = (
+        0.0  # by how much simulated steps still differ from measured ones, relative: nothing within bounds is exact
+    )
 
 
 @dataclass(frozen=True)
@@ -144,6 +148,8 @@ def write(path: Path, found: Calibration) -> None:
         part.write_text(json.dumps({"sum": _sum(json.loads(text)), "found": json.loads(text)}), encoding="utf-8")
         part.replace(path)
     except OSError as error:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)  # what a full disk took of it
         why = f"{path.parent}: {os.strerror(error.errno or 0)}"
         console.warn(
             "what this machine was measured to do cannot be kept", why=f"{why}, so the next plan measures again",

@@ -183,7 +183,7 @@ def predicted(
     if has_band:
         low, high = band.around(
             lambda other: batch / simulate(program(layout, blocks, asked, other)).step_s, machines,
-            noise=_noise(about, number_format),
+            noise=_noise(about, number_format, ranks=ranks),
         )  # fmt: skip
     why = too_few(about, batch=batch)
     if size > room:
@@ -329,7 +329,9 @@ def kept_of(about: Question, machines: Cluster, number_format: str) -> Kept:
     return replace(kept, is_short=number_format != "fp32", base=base, on_device=machines.device.kind == "cuda")
 
 
-def _noise(about: Question, number_format: str) -> float:
+def _noise(about: Question, number_format: str, *, ranks: int) -> float:
+    """Of measured steps; of several ranks, also by how much those of ddp are missed."""
     if about.calibration is None:
         return FILE_NOISE
-    return max(each.steps[number_format].noise for each in about.calibration.by_ranks.values())
+    steps = [each.steps[number_format] for each in about.calibration.by_ranks.values()]
+    return max(max(each.noise, each.missed if ranks > 1 else 0.0) for each in steps)

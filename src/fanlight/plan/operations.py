@@ -17,7 +17,7 @@ class Op(NamedTuple):
     """Something that takes `seconds` of one lane of each of its ranks, after other operations (their places in the list)."""
 
     ranks: tuple[int, ...]
-    lane: str  # input, host, compute, communication
+    lane: str  # input, compute, communication
     seconds: float
     after: tuple[int, ...]
     name: str

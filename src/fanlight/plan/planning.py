@@ -17,7 +17,7 @@ from fanlight.data.manifest import Manifest
 from fanlight.errors import ConfigError, FanlightError
 from fanlight.models import freeze, recompute, zoo
 from fanlight.parallel import layout as layouts
-from fanlight.plan import batches, choice, choose, counting, dividing, lock, measure, trace, trial
+from fanlight.plan import batches, choice, choose, counting, dividing, lock, measure, trace, trial, wording
 from fanlight.plan import cluster as clusters
 from fanlight.plan.blocks import Block
 from fanlight.plan.calibration import Calibration
@@ -51,6 +51,7 @@ def plan(config: Config, wanted: Wanted, *, command: str) -> dict[str, Any]:
     """The document that `--json` promises. ConfigError for machines or a config that cannot be, and where nothing fits."""
     _warn_of_unplanned(config)
     about, found = foretold(config, wanted)
+    found = [replace(each, reason=wording.of_plan(each.reason)) for each in found]
     best, reason = choice.choose(found, precision_is_open=config.train.precision is None, about=about)
     _say(found, best, reason, about.cluster)
     if wanted.trace is not None:

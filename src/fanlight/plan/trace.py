@@ -12,7 +12,7 @@ from fanlight.errors import ConfigError, unwritable
 from fanlight.plan.simulate import Timeline
 
 BEGIN = b'{"traceEvents"'  # of every file that `document` makes
-LANES = ("input", "host", "compute", "communication")
+LANES = ("input", "compute", "communication")
 
 
 def document(timeline: Timeline, *, title: str) -> dict[str, Any]:
@@ -34,6 +34,10 @@ def document(timeline: Timeline, *, title: str) -> dict[str, Any]:
 
 def check(path: Path) -> None:
     """ConfigError where no file could be written there: before a plan is made, not after it."""
+    if path.is_symlink() and not path.exists():
+        raise ConfigError(
+            f"--trace {path} is a link to {os.readlink(path)}, which is not there; name another file, or delete it"
+        )
     if path.is_dir():
         raise ConfigError(f"--trace {path} is a folder; name a file in it, such as {path / 'step.json'}")
     if not path.parent.is_dir():
