@@ -9,8 +9,9 @@ from torch import empty
 
 from fanlight.data import order
 from fanlight.parallel import cutting, schedule
-from fanlight.parallel.layout import parse
-from fanlight.plan import cost, stages
+from fanlight.parallel.layout import Layout, parse
+from fanlight.plan import cost, routes, stages
+from fanlight.plan.cluster import Cluster, Device, Hop
 from fanlight.plan.cost import Line
 from fanlight.plan.operations import Asked, Op
 from fanlight.plan.program import EXCHANGE_BYTES, STATISTICS, program
@@ -45,6 +46,55 @@ def test_one_rank_for_all_takes_as_long_as_every_rank(text, ranks, kind):
     asked = Asked(32, 4, bucket_bytes=7000, update_s=1e-6, host_s=0.01, input_s=0.5)
     both = [step_s(text, ranks, blocks, asked, cluster, collapsed=collapsed) for collapsed in (True, False)]
     assert both[0] == pytest.approx(both[1], rel=1e-12)
+
+
+RAGGED = [
+    ("replicate=4,tensor=3", 12), ("tensor=3,replicate=5", 15), ("shard=3,replicate=4", 12), ("fsdp", 12), ("ddp", 13),
+    ("replicate=3,pipe=4", 12), ("pipe=3,tensor=3", 9), ("shard=3,tensor=3", 9), ("pipeline", 16),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["cpu", "cuda"])
+@pytest.mark.parametrize(("text", "ranks"), RAGGED)
+def test_groups_that_lie_across_nodes_are_waited_for(text, ranks, kind):
+    """Three ranks on nodes of eight: two groups stay inside, one does not. The one rank that stands for all waits for it."""
+    cluster = Cluster(
+        "made", 2, 8, Device(kind), Hop(1e-4, 1e7), Hop(1e-2, 1e5), steals=0.3, tensor_s=1e-3, overhead_s=1e-3
+    )
+    blocks = chain(
+        16,
+        tensors=(900, 90),
+        sent_bytes=400.0,
+        pairs=(400.0,),
+        divided=0.9,
+        divided_numbers=900,
+        norms=(8,),
+        buffers=16,
+    )
+    asked = Asked(60, 4, bucket_bytes=7000, update_s=1e-6, host_s=0.01)
+    both = [step_s(text, ranks, blocks, asked, cluster, collapsed=collapsed) for collapsed in (True, False)]
+    assert both[0] == pytest.approx(both[1], rel=1e-12)
+
+
+def test_groups_share_adapters_only_with_those_that_cross():
+    """Ranks 6, 7 and 8 are the one group of three that lies on two nodes of eight: nobody sends beside it."""
+    layout = parse("replicate=4,tensor=3", ranks=12)
+    found = routes.lies(layout, 8, ("tp",))
+    assert [found[layout.place(rank)] for rank in range(12)] == [(1, 1)] * 6 + [(2, 1)] * 3 + [(1, 1)] * 3
+    assert set(routes.lies(layout, 8, ("dp_replicate",)).flat) == {(2, 3)}
+    assert set(routes.lies(parse("hsdp", ranks=16, machines=2), 8, ("dp_replicate",)).flat) == {(2, 8)}
+
+
+@given(st.integers(1, 3), st.integers(1, 4), st.integers(1, 4), st.integers(1, 4), st.integers(1, 9))
+def test_groups_lie_where_their_ranks_are(pp, replicate, shard, tp, devices):
+    layout = Layout(pp=pp, dp_replicate=replicate, dp_shard=shard, tp=tp)
+    for axes in (("tp",), ("dp_shard",), ("dp_replicate",), ("dp_replicate", "dp_shard")):
+        found = routes.lies(layout, devices, axes)
+        groups = [{rank // devices for rank in group} for group in layout.groups(*axes)]
+        across = [nodes for nodes in groups if len(nodes) > 1]
+        for group, nodes in zip(layout.groups(*axes), groups):
+            beside = max(sum(node in other for other in across) for node in nodes) if len(nodes) > 1 else 1
+            assert {found[layout.place(rank)] for rank in group} == {(len(nodes), beside)}
 
 
 def test_a_step_waits_for_the_rank_with_most_rows():

@@ -97,9 +97,13 @@ class Route:
 
 def route(cluster: Cluster, ranks: list[int], *, sharing: int = 1) -> Route:
     """Of the group of these ranks, where rank r sits on node r // devices."""
-    nodes = len({rank // cluster.devices for rank in ranks})
+    return route_of(cluster, len(ranks), len({rank // cluster.devices for rank in ranks}), sharing=sharing)
+
+
+def route_of(cluster: Cluster, ranks: int, nodes: int, *, sharing: int = 1) -> Route:
+    """Of a group of so many ranks on so many nodes."""
     has_trees = cluster.device.kind == "cuda"
-    return Route(len(ranks), nodes, cluster.within, cluster.between, sharing, cluster.overhead_s, has_trees)
+    return Route(ranks, nodes, cluster.within, cluster.between, sharing, cluster.overhead_s, has_trees)
 
 
 def ring_s(size: float, path: Route) -> float:

@@ -3,7 +3,8 @@ for what. Imports no torch; simulate.py says when each happens.
 
 Pipelines play the orders of parallel/schedule.py, gradients travel in the buckets that parallel/buckets.py cuts. Ranks that
 differ only along dp_replicate, dp_shard or tp do the same at the same time, so one of them stands for all: `program` says
-so by listing one rank per pipeline stage, `collapsed=False` lists every rank.
+so by listing one rank per pipeline stage, `collapsed=False` lists every rank. Where their groups do not lie alike on nodes, the
+one that sends slowest counts, since the others wait for it.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from fanlight.plan import cost, stages
 from fanlight.plan.blocks import Block
 from fanlight.plan.cluster import Cluster
 from fanlight.plan.operations import Asked, Op, Waits
+from fanlight.plan.routes import Routes
 
 FIRST_BUCKET_BYTES = 1 << 20  # of torch's reducer where its size was left open
 EXCHANGE_BYTES = 64  # of a step's sums and wishes, every step on CPUs
@@ -62,7 +64,7 @@ class _Writer:
         self.contended = cost.contended(cluster, stages.busy(layout, cluster.devices, microbatches=asked.microbatches))
         self.ops: list[Op] = []
         self.sent: dict[int, list[int]] = {}  # place on the pipe -> operations that the optimizer waits for
-        self.paths: dict[tuple[int, tuple[str, ...]], tuple[tuple[int, ...], cost.Route]] = {}
+        self.routes = Routes(layout, cluster, collapsed=collapsed)
         self.latest: dict[int, int] = {}  # of each rank, what it computes last so far
 
     def _expected(self) -> float:
@@ -116,7 +118,7 @@ class _Writer:
         for rank in self.members[pp]:
             place = self.layout.place(rank)
             target = self.layout.rank_at(place._replace(pp=to))
-            seconds = cost.send_s(size, self._route([rank, target]))
+            seconds = max(cost.send_s(size, path) for path in self.routes.between(rank, to))
             found[target] = self._add((rank,), "communication", seconds, (after[rank],), name)
         return found
 
@@ -140,10 +142,9 @@ class _Writer:
         for rank in self.members[pp]:
             if rank in found:
                 continue
-            peers, path = self._path(rank, axes)
-            present = (rank,) if self.collapsed else peers
+            present = self.routes.peers(rank, axes)
             waits = tuple(sorted({op for each in present for op in (after[each] if after else ())}))
-            index = self._add(present, lane, seconds(path), waits, name)
+            index = self._add(present, lane, self._slowest(rank, axes, seconds), waits, name)
             found |= dict.fromkeys(present, index)
         if lane == "compute":
             self.latest |= found
@@ -210,14 +211,15 @@ class _Writer:
             ready = {rank: (op,) for rank, op in self._compute(pp, prepared, ready, "copy gradients").items()}
         sent = self._together(pp, axes, lambda path: cost.all_reduce_s(size, path), ready, "all-reduce gradients")
         self.sent.setdefault(pp, []).extend(sent.values())
-        self._stolen(pp, ready, cost.all_reduce_s(size, self._path(self.members[pp][0], axes)[1]))
+        self._stolen(pp, ready, axes, lambda path: cost.all_reduce_s(size, path))
 
-    def _stolen(self, pp: int, ready: Waits, takes_s: float) -> None:
+    def _stolen(self, pp: int, ready: Waits, axes: tuple[str, ...], seconds: Callable[[cost.Route], float]) -> None:
         """What sending takes from the core that computes, from when it begins: beside it, so that a message which nothing is
         computed beside costs its own time and no more."""
         if self.cluster.steals:
-            alone = takes_s * self.cluster.steals / self.contended  # a time of the clock, whoever else computes
-            self._compute(pp, alone, ready, "beside sending")
+            for rank in self.members[pp]:  # a time of the clock, whoever else computes
+                takes_s = self._slowest(rank, axes, seconds) * self.cluster.steals * self.slower(rank)
+                self.latest[rank] = self._add((rank,), "compute", takes_s, ready[rank], "beside sending")
 
     def _scatter(self, pp: int, block: Block, after: dict[int, int]) -> None:
         """A block's gradients become shards of sums. gloo is waited for."""
@@ -229,7 +231,7 @@ class _Writer:
             pp, ("dp_shard",), lambda path: cost.scatter_s(size, path), ready, "reduce-scatter gradients", lane=lane
         )
         if self.is_gpu:
-            self._stolen(pp, ready, cost.scatter_s(size, self._path(self.members[pp][0], ("dp_shard",))[1]))
+            self._stolen(pp, ready, ("dp_shard",), lambda path: cost.scatter_s(size, path))
         if self.layout.dp_replicate > 1:
             ready = {rank: (op,) for rank, op in sent.items()}
             part = size / self.layout.dp_shard
@@ -308,7 +310,7 @@ class _Writer:
         turns = min(self.cluster.devices, layout.data_ranks) * sum(self.rows) * self.asked.turn_s
         ends = self._compute(pp, self.asked.host_s + turns / self.contended, waits, "host")
         if layout.ranks > 1 and not layout.is_periodic:
-            agreed = cost.all_reduce_s(EXCHANGE_BYTES, self._route(range(layout.ranks)))
+            agreed = cost.all_reduce_s(EXCHANGE_BYTES, self.routes.of_all())
             ends = self._compute_all(pp, agreed / self.contended, ends, "agree")
         ends = self._compute_all(pp, self.asked.update_s * held, ends, "optimizer")
         if layout.is_periodic:
@@ -345,19 +347,9 @@ class _Writer:
             return 1.0
         return 1 - block.divided_numbers / block.numbers * (1 - 1 / self.layout.tp)
 
-    def _route(self, ranks: Sequence[int]) -> cost.Route:
-        nodes = [rank // self.cluster.devices for rank in ranks]
-        here = nodes.count(nodes[0])
-        beside = min(self.cluster.devices, self.layout.ranks) // here if nodes[0] != nodes[-1] else 1
-        return cost.route(self.cluster, list(ranks), sharing=max(1, beside))
-
-    def _path(self, rank: int, axes: tuple[str, ...]) -> tuple[tuple[int, ...], cost.Route]:
-        """The group of `rank` along `axes`, and what it sends over."""
-        if (rank, axes) not in self.paths:
-            peers = self.layout.peers(rank, *axes)
-            found = (tuple(peers), self._route(peers))
-            self.paths |= {(each, axes): found for each in (peers if not self.collapsed else (rank,))}
-        return self.paths[rank, axes]
+    def _slowest(self, rank: int, axes: tuple[str, ...], seconds: Callable[[cost.Route], float]) -> float:
+        """What the groups that `rank` stands for take: as long as the slowest of them."""
+        return max(seconds(path) for path in self.routes.of(rank, axes))
 
     def _add(self, ranks: tuple[int, ...], lane: str, seconds: float, after: tuple[int, ...], name: str) -> int:
         self.ops.append(Op(ranks, lane, seconds, after, name))
