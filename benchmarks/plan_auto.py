@@ -3,7 +3,7 @@
     PYTHONPATH=src python benchmarks/plan_auto.py --data SETS --work FOLDER --out results/plan-auto_cpu_<date>.md
 
 Pairs of a network and data. Each is planned once, as the first `--layout auto` on a machine plans: measuring it, then running the
-best three. Then it is trained by the command line with the layout that was planned and with the default one, in the same number
+best in turns. Then it is trained by the command line with the layout that was planned and with the default one, in the same number
 format, batch and length, in turns, the order changing from round to round, as often as the minutes allow, at least once. Where
 both are the same layout there is nothing to compare, and the ratio is 1 by definition. A rate is the run's own: of the epochs
 after the first. What FOLDER has is not measured again.
@@ -32,8 +32,8 @@ from hardware import heading
 from kept import Clock, Kept
 
 PAIRS = (
-    "resnet18:weather4", "convnext_atto:weather4", "mobilenetv3_small_100:lungcolon", "resnet18:asl29", "small-cnn:digits",
-    "small-resnet:digits", "small-resnet:weather4",
+    "resnet18:weather4", "convnext_atto:weather4", "convnext_atto:asl29", "mobilenetv3_small_100:lungcolon", "resnet18:asl29",
+    "small-cnn:digits", "small-resnet:digits", "small-resnet:weather4",
 )  # fmt: skip
 IMAGES, EPOCHS, ROUNDS = 480, 3, 3  # of a training; of digits, which are small, all that there are
 TIMEOUT_S = 300
