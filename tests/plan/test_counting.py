@@ -1,5 +1,6 @@
 """What pieces ask for is what the model really has, keeps and multiplies."""
 
+import copy
 import time
 from dataclasses import replace
 
@@ -9,6 +10,7 @@ import torch
 from torch import nn
 
 from fanlight.models import freeze, zoo
+from fanlight.parallel import comm, tensor
 from fanlight.plan import counting, dividing
 
 PX = 64
@@ -66,8 +68,6 @@ def test_bytes_that_are_kept_are_those_that_autograd_saves(network, pieces):
 
 
 def test_what_is_frozen_keeps_nothing_for_a_backward(network, pieces):
-    import copy
-
     frozen = copy.deepcopy(network)
     freeze.freeze(frozen)
     found = counting.count(frozen, image_px=PX)
@@ -128,6 +128,30 @@ def test_pairs_of_divided_layers_are_found(pieces):
         assert 0 < block.divided_numbers < block.numbers
         assert 0.5 < block.divided <= 1
     assert pieces[0].pairs == (64 * (PX // 4) ** 2 * 4,)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_bytes_of_pairs_are_those_that_tensor_parallelism_adds_up(name):
+    """A group of one adds nothing up, and hands over what a larger one would."""
+    model = zoo.create(name, classes=10, image_px=PX, seed=0).model
+    pieces = counting.count(model, image_px=PX)
+    sums: list[int] = []
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(comm.dist, "all_reduce", lambda x, group: sums.append(x.nbytes))
+        tensor.divide(model, group=None, rank=0, ranks=1)
+        y = model(torch.randn(2, 3, PX, PX))
+        forward, _ = sorted(sums), sums.clear()
+        y.sum().backward()
+    assert forward == sorted(2 * each for block in pieces for each in block.pairs)
+    assert sorted(sums) == sorted(2 * each for block in pieces for each in block.pairs_backward)
+    assert forward != sorted(sums)
+
+
+def test_nothing_is_added_up_for_a_gradient_that_nobody_wants(network):
+    frozen = copy.deepcopy(network)
+    freeze.freeze(frozen)
+    found = counting.count(frozen, image_px=PX)
+    assert all(any(block.pairs) and not any(block.pairs_backward) for block in found[:-1])
 
 
 def test_a_division_is_refused_in_trainings_words():

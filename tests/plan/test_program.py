@@ -231,6 +231,14 @@ def test_tensor_parallel_blocks_compute_a_share_and_add_up_twice():
     assert step_s("tensor", 2, blocks, Asked(1), cluster) == pytest.approx(0.75 * 3 + 2 * 1.0 + agreed(1000))
 
 
+def test_a_backward_adds_up_the_gradient_of_what_a_pair_was_given():
+    """1,000 bytes leave it, and 3,000 entered; of the images that enter the first nobody wants a gradient."""
+    cluster = machine(devices=2, bytes_per_s=1000)
+    for entered, seconds in ((3000.0, 1.0 + 3.0), (0.0, 1.0)):
+        blocks = chain(1, pairs=(1000.0,), pairs_backward=(entered,))
+        assert step_s("tensor", 2, blocks, Asked(1), cluster) == pytest.approx(3 + seconds + agreed(1000))
+
+
 @pytest.mark.parametrize(
     ("asked", "ranks", "rows"),
     [(Asked(10), 4, 3), (Asked(10, 3), 2, 2 + 2 + 2), (Asked(10, row_unit=2), 4, 4), (Asked(7, 2), 2, 2 + 2), (Asked(8), 4, 2)],

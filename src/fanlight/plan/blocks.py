@@ -28,7 +28,8 @@ class Block:
     buffers: int = 0  # numbers in running statistics
     divided: float = 0.0  # share of its time that tensor parallelism divides; of its arithmetic where no time is known
     divided_numbers: int = 0  # of its parameters, likewise
-    pairs: tuple[float, ...] = ()  # bytes that each divided pair's ranks add up in a forward, and again in a backward
+    pairs: tuple[float, ...] = ()  # bytes that each divided pair's ranks add up in a forward: its output
+    pairs_backward: tuple[float, ...] = ()  # in a backward: the gradient of its input; none told: as in a forward
     forward: Line = NOTHING  # seconds by rows, of one rank that computes alone
     backward: Line = NOTHING
 

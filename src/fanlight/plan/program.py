@@ -157,7 +157,7 @@ class _Writer:
             seconds = block.forward.at(self.rows[m]) * self._share(block)
             ends = self._compute(pp, seconds, waits, f"forward {block.name}")
             ends = self._statistics(pp, block, ends)  # again, too: norms meet as often as they compute
-            ends = self._sums(pp, block, m, ends)
+            ends = self._sums(pp, block.pairs, m, ends)
         return ends
 
     def _backward(
@@ -173,7 +173,7 @@ class _Writer:
             seconds = block.backward.at(self.rows[m]) * self._share(block)
             ends = self._compute(pp, seconds, waits, f"backward {block.name}")
             ends = self._statistics(pp, block, ends)
-            ends = self._sums(pp, block, m, ends)
+            ends = self._sums(pp, block.pairs_backward or block.pairs, m, ends)
             if is_last and self.layout.dp_shard > 1:
                 self._scatter(pp, block, ends)
             arrived += len(block.tensors)
@@ -262,11 +262,11 @@ class _Writer:
         waits = {rank: (op,) for rank, op in after.items()}
         return self._together(pp, ("dp_replicate", "dp_shard"), seconds, waits, "norm statistics", lane="compute")
 
-    def _sums(self, pp: int, block: Block, m: int, after: dict[int, int]) -> dict[int, int]:
-        """What divided layers add up over ranks."""
-        if self.layout.tp == 1 or not block.pairs:
+    def _sums(self, pp: int, pairs: Sequence[float], m: int, after: dict[int, int]) -> dict[int, int]:
+        """What divided layers add up over ranks, `pairs` bytes of a row; of images nobody wants the gradient."""
+        sizes = [each / 4 * self.asked.activation_bytes * self.rows[m] for each in pairs if each]
+        if self.layout.tp == 1 or not sizes:
             return after
-        sizes = [each / 4 * self.asked.activation_bytes * self.rows[m] for each in block.pairs]
         waits = {rank: (op,) for rank, op in after.items()}
         return self._together(
             pp, ("tp",), lambda path: sum(cost.all_reduce_s(size, path) for size in sizes), waits, "partial sums", lane="compute"
