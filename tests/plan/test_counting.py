@@ -9,8 +9,9 @@ import timm
 import torch
 from torch import nn
 
+from fanlight.errors import ConfigError
 from fanlight.models import freeze, zoo
-from fanlight.parallel import comm, tensor
+from fanlight.parallel import balance, comm, tensor
 from fanlight.plan import counting, dividing
 
 PX = 64
@@ -180,6 +181,19 @@ def test_seconds_of_divided_layers_are_those_between_first_and_second():
     assert len(spent) == 2 and min(spent) >= 0.02
     segment(torch.zeros(1, 3, 8, 8))
     assert len(spent) == 2, "nothing is left on the layers"
+
+
+def test_pieces_are_those_that_training_makes_stages_of():
+    """Nine layers, of which three have weights: three stages at most, and as many pieces."""
+    layers = [nn.ReLU(), nn.Conv2d(3, 4, 3), nn.ReLU(), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Flatten()]
+    model = nn.Sequential(*layers, nn.Linear(4 * (PX - 4) ** 2, 5), nn.Identity())
+    pieces = counting.count(model, image_px=PX)
+    assert [block.numbers for block in pieces] == [112, 148, 20 * (PX - 4) ** 2 + 5]
+    example = torch.zeros(2, 3, PX, PX)
+    names, _ = balance.choose(model, example, stages=3, device=torch.device("cpu"))
+    assert [block.name for block in pieces] == [*names, "head"]
+    with pytest.raises(ConfigError, match="at most 3 stages"):
+        balance.choose(model, example, stages=4, device=torch.device("cpu"))
 
 
 def test_what_cannot_be_cut_is_one_piece():

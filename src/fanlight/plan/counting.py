@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fanlight.errors import ConfigError
 from fanlight.models import cut
+from fanlight.parallel import balance
 from fanlight.plan import dividing
 from fanlight.plan.blocks import Block
 
@@ -24,10 +25,10 @@ ROWS = 2  # of the example: norms refuse one
 
 
 def segments(model: nn.Module, example: Tensor) -> list[tuple[str, nn.Module]]:
-    """The pieces between all cuts that leave weights on both sides, with the name that each ends with; the whole model as one
-    where it cannot be cut."""
+    """The pieces that training balances stages of (parallel/balance.py), each with weights, and the name that each ends with;
+    the whole model as one where it cannot be cut."""
     try:
-        names = cut.cuts(model, example)
+        names = balance.with_weights(model, cut.cuts(model, example), example)
         parts: Sequence[nn.Module] = cut.stages(model, names, example) if names else [model]
     except ConfigError:
         return [("whole", model)]

@@ -43,7 +43,7 @@ from fanlight.train import devices
 
 FOLDER = "plans"  # in the cache
 PRELOAD = ("torch", "timm", "cv2", "fanlight.plan.turns")
-FORM = 6  # of what is kept: a file of another is measured anew
+FORM = 7  # of what is kept: a file of another is measured anew
 DECIDES = ("OMP_", "KMP_", "GOMP_", "MKL_", "DNNL_", "ONEDNN_", "ATEN_", "MALLOC_", "LD_PRELOAD")  # environment
 CUTS = 40  # images whose cropping is timed
 Turn = dict[str, Any]  # of one rank: steps of both sizes, silent and joined, and one alone
