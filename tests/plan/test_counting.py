@@ -131,21 +131,38 @@ def test_pairs_of_divided_layers_are_found(pieces):
     assert pieces[0].pairs == (64 * (PX // 4) ** 2 * 4,)
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
-def test_bytes_of_pairs_are_those_that_tensor_parallelism_adds_up(name):
+@pytest.mark.parametrize("is_short", [False, True])
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "vit_tiny_patch16_224"])
+def test_bytes_of_pairs_are_those_that_tensor_parallelism_adds_up(name, is_short):
     """A group of one adds nothing up, and hands over what a larger one would."""
-    model = zoo.create(name, classes=10, image_px=PX, seed=0).model
-    pieces = counting.count(model, image_px=PX)
+    px = 224 if name.startswith("vit") else PX
+    model = zoo.create(name, classes=10, image_px=px, seed=0).model
+    pieces = counting.count(model, image_px=px)
     sums: list[int] = []
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(comm.dist, "all_reduce", lambda x, group: sums.append(x.nbytes))
         tensor.divide(model, group=None, rank=0, ranks=1)
-        y = model(torch.randn(2, 3, PX, PX))
-        forward, _ = sorted(sums), sums.clear()
-        y.sum().backward()
-    assert forward == sorted(2 * each for block in pieces for each in block.pairs)
-    assert sorted(sums) == sorted(2 * each for block in pieces for each in block.pairs_backward)
-    assert forward != sorted(sums)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=is_short):
+            y = model(torch.randn(2, 3, px, px))
+        forward, _ = sum(sums), sums.clear()
+        y.float().sum().backward()
+    short = [block.pairs_short if is_short else (1.0, 1.0) for block in pieces]
+    assert forward == sum(2 * sum(b.pairs) * share for b, (share, _) in zip(pieces, short))
+    assert sum(sums) == sum(2 * sum(b.pairs_backward) * share for b, (_, share) in zip(pieces, short))
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vit_tiny_patch16_224"])
+def test_bytes_sent_in_bf16_are_those_that_stages_put_out(name):
+    """A transformer's residual stream stays in fp32, as its position embedding is."""
+    px = 224 if name.startswith("vit") else PX
+    model = zoo.create(name, classes=10, image_px=px, seed=0).model
+    pieces = counting.count(model, image_px=px)
+    x = torch.randn(2, 3, px, px)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        for block, (_, segment) in zip(pieces, counting.segments(model, x)):
+            x = segment(x)
+            assert 2 * block.sent_bytes * block.sent_short == x.nbytes
+    assert {block.sent_short for block in pieces[:-1]} == {1.0 if name.startswith("vit") else 0.5}
 
 
 def test_nothing_is_added_up_for_a_gradient_that_nobody_wants(network):

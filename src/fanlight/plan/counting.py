@@ -39,16 +39,21 @@ def count(model: nn.Module, *, image_px: int) -> list[Block]:
     """Every piece of `model`, without seconds. The model stays as it is."""
     meta = copy.deepcopy(model).to("meta")
     found = count_on(meta, torch.empty((ROWS, 3, image_px, image_px), device="meta"))
-    short = _kept_short(meta, image_px=image_px)
-    return [
-        replace(block, kept_short=kept / block.kept_bytes) if kept and block.kept_bytes else block
-        for block, kept in zip(found, short or [0.0] * len(found), strict=True)
-    ]
+    short = _short(meta, image_px=image_px)
+    return [_shortened(block, each) for block, each in zip(found, short, strict=True)] if short else found
 
 
-def _kept_short(model: nn.Module, *, image_px: int) -> list[float]:
-    """Bytes that each piece keeps of a row in bf16, which leaves some layers in four bytes; nothing where that cannot be told."""
-    found: list[float] = []
+class _Short(NamedTuple):
+    """Bytes of a row in bf16, which leaves some layers in four bytes."""
+
+    kept: float
+    sent: float
+    pairs: tuple[float, float]  # that divided pairs add up in a forward and in a backward
+
+
+def _short(model: nn.Module, *, image_px: int) -> list[_Short]:
+    """Of every piece; nothing where that cannot be told."""
+    found: list[_Short] = []
     try:
         with FakeTensorMode(), torch.autocast("cpu", dtype=torch.bfloat16):  # autocast has no rules for meta tensors
             fake = _faked(model)
@@ -57,12 +62,24 @@ def _kept_short(model: nn.Module, *, image_px: int) -> list[float]:
             with cut.modes_kept([fake]):
                 for _, segment in segments(fake, few):
                     segment.train()
-                    (few, asked), (more, asked_more) = (_passed(segment, x, trains=trains) for x in (few, more))
-                    found.append(asked_more.kept_bytes - asked.kept_bytes)
+                    more, asked_more = _passed(segment, more, trains=trains)
+                    with _layers_seen(segment) as seen:
+                        few, asked = _passed(segment, few, trains=trains)
+                    left, entered = _pairs(segment, seen)
+                    kept = asked_more.kept_bytes - asked.kept_bytes
+                    found.append(_Short(kept, few.nbytes / ROWS, (sum(left), sum(entered))))
                     trains = trains or any(p.requires_grad for p in segment.parameters())
     except (RuntimeError, NotImplementedError):  # an operator that cannot be faked
         return []
     return found
+
+
+def _shortened(block: Block, short: _Short) -> Block:
+    """With the shares of its bytes that are left."""
+    wide = (block.kept_bytes, block.sent_bytes, sum(block.pairs), sum(block.pairs_backward))
+    narrow = (short.kept, short.sent, *short.pairs)
+    kept, sent, *pairs = (few / many if few and many else 0.5 for few, many in zip(narrow, wide))
+    return replace(block, kept_short=kept, sent_short=sent, pairs_short=(pairs[0], pairs[1]))
 
 
 def _faked(model: nn.Module) -> nn.Module:
