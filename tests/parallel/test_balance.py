@@ -87,7 +87,7 @@ def test_a_pass_is_of_a_whole_microbatch_however_few_rows_are_measured(monkeypat
     assert {(each.pass_s, each.convert_s) for each in many} == {(10.0, 1.0)}
     assert [each.sent_bytes for each in many] == [10 * each.sent_bytes for each in few]
     _, costs_s = balance.choose(model, example, stages=2, microbatches=3, rows=80, **given)
-    assert sum(costs_s) == len(balance._with_weights(model, names, example)) * 31 + 31
+    assert sum(costs_s) == len(balance.with_weights(model, names, example)) * 31 + 31
 
 
 def test_a_cut_counts_all_rows_of_a_microbatch(monkeypatch):

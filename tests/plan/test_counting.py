@@ -1,5 +1,6 @@
 """What pieces ask for is what the model really has, keeps and multiplies."""
 
+import copy
 import time
 from dataclasses import replace
 
@@ -8,7 +9,9 @@ import timm
 import torch
 from torch import nn
 
+from fanlight.errors import ConfigError
 from fanlight.models import freeze, zoo
+from fanlight.parallel import balance, comm, tensor
 from fanlight.plan import counting, dividing
 
 PX = 64
@@ -66,8 +69,6 @@ def test_bytes_that_are_kept_are_those_that_autograd_saves(network, pieces):
 
 
 def test_what_is_frozen_keeps_nothing_for_a_backward(network, pieces):
-    import copy
-
     frozen = copy.deepcopy(network)
     freeze.freeze(frozen)
     found = counting.count(frozen, image_px=PX)
@@ -130,6 +131,47 @@ def test_pairs_of_divided_layers_are_found(pieces):
     assert pieces[0].pairs == (64 * (PX // 4) ** 2 * 4,)
 
 
+@pytest.mark.parametrize("is_short", [False, True])
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "vit_tiny_patch16_224"])
+def test_bytes_of_pairs_are_those_that_tensor_parallelism_adds_up(name, is_short):
+    """A group of one adds nothing up, and hands over what a larger one would."""
+    px = 224 if name.startswith("vit") else PX
+    model = zoo.create(name, classes=10, image_px=px, seed=0).model
+    pieces = counting.count(model, image_px=px)
+    sums: list[int] = []
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(comm.dist, "all_reduce", lambda x, group: sums.append(x.nbytes))
+        tensor.divide(model, group=None, rank=0, ranks=1)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=is_short):
+            y = model(torch.randn(2, 3, px, px))
+        forward, _ = sum(sums), sums.clear()
+        y.float().sum().backward()
+    short = [block.pairs_short if is_short else (1.0, 1.0) for block in pieces]
+    assert forward == sum(2 * sum(b.pairs) * share for b, (share, _) in zip(pieces, short))
+    assert sum(sums) == sum(2 * sum(b.pairs_backward) * share for b, (_, share) in zip(pieces, short))
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vit_tiny_patch16_224"])
+def test_bytes_sent_in_bf16_are_those_that_stages_put_out(name):
+    """A transformer's residual stream stays in fp32, as its position embedding is."""
+    px = 224 if name.startswith("vit") else PX
+    model = zoo.create(name, classes=10, image_px=px, seed=0).model
+    pieces = counting.count(model, image_px=px)
+    x = torch.randn(2, 3, px, px)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        for block, (_, segment) in zip(pieces, counting.segments(model, x)):
+            x = segment(x)
+            assert 2 * block.sent_bytes * block.sent_short == x.nbytes
+    assert {block.sent_short for block in pieces[:-1]} == {1.0 if name.startswith("vit") else 0.5}
+
+
+def test_nothing_is_added_up_for_a_gradient_that_nobody_wants(network):
+    frozen = copy.deepcopy(network)
+    freeze.freeze(frozen)
+    found = counting.count(frozen, image_px=PX)
+    assert all(any(block.pairs) and not any(block.pairs_backward) for block in found[:-1])
+
+
 def test_a_division_is_refused_in_trainings_words():
     refused = dividing.refusals(zoo.create("deit_tiny_patch16_224", classes=4, image_px=224, seed=0).model.to("meta"))
     assert [refused(ranks) for ranks in (1, 2, 3)] == ["", "", ""]
@@ -156,6 +198,19 @@ def test_seconds_of_divided_layers_are_those_between_first_and_second():
     assert len(spent) == 2 and min(spent) >= 0.02
     segment(torch.zeros(1, 3, 8, 8))
     assert len(spent) == 2, "nothing is left on the layers"
+
+
+def test_pieces_are_those_that_training_makes_stages_of():
+    """Nine layers, of which three have weights: three stages at most, and as many pieces."""
+    layers = [nn.ReLU(), nn.Conv2d(3, 4, 3), nn.ReLU(), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Flatten()]
+    model = nn.Sequential(*layers, nn.Linear(4 * (PX - 4) ** 2, 5), nn.Identity())
+    pieces = counting.count(model, image_px=PX)
+    assert [block.numbers for block in pieces] == [112, 148, 20 * (PX - 4) ** 2 + 5]
+    example = torch.zeros(2, 3, PX, PX)
+    names, _ = balance.choose(model, example, stages=3, device=torch.device("cpu"))
+    assert [block.name for block in pieces] == [*names, "head"]
+    with pytest.raises(ConfigError, match="at most 3 stages"):
+        balance.choose(model, example, stages=4, device=torch.device("cpu"))
 
 
 def test_what_cannot_be_cut_is_one_piece():

@@ -245,6 +245,31 @@ def test_tensor_parallel_blocks_compute_a_share_and_add_up_twice():
     assert step_s("tensor", 2, blocks, Asked(1), cluster) == pytest.approx(0.75 * 3 + 2 * 1.0 + agreed(1000))
 
 
+def test_a_backward_adds_up_the_gradient_of_what_a_pair_was_given():
+    """1,000 bytes leave it, and 3,000 entered; of the images that enter the first nobody wants a gradient."""
+    cluster = machine(devices=2, bytes_per_s=1000)
+    for entered, seconds in ((3000.0, 1.0 + 3.0), (0.0, 1.0)):
+        blocks = chain(1, pairs=(1000.0,), pairs_backward=(entered,))
+        assert step_s("tensor", 2, blocks, Asked(1), cluster) == pytest.approx(3 + seconds + agreed(1000))
+
+
+def test_a_short_format_leaves_messages_what_their_numbers_are_left():
+    """Between two stages 1,000 bytes are sent there and back: all of them where a piece puts fp32 out, else half."""
+    cluster = machine(devices=2, bytes_per_s=1000)
+    for share, seconds in ((1.0, 2.0), (0.5, 1.0)):
+        blocks = chain(2, sent_bytes=1000.0, sent_short=share)
+        for activation_bytes, expected in ((2.0, seconds), (4.0, 2.0)):
+            asked = Asked(1, activation_bytes=activation_bytes)
+            assert step_s("pipeline", 2, blocks, asked, cluster) == pytest.approx(6 + expected + agreed(1000))
+
+
+def test_a_short_format_leaves_sums_what_their_numbers_are_left():
+    cluster = machine(devices=2, bytes_per_s=1000)
+    blocks = chain(1, pairs=(1000.0,), pairs_backward=(3000.0,), pairs_short=(0.5, 1.0))
+    found = step_s("tensor", 2, blocks, Asked(1, activation_bytes=2.0), cluster)
+    assert found == pytest.approx(3 + 0.5 + 3.0 + agreed(1000))
+
+
 @pytest.mark.parametrize(
     ("asked", "ranks", "rows"),
     [(Asked(10), 4, 3), (Asked(10, 3), 2, 2 + 2 + 2), (Asked(10, row_unit=2), 4, 4), (Asked(7, 2), 2, 2 + 2), (Asked(8), 4, 2)],
@@ -364,4 +389,4 @@ def test_every_gradient_is_in_one_bucket_that_is_not_too_large(sizes, limit):
 
 def test_stages_are_cut_where_costs_balance():
     blocks = [*chain(1, forward_s=3, backward_s=3), *chain(3)]
-    assert stages.balanced(blocks, stages=2, rows=1) == [0, 1, 1, 1]
+    assert stages.balanced(blocks, Asked(1), stages=2, rows=1) == [0, 1, 1, 1]

@@ -42,7 +42,7 @@ def choose(
 
     ConfigError where the model has fewer segments with weights than stages. Changes no buffer.
     """
-    names = _with_weights(model, cut.cuts(model, example), example)
+    names = with_weights(model, cut.cuts(model, example), example)
     if len(names) + 1 < stages:
         raise ConfigError(
             f"{type(model).__name__} can be cut into at most {len(names) + 1} stages, and the layout has {stages}; use fewer "
@@ -55,7 +55,7 @@ def choose(
     return [names[index] for index in at], [sum(costs_s[a:b]) for a, b in itertools.pairwise(bounds)]
 
 
-def _with_weights(model: nn.Module, names: Sequence[str], example: Tensor) -> list[str]:
+def with_weights(model: nn.Module, names: Sequence[str], example: Tensor) -> list[str]:
     """The cuts that leave weights on both sides, and between each other: a rank without any has nothing to train."""
     if not names:
         return []

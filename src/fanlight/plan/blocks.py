@@ -22,13 +22,16 @@ class Block:
     backward_flop: float = 0.0  # none where neither the block nor anything before it trains
     frozen: int = 0  # numbers in parameters that do not train
     sent_bytes: float = 0.0  # its output
+    sent_short: float = 0.5  # share of these bytes in a number format of two bytes: some outputs stay in four
     kept_bytes: float = 0.0  # what its forward keeps for the backward
-    kept_short: float = 0.5  # share of these bytes that it keeps in a number format of two bytes: some stays in four
+    kept_short: float = 0.5  # likewise
     norms: tuple[int, ...] = ()  # channels of each norm that ranks synchronise
     buffers: int = 0  # numbers in running statistics
     divided: float = 0.0  # share of its time that tensor parallelism divides; of its arithmetic where no time is known
     divided_numbers: int = 0  # of its parameters, likewise
-    pairs: tuple[float, ...] = ()  # bytes that each divided pair's ranks add up in a forward, and again in a backward
+    pairs: tuple[float, ...] = ()  # bytes that each divided pair's ranks add up in a forward: its output
+    pairs_backward: tuple[float, ...] = ()  # in a backward: the gradient of its input; none told: as in a forward
+    pairs_short: tuple[float, float] = (0.5, 0.5)  # of `pairs` and `pairs_backward`, as sent_short
     forward: Line = NOTHING  # seconds by rows, of one rank that computes alone
     backward: Line = NOTHING
 

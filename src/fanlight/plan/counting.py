@@ -3,8 +3,9 @@ is a row's. On the meta device nothing is really computed. B rows."""
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fanlight.errors import ConfigError
 from fanlight.models import cut
+from fanlight.parallel import balance
 from fanlight.plan import dividing
 from fanlight.plan.blocks import Block
 
@@ -23,10 +25,10 @@ ROWS = 2  # of the example: norms refuse one
 
 
 def segments(model: nn.Module, example: Tensor) -> list[tuple[str, nn.Module]]:
-    """The pieces between all cuts that leave weights on both sides, with the name that each ends with; the whole model as one
-    where it cannot be cut."""
+    """The pieces that training balances stages of (parallel/balance.py), each with weights, and the name that each ends with;
+    the whole model as one where it cannot be cut."""
     try:
-        names = cut.cuts(model, example)
+        names = balance.with_weights(model, cut.cuts(model, example), example)
         parts: Sequence[nn.Module] = cut.stages(model, names, example) if names else [model]
     except ConfigError:
         return [("whole", model)]
@@ -37,16 +39,21 @@ def count(model: nn.Module, *, image_px: int) -> list[Block]:
     """Every piece of `model`, without seconds. The model stays as it is."""
     meta = copy.deepcopy(model).to("meta")
     found = count_on(meta, torch.empty((ROWS, 3, image_px, image_px), device="meta"))
-    short = _kept_short(meta, image_px=image_px)
-    return [
-        replace(block, kept_short=kept / block.kept_bytes) if kept and block.kept_bytes else block
-        for block, kept in zip(found, short or [0.0] * len(found), strict=True)
-    ]
+    short = _short(meta, image_px=image_px)
+    return [_shortened(block, each) for block, each in zip(found, short, strict=True)] if short else found
 
 
-def _kept_short(model: nn.Module, *, image_px: int) -> list[float]:
-    """Bytes that each piece keeps of a row in bf16, which leaves some layers in four bytes; nothing where that cannot be told."""
-    found: list[float] = []
+class _Short(NamedTuple):
+    """Bytes of a row in bf16, which leaves some layers in four bytes."""
+
+    kept: float
+    sent: float
+    pairs: tuple[float, float]  # that divided pairs add up in a forward and in a backward
+
+
+def _short(model: nn.Module, *, image_px: int) -> list[_Short]:
+    """Of every piece; nothing where that cannot be told."""
+    found: list[_Short] = []
     try:
         with FakeTensorMode(), torch.autocast("cpu", dtype=torch.bfloat16):  # autocast has no rules for meta tensors
             fake = _faked(model)
@@ -55,12 +62,24 @@ def _kept_short(model: nn.Module, *, image_px: int) -> list[float]:
             with cut.modes_kept([fake]):
                 for _, segment in segments(fake, few):
                     segment.train()
-                    (few, asked), (more, asked_more) = (_passed(segment, x, trains=trains) for x in (few, more))
-                    found.append(asked_more.kept_bytes - asked.kept_bytes)
+                    more, asked_more = _passed(segment, more, trains=trains)
+                    with _layers_seen(segment) as seen:
+                        few, asked = _passed(segment, few, trains=trains)
+                    left, entered = _pairs(segment, seen)
+                    kept = asked_more.kept_bytes - asked.kept_bytes
+                    found.append(_Short(kept, few.nbytes / ROWS, (sum(left), sum(entered))))
                     trains = trains or any(p.requires_grad for p in segment.parameters())
     except (RuntimeError, NotImplementedError):  # an operator that cannot be faked
         return []
     return found
+
+
+def _shortened(block: Block, short: _Short) -> Block:
+    """With the shares of its bytes that are left."""
+    wide = (block.kept_bytes, block.sent_bytes, sum(block.pairs), sum(block.pairs_backward))
+    narrow = (short.kept, short.sent, *short.pairs)
+    kept, sent, *pairs = (few / many if few and many else 0.5 for few, many in zip(narrow, wide))
+    return replace(block, kept_short=kept, sent_short=sent, pairs_short=(pairs[0], pairs[1]))
 
 
 def _faked(model: nn.Module) -> nn.Module:
@@ -86,17 +105,19 @@ def count_on(model: nn.Module, example: Tensor, *, tell: Callable[[int], None] =
             tell(ROWS + 1)
             y_more, asked_more = _passed(segment, more, trains=trains)
             tell(ROWS)
-            y, asked = _passed(segment, few, trains=trains)
+            with _layers_seen(segment) as seen:
+                y, asked = _passed(segment, few, trains=trains)
             row = asked_more - asked
             trains = trains or any(p.requires_grad for p in segment.parameters())
-            pairs, share, numbers = _pairs(segment, few)
+            left, entered = _pairs(segment, seen)
+            share, numbers = _divided(segment, seen)
             found.append(Block(
                 name, tuple(p.numel() for p in segment.parameters() if p.requires_grad),
                 flop=row.flop, backward_flop=row.backward_flop, kept_bytes=row.kept_bytes, sent_bytes=y.nbytes / ROWS,
                 frozen=sum(p.numel() for p in segment.parameters() if not p.requires_grad),
                 norms=tuple(m.num_features for m in segment.modules() if isinstance(m, NORMS) and _trains(m)),
                 buffers=sum(b.numel() for b in segment.buffers()),
-                divided=share, divided_numbers=numbers, pairs=pairs,
+                divided=share, divided_numbers=numbers, pairs=left, pairs_backward=entered,
             ))  # fmt: skip
             few, more = y, y_more
     with torch.no_grad():
@@ -145,33 +166,50 @@ def _passed(segment: nn.Module, x: Tensor, *, trains: bool) -> tuple[Tensor, _As
     return y.detach(), _Asked(forward.get_total_flops(), backward.get_total_flops(), sum(kept.values()))
 
 
-def _pairs(segment: nn.Module, x: Tensor) -> tuple[tuple[float, ...], float, int]:
-    """Of the layers that tensor.TABLE divides: bytes that each pair adds up for a row, their share of the arithmetic, their
-    numbers."""
-    sizes: dict[str, tuple[float, float]] = {}  # layer -> bytes of its output, operations, both for a row
+class _Layer(NamedTuple):
+    """What a convolution or linear layer did with a row."""
+
+    entered_bytes: float  # its input, where a gradient of it is wanted
+    left_bytes: float  # its output
+    flop: float  # of a forward
+
+
+@contextlib.contextmanager
+def _layers_seen(segment: nn.Module) -> Iterator[dict[str, _Layer]]:
+    """Inside, what layers by name do in a forward of ROWS rows."""
+    found: dict[str, _Layer] = {}
     hooks = []
-    weights: dict[str, int] = {}
     for name, module in segment.named_modules():
         if isinstance(module, (nn.Conv2d, nn.Linear)):
 
-            def seen(layer: nn.Module, _: object, y: Tensor, name: str = name) -> None:
+            def seen(layer: nn.Module, given: tuple[Tensor, ...], y: Tensor, name: str = name) -> None:
                 weight: Tensor = layer.weight  # type: ignore[assignment]
-                sizes[name] = y.nbytes / ROWS, 2.0 * y.numel() / ROWS * weight[0].numel()
+                entered = given[0].nbytes / ROWS if given[0].requires_grad else 0.0
+                found[name] = _Layer(entered, y.nbytes / ROWS, 2.0 * y.numel() / ROWS * weight[0].numel())
 
             hooks.append(module.register_forward_hook(seen))
-            weights[name] = module.weight.numel()
-    buffers = [buffer.clone() for buffer in segment.buffers()]
-    with torch.no_grad():
-        segment(x)
-        for buffer, value in zip(segment.buffers(), buffers):
-            buffer.copy_(value)
-    for hook in hooks:
-        hook.remove()
-    summed, work, numbers = [], 0.0, 0
-    for first, second in dividing.pairs(segment):
-        if first in sizes and second in sizes:
-            summed.append(sizes[second][0])
-            work += sizes[first][1] + sizes[second][1]
-            numbers += sum(weights[layer] for layer in (first, second))
-    whole = sum(each for _, each in sizes.values())
-    return tuple(summed), (work / whole if whole else 0.0), numbers
+    try:
+        yield found
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _pairs(segment: nn.Module, seen: dict[str, _Layer]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Of the pairs that tensor.TABLE divides, bytes that are added up for a row: of the second's output in a forward, of the
+    gradient of the first's input in a backward."""
+    found = [(seen[second].left_bytes, seen[first].entered_bytes) for first, second in _known(segment, seen)]
+    return tuple(left for left, _ in found), tuple(entered for _, entered in found)
+
+
+def _divided(segment: nn.Module, seen: dict[str, _Layer]) -> tuple[float, int]:
+    """Of those pairs, their share of the arithmetic and their numbers."""
+    layers = [layer for pair in _known(segment, seen) for layer in pair]
+    whole = sum(each.flop for each in seen.values())
+    weights = [segment.get_submodule(layer).weight for layer in layers]
+    numbers = sum(weight.numel() for weight in weights if isinstance(weight, Tensor))
+    return (sum(seen[layer].flop for layer in layers) / whole if whole else 0.0), numbers
+
+
+def _known(segment: nn.Module, seen: dict[str, _Layer]) -> list[tuple[str, str]]:
+    return [pair for pair in dividing.pairs(segment) if all(layer in seen for layer in pair)]

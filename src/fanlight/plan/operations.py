@@ -32,7 +32,7 @@ class Asked:
     row_unit: int = 1  # neighbouring images that stay together
     bucket_bytes: int | None = None  # of gradients; None: torch's own, the first smaller
     weight_bytes: float = 4.0  # of a number of sharded weights on its way
-    activation_bytes: float = 4.0  # of a number of activations
+    activation_bytes: float = 4.0  # of a number of activations that layers compute in
     gradient_bytes: float = 4.0  # of a number of whole replicas' gradients on its way
     update_s: float = 0.0  # optimizer, for each number that a rank holds
     host_s: float = 0.0  # of the loop, once in a step
@@ -41,6 +41,10 @@ class Asked:
     sync_every: int = 8  # steps between meetings of ranks that train apart
     gathering: Line = NOTHING  # seconds by bytes of a block's sharded weights becoming whole, beside the message
     scattering: Line = NOTHING  # likewise of its gradients
+
+    def activations(self, short: float) -> float:
+        """Share of fp32's bytes that some activations take, where a number format of two bytes leaves `short` of them."""
+        return short if self.activation_bytes < 4 else 1.0
 
     def rows(self, data_ranks: int) -> tuple[int, ...]:
         """Of each microbatch, what the rank with most of it sees, as data/order.py cuts batches: the last rank has most of every

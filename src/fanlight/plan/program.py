@@ -108,7 +108,8 @@ class _Writer:
         if not 0 <= target < self.layout.stages:
             return ends
         boundary = blocks[-1] if forward else self.stages[target][-1]
-        size = boundary.sent_bytes / 4 * self.asked.activation_bytes * self.rows[m]
+        # What comes back is the gradient of what was sent, in its format.
+        size = boundary.sent_bytes * self.asked.activations(boundary.sent_short) * self.rows[m]
         return self._send(pp, self.orders.rank_of(target), size, ends, name=f"send {boundary.name}")
 
     def _send(self, pp: int, to: int, size: float, after: dict[int, int], *, name: str) -> dict[int, int]:
@@ -158,12 +159,10 @@ class _Writer:
             seconds = block.forward.at(self.rows[m]) * self._share(block)
             ends = self._compute(pp, seconds, waits, f"forward {block.name}")
             ends = self._statistics(pp, block, ends)  # again, too: norms meet as often as they compute
-            ends = self._sums(pp, block, m, ends)
+            ends = self._sums(pp, block.pairs, block.pairs_short[0], m, ends)
         return ends
 
-    def _backward(
-        self, pp: int, stage: int, m: int, after: Waits, *, is_last: bool
-    ) -> dict[int, int]:  # fmt: skip
+    def _backward(self, pp: int, stage: int, m: int, after: Waits, *, is_last: bool) -> dict[int, int]:
         ends: dict[int, int] = {}
         blocks = self.stages[stage]
         buckets = self._buckets(blocks) if is_last else []
@@ -174,7 +173,7 @@ class _Writer:
             seconds = block.backward.at(self.rows[m]) * self._share(block)
             ends = self._compute(pp, seconds, waits, f"backward {block.name}")
             ends = self._statistics(pp, block, ends)
-            ends = self._sums(pp, block, m, ends)
+            ends = self._sums(pp, block.pairs_backward or block.pairs, block.pairs_short[1], m, ends)
             if is_last and self.layout.dp_shard > 1:
                 self._scatter(pp, block, ends)
             arrived += len(block.tensors)
@@ -266,11 +265,12 @@ class _Writer:
         self.latest |= found
         return found
 
-    def _sums(self, pp: int, block: Block, m: int, after: dict[int, int]) -> dict[int, int]:
-        """What divided layers add up over ranks."""
-        if self.layout.tp == 1 or not block.pairs:
+    def _sums(self, pp: int, pairs: Sequence[float], short: float, m: int, after: dict[int, int]) -> dict[int, int]:
+        """What divided layers add up over ranks, `pairs` bytes of a row, of which a short format leaves the share `short`; of
+        images nobody wants the gradient."""
+        sizes = [each * self.asked.activations(short) * self.rows[m] for each in pairs if each]
+        if self.layout.tp == 1 or not sizes:
             return after
-        sizes = [each / 4 * self.asked.activation_bytes * self.rows[m] for each in block.pairs]
         waits = {rank: (op,) for rank, op in after.items()}
         return self._together(
             pp, ("tp",), lambda path: sum(cost.all_reduce_s(size, path) for size in sizes), waits, "partial sums", lane="compute"

@@ -16,21 +16,19 @@ def of(layout: Layout, blocks: Sequence[Block], asked: Asked) -> list[int]:
     if layout.stages == 1:
         return [0] * len(blocks)
     rows = max(1, asked.batch // asked.microbatches // layout.data_ranks)
-    return balanced(
-        blocks, stages=layout.stages, rows=rows, microbatches=asked.microbatches, update_s=asked.update_s
-    )  # fmt: skip
+    return balanced(blocks, asked, stages=layout.stages, rows=rows)
 
 
-def balanced(
-    blocks: Sequence[Block], *, stages: int, rows: float, microbatches: int = 1, update_s: float = 0.0
-) -> list[int]:
-    """The stage of each block, as parallelize cuts a model: the costliest stage as cheap as can be."""
+def balanced(blocks: Sequence[Block], asked: Asked, *, stages: int, rows: float) -> list[int]:
+    """The stage of each block, as parallelize cuts a model: the costliest stage as cheap as can be, then what is sent."""
     from fanlight.parallel import balance
 
     if len(blocks) < stages:
         return []
-    costs_s = [microbatches * (b.forward.at(rows) + b.backward.at(rows)) + update_s * b.numbers for b in blocks]
-    at = balance.best(costs_s, [round(b.sent_bytes * rows) for b in blocks[:-1]], stages=stages)
+    passes_s = [asked.microbatches * (b.forward.at(rows) + b.backward.at(rows)) for b in blocks]
+    costs_s = [pass_s + asked.update_s * b.numbers for pass_s, b in zip(passes_s, blocks)]
+    sent = [round(b.sent_bytes * asked.activations(b.sent_short) * rows) for b in blocks[:-1]]
+    at = balance.best(costs_s, sent, stages=stages)
     found, stage = [], 0
     for index in range(len(blocks)):
         found.append(stage)
