@@ -2,11 +2,11 @@
 
     PYTHONPATH=src python benchmarks/plan_auto.py --data SETS --work FOLDER --out results/plan-auto_cpu_<date>.md
 
-Pairs of a network and data. Each is planned once, as the first `--layout auto` on a machine plans: measuring it, then running the
-best in turns. Then it is trained by the command line with the layout that was planned and with the default one, in the same number
-format, batch and length, in turns, the order changing from round to round, as often as the minutes allow, at least once. Where
-both are the same layout there is nothing to compare, and the ratio is 1 by definition. A rate is the run's own: of the epochs
-after the first. What FOLDER has is not measured again.
+Pairs of a network and data. Each is planned once, as the first `--layout auto` on a machine plans: measuring it, then running
+the best in turns. Then it is trained by the command line with the layout that was planned and with the default one, in the same
+number format, batch and length, in turns, the order changing from round to round, as often as the minutes allow, at least once.
+Where both are the same layout there is nothing to compare, and the ratio is 1 by definition. A rate is the run's own: of the
+epochs after the first. What FOLDER has is not measured again.
 """
 
 from __future__ import annotations

@@ -35,11 +35,12 @@ def segments(model: nn.Module, example: Tensor) -> list[tuple[str, nn.Module]]:
     return list(zip([*names, "head"], parts))
 
 
-def count(model: nn.Module, *, image_px: int) -> list[Block]:
-    """Every piece of `model`, without seconds. The model stays as it is."""
+def count(model: nn.Module, *, image_px: int, is_short: bool = True) -> list[Block]:
+    """Every piece of `model`, without seconds. The model stays as it is. `is_short`: number formats of two bytes are wanted, too,
+    which takes longer than all else."""
     meta = copy.deepcopy(model).to("meta")
     found = count_on(meta, torch.empty((ROWS, 3, image_px, image_px), device="meta"))
-    short = _short(meta, image_px=image_px)
+    short = _short(meta, image_px=image_px) if is_short else []
     return [_shortened(block, each) for block, each in zip(found, short, strict=True)] if short else found
 
 

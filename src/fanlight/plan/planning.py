@@ -97,16 +97,17 @@ def _foretold(
     """As `foretold`, of the resolved `config`; `asked`: as it was before."""
     budget = autotune.Budget(MOST_S)
     device, classes = config.execution.device or "cpu", len(manifest.classes)
+    precisions = _precisions(asked.train.precision, other, here=device)
     if other is None and wanted.confirm and device == "cpu":  # they import what they need while the network is counted
         for ranks in (1, measure.places(device)):
             pools.of(ranks, measure.threads_of(config, ranks=ranks, cores=machine.cores_usable()))
-    counted, undivided, unrecomputed = network_of(config, classes=classes)
+    is_short = any(each != "fp32" for each in precisions)
+    counted, undivided, unrecomputed = network_of(config, classes=classes, is_short=is_short)
     if config.execution.recompute and unrecomputed:
         raise ConfigError(unrecomputed)
     images, rows, is_open = len(manifest.rows("train")), config.train.batch_size or 1, batches.is_open(asked)
     if is_open:
         config = batches.calibrated(config, counted, images=images)
-    precisions = _precisions(asked.train.precision, other, here=device)
     calibration = None
     if other is None or other.device.speed is not None:
         calibration = measure.calibrate(
@@ -230,14 +231,14 @@ def resolved(config: Config, *, device: str = "cpu") -> tuple[Config, Manifest]:
     return replace(choices.config, asked=asked), manifest
 
 
-def network_of(config: Config, *, classes: int) -> tuple[list[Block], Callable[[int], str], str]:
-    """The network's pieces, why so many ranks could not divide its layers, and why its blocks cannot be recomputed (empty: they
-    can)."""
+def network_of(config: Config, *, classes: int, is_short: bool = True) -> tuple[list[Block], Callable[[int], str], str]:
+    """The network's pieces (`is_short`: as counting.count has it), why so many ranks could not divide its layers, and why its
+    blocks cannot be recomputed (empty: they can)."""
     model = zoo.create(config.model.name or "", classes=classes, image_px=config.data.image_px or 0, seed=0).model
     if config.model.freeze:
         freeze.freeze(model)
     try:
-        counted = counting.count(model, image_px=config.data.image_px or 0)
+        counted = counting.count(model, image_px=config.data.image_px or 0, is_short=is_short)
     except FanlightError:
         raise
     except (RuntimeError, ValueError) as error:  # a forward that looks at numbers, which there are none of here
