@@ -193,6 +193,31 @@ def test_sending_that_takes_the_core_hides_nothing():
     assert step_s("ddp", 2, chain(2), asked, cluster) == pytest.approx(6 + 2 * 3 + agreed(4000 / 3))
 
 
+def test_a_message_has_the_librarys_overhead():
+    """Forward and backward wait for one each; norm and sums are collectives."""
+    usual, slower = (
+        step_s("pipeline", 2, chain(2), Asked(1), machine(devices=2, bytes_per_s=1e30, overhead_s=each))
+        for each in (0, 0.25)
+    )
+    assert slower - usual == pytest.approx(2 * 0.25 + 2 * 0.25)
+
+
+def test_a_message_takes_half_of_what_an_all_reduce_takes_from_each_side():
+    """Messages of 1 s take 0.5 s of who computes beside them. Forwards 0–1 and, 0.5 s late, 1.5–2.5 on the first rank; the
+    second begins when the first message is there, at 2, so that receiving it took nothing; the second takes 0.5 s of 2–3.
+
+    One microbatch has nothing beside its messages: 1 + 1 + 1, 2 + 1 + 2."""
+    cluster = machine(devices=2, bytes_per_s=1000, steals=1.0)
+    blocks = chain(2, sent_bytes=1000.0)
+    sums = agreed(1000, is_whole=False)
+    assert step_s("pipeline", 2, blocks, Asked(1), cluster) == pytest.approx(8 + sums)
+    layout = parse("pipeline", ranks=2, schedule="gpipe")
+    ops = program(layout, blocks, Asked(2, 2), cluster)
+    found = simulate(ops)
+    times = [(op.ranks[0], b, e) for op, b, e in zip(ops, found.begins, found.ends) if op.name.startswith("forward")]
+    assert times == [(0, 0, 1), (0, 1.5, 2.5), (1, 2, 3), (1, 3.5, 4.5)]
+
+
 @pytest.mark.parametrize("steals", [0.0, 0.5, 1.0])
 def test_what_is_sent_after_all_computing_costs_its_own_time_once(steals):
     cluster = machine(devices=2, bytes_per_s=4000 / 3, steals=steals, contention=0.5)

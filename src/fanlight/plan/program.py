@@ -105,6 +105,9 @@ class _Writer:
         """A forward or backward of a stage by its members; by rank of the receiver, when its result is there."""
         forward, stage, m = action
         after = {rank: tuple(each[rank] for each in arrived) for rank in self.members[pp]}
+        for rank, messages in after.items():
+            for each in messages:
+                self._halved(rank, each, "beside receiving")
         blocks = self.stages[stage]
         last = m == self.asked.microbatches - 1
         if forward:
@@ -128,7 +131,16 @@ class _Writer:
             target = self.layout.rank_at(place._replace(pp=to))
             seconds = max(cost.send_s(size, path) for path in self.routes.between(rank, to))
             found[target] = self._add((rank,), "communication", seconds, (after[rank],), name)
+            self._halved(rank, found[target], "beside sending")
         return found
+
+    def _halved(self, rank: int, message: int, name: str) -> None:
+        """What a message takes from the core of who sends it, and of who receives it, from when it begins. gloo's own threads
+        carry it on that core, while the one that computes goes on and waits only for what it receives. In a second of an
+        all-reduce, which `steals` is of, a rank sends and receives; here each does one of the two."""
+        if self.cluster.steals:
+            takes_s = self.ops[message].seconds * self.cluster.steals / 2 * self.slower(rank)
+            self.latest[rank] = self._add((rank,), "compute", takes_s, self.ops[message].after, name)
 
     def _compute(self, pp: int, seconds: float, after: Waits | None, name: str) -> dict[int, int]:
         """Each member computes."""
