@@ -381,7 +381,7 @@ def test_real_steps_are_foretold_as_they_were_measured(spread, sending, ranks):
         about = Question(config, counted, 0, several.cluster("here"), here, batch)
         layout = choose.layout_of(about, "ddp", ranks=ranks, machines=about.cluster)
         asked = choose.asked_of(about, layout, batch=batch, number_format="fp32", machines=about.cluster)
-        asked = replace(asked, input_s=0.0, host_s=plain.rest_s / plain.alone)
+        asked = replace(asked, input_s=0.0, host_s=plain.rest_s / plain.alone, exchanges=False)
         machines = replace(several, steps={"fp32": replace(plain, spread=spread, sending=sending)}).cluster("here")
         blocks = choose.blocks_of(about, layout, number_format="fp32")
         silent_s = plain.forward.at(batch / ranks) + plain.backward.at(batch / ranks) + plain.optimizer_s + plain.rest_s

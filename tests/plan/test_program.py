@@ -14,9 +14,10 @@ from fanlight.plan import cost, routes, stages
 from fanlight.plan.cluster import Cluster, Device, Hop
 from fanlight.plan.cost import Line
 from fanlight.plan.operations import Asked, Op
-from fanlight.plan.program import EXCHANGE_BYTES, STATISTICS, program
+from fanlight.plan.program import APART_STEPS, EXCHANGE_BYTES, EXCHANGE_STEPS, NORM_BYTES, STATISTICS, program
 from fanlight.plan.simulate import simulate
 from fanlight.study import laws
+from fanlight.train import ledger
 from plan.made import FREE, chain, machine
 
 LAYOUTS = [
@@ -25,9 +26,10 @@ LAYOUTS = [
 ]  # fmt: skip
 
 
-def agreed(bytes_per_s: float, ranks: int = 2) -> float:
-    """What the step's own sums take, without latency."""
-    return 2 * (ranks - 1) / ranks * EXCHANGE_BYTES / bytes_per_s
+def agreed(bytes_per_s: float, ranks: int = 2, *, steps: int = 1, is_whole: bool = True) -> float:
+    """What the step's own sums take, exchanged every so many steps, and the norm of a gradient in parts; without latency."""
+    size = EXCHANGE_BYTES / steps + (0 if is_whole else NORM_BYTES)
+    return 2 * (ranks - 1) / ranks * size / bytes_per_s
 
 
 def step_s(text, ranks, blocks, asked, cluster=FREE, **more) -> float:
@@ -205,6 +207,31 @@ def test_sending_that_takes_the_core_hides_nothing():
     assert step_s("ddp", 2, chain(2), asked, cluster) == pytest.approx(6 + 2 * 3 + agreed(4000 / 3))
 
 
+def test_a_message_has_the_librarys_overhead():
+    """Forward and backward wait for one each; norm and sums are collectives."""
+    usual, slower = (
+        step_s("pipeline", 2, chain(2), Asked(1), machine(devices=2, bytes_per_s=1e30, overhead_s=each))
+        for each in (0, 0.25)
+    )
+    assert slower - usual == pytest.approx(2 * 0.25 + 2 * 0.25)
+
+
+def test_a_message_takes_half_of_what_an_all_reduce_takes_from_each_side():
+    """Messages of 1 s take 0.5 s of who computes beside them. Forwards 0–1 and, 0.5 s late, 1.5–2.5 on the first rank; the
+    second begins when the first message is there, at 2, so that receiving it took nothing; the second takes 0.5 s of 2–3.
+
+    One microbatch has nothing beside its messages: 1 + 1 + 1, 2 + 1 + 2."""
+    cluster = machine(devices=2, bytes_per_s=1000, steals=1.0)
+    blocks = chain(2, sent_bytes=1000.0)
+    sums = agreed(1000, is_whole=False)
+    assert step_s("pipeline", 2, blocks, Asked(1), cluster) == pytest.approx(8 + sums)
+    layout = parse("pipeline", ranks=2, schedule="gpipe")
+    ops = program(layout, blocks, Asked(2, 2), cluster)
+    found = simulate(ops)
+    times = [(op.ranks[0], b, e) for op, b, e in zip(ops, found.begins, found.ends) if op.name.startswith("forward")]
+    assert times == [(0, 0, 1), (0, 1.5, 2.5), (1, 2, 3), (1, 3.5, 4.5)]
+
+
 @pytest.mark.parametrize("steals", [0.0, 0.5, 1.0])
 def test_what_is_sent_after_all_computing_costs_its_own_time_once(steals):
     cluster = machine(devices=2, bytes_per_s=4000 / 3, steals=steals, contention=0.5)
@@ -226,7 +253,7 @@ def test_fsdp_gathers_before_every_pass_and_scatters_after_it(kind, seconds):
     last block's gradients hide behind nothing."""
     cluster = machine(devices=2, bytes_per_s=2000, kind=kind)
     found = step_s("fsdp", 2, chain(2), Asked(2), cluster)
-    assert found == pytest.approx(seconds + agreed(2000))
+    assert found == pytest.approx(seconds + agreed(2000, steps=EXCHANGE_STEPS[kind], is_whole=False))
 
 
 def test_what_sharded_blocks_take_beside_their_messages_is_computing():
@@ -242,7 +269,9 @@ def test_tensor_parallel_blocks_compute_a_share_and_add_up_twice():
     """Half of the arithmetic is divided over 2: ¾ of 3 s; 1,000 bytes are added up after forward and backward."""
     cluster = machine(devices=2, bytes_per_s=1000)
     blocks = chain(1, pairs=(1000.0,), divided=0.5, divided_numbers=500)
-    assert step_s("tensor", 2, blocks, Asked(1), cluster) == pytest.approx(0.75 * 3 + 2 * 1.0 + agreed(1000))
+    assert step_s("tensor", 2, blocks, Asked(1), cluster) == pytest.approx(
+        0.75 * 3 + 2 * 1.0 + agreed(1000, is_whole=False)
+    )
 
 
 def test_a_backward_adds_up_the_gradient_of_what_a_pair_was_given():
@@ -250,7 +279,9 @@ def test_a_backward_adds_up_the_gradient_of_what_a_pair_was_given():
     cluster = machine(devices=2, bytes_per_s=1000)
     for entered, seconds in ((3000.0, 1.0 + 3.0), (0.0, 1.0)):
         blocks = chain(1, pairs=(1000.0,), pairs_backward=(entered,))
-        assert step_s("tensor", 2, blocks, Asked(1), cluster) == pytest.approx(3 + seconds + agreed(1000))
+        assert step_s("tensor", 2, blocks, Asked(1), cluster) == pytest.approx(
+            3 + seconds + agreed(1000, is_whole=False)
+        )
 
 
 def test_a_short_format_leaves_messages_what_their_numbers_are_left():
@@ -260,14 +291,16 @@ def test_a_short_format_leaves_messages_what_their_numbers_are_left():
         blocks = chain(2, sent_bytes=1000.0, sent_short=share)
         for activation_bytes, expected in ((2.0, seconds), (4.0, 2.0)):
             asked = Asked(1, activation_bytes=activation_bytes)
-            assert step_s("pipeline", 2, blocks, asked, cluster) == pytest.approx(6 + expected + agreed(1000))
+            assert step_s("pipeline", 2, blocks, asked, cluster) == pytest.approx(
+                6 + expected + agreed(1000, is_whole=False)
+            )
 
 
 def test_a_short_format_leaves_sums_what_their_numbers_are_left():
     cluster = machine(devices=2, bytes_per_s=1000)
     blocks = chain(1, pairs=(1000.0,), pairs_backward=(3000.0,), pairs_short=(0.5, 1.0))
     found = step_s("tensor", 2, blocks, Asked(1, activation_bytes=2.0), cluster)
-    assert found == pytest.approx(3 + 0.5 + 3.0 + agreed(1000))
+    assert found == pytest.approx(3 + 0.5 + 3.0 + agreed(1000, is_whole=False))
 
 
 @pytest.mark.parametrize(
@@ -298,7 +331,43 @@ def test_synchronised_norms_meet_in_forward_and_backward():
 
 def test_ranks_that_train_apart_pay_a_share_of_a_meeting():
     cluster = machine(devices=2, bytes_per_s=4000)
-    assert step_s("local-sgd", 2, chain(2), Asked(2, sync_every=8), cluster) == pytest.approx(6 + 2 / 8)
+    assert step_s("local-sgd", 2, chain(2), Asked(2, sync_every=8), cluster) == pytest.approx(
+        6 + (2 + agreed(4000)) / 8
+    )
+
+
+def test_sums_are_exchanged_as_often_as_a_run_does():
+    assert {"cpu": 1, "cuda": ledger.GPU_STEPS} == EXCHANGE_STEPS and ledger.APART_STEPS == APART_STEPS
+    for kind, steps in EXCHANGE_STEPS.items():
+        cluster = machine(devices=2, bytes_per_s=8, kind=kind)
+        found = [step_s("ddp", 2, chain(1, tensors=()), Asked(2, exchanges=each), cluster) for each in (True, False)]
+        assert found == pytest.approx([3 + 8.0 / steps, 3])
+
+
+@pytest.mark.parametrize(
+    ("kind", "sync_every", "steps"),
+    [("cpu", 8, 8), ("cpu", 100, 32), ("cuda", 8, 16), ("cuda", 10, 10), ("cuda", 1, 10)],
+)
+def test_ranks_that_train_apart_exchange_sums_when_they_meet(kind, sync_every, steps):
+    cluster = machine(devices=2, bytes_per_s=8, kind=kind)
+    found = step_s("local-sgd", 2, chain(1, tensors=()), Asked(2, sync_every=sync_every), cluster)
+    assert found == pytest.approx(3 + 8.0 / steps)
+
+
+@pytest.mark.parametrize(("text", "norms"), [("ddp", 0), ("fsdp", 1), ("pipeline", 1), ("tensor", 1)])
+def test_the_norm_of_a_gradient_in_parts_is_added_up(text, norms):
+    cluster = machine(devices=2, bytes_per_s=1e30, overhead_s=1.0)
+    ops = program(parse(text, ranks=2), chain(2, pairs=(1.0,)), Asked(2), cluster)
+    assert [op.seconds for op in ops if op.name == "norm of the gradient"] == [1.0] * norms
+
+
+def test_no_stage_moves_its_weights_before_all_agree():
+    """The second stage ends first, and has most weights to move."""
+    blocks = [*chain(1, tensors=(10,)), *chain(1, tensors=(1000,))]
+    ops = program(parse("pipeline", ranks=2), blocks, Asked(1, update_s=1e-3), machine(devices=2, bytes_per_s=1e30))
+    found = simulate(ops)
+    assert found.step_s == pytest.approx(6 + 1.0)
+    assert [begin for op, begin in zip(ops, found.begins) if op.name == "optimizer"] == pytest.approx([6.0, 6.0])
 
 
 def test_input_is_hidden_until_it_takes_longer():

@@ -7,6 +7,7 @@ tree all-reduce   2(n/k−1)α + 2⌈log₂k⌉α' + 2S/β             a pipelin
 all-gather, reduce-scatter (ring)   (n−1)α + (n−1)/n · S/β
 reduce-scatter (gloo)   as an all-reduce: measured it takes as long, or longer
 broadcast         ⌈log₂n⌉α + S/β
+message           α + S/β
 
 A ring over several nodes runs at the pace of its slowest hop: the latencies of all its hops add up, the bandwidth is the
 least of them. gloo, on CPUs, sends all-reduces around a ring whatever their size; nccl, on GPUs, takes the tree where that is
@@ -136,9 +137,10 @@ def broadcast_s(size: float, path: Route) -> float:
 
 
 def send_s(size: float, path: Route) -> float:
-    """One message between two ranks."""
+    """One message between two ranks: a gather of two in which one has nothing to say. Who receives it has the same to wait for,
+    the library's call, its threads and its own waking, so the overhead is a collective's."""
     hop = path.within if path.nodes == 1 else path.between
-    return hop.latency_s + size / path.bytes_per_s
+    return path.overhead_s + hop.latency_s + size / path.bytes_per_s
 
 
 def hop_of(latency_s: float, bytes_per_s: float, *, ranks: int) -> Hop:

@@ -38,6 +38,7 @@ class Asked:
     host_s: float = 0.0  # of the loop, once in a step
     input_s: float = 0.0  # of preparing one image, on the input threads of its rank, beside the step
     turn_s: float = 0.0  # of one image, on something that a node's ranks take turns at and that nothing hides
+    exchanges: bool = True  # whether ranks tell each other sums and wishes, as a run does and a measured step does not
     sync_every: int = 8  # steps between meetings of ranks that train apart
     gathering: Line = NOTHING  # seconds by bytes of a block's sharded weights becoming whole, beside the message
     scattering: Line = NOTHING  # likewise of its gradients

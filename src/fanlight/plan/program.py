@@ -21,7 +21,10 @@ from fanlight.plan.operations import Asked, Op, Waits
 from fanlight.plan.routes import Routes
 
 FIRST_BUCKET_BYTES = 1 << 20  # of torch's reducer where its size was left open
-EXCHANGE_BYTES = 64  # of a step's sums and wishes, every step on CPUs
+EXCHANGE_BYTES = 64  # of a step's sums and wishes (train/ledger.py)
+EXCHANGE_STEPS = {"cpu": 1, "cuda": 10}  # from one exchange of them to the next
+APART_STEPS = 32  # likewise, at most, where ranks train apart
+NORM_BYTES = 8  # the squared norm of a gradient that no rank has whole (parallel/total.py)
 STATISTICS = "norm statistics"
 STATISTICS_BYTES = 8  # numbers of synchronised norms travel in float64
 
@@ -89,8 +92,13 @@ class _Writer:
                     arrived = [done[each] for each in needed if self.orders.rank_of(each.stage) != pp]
                     done[action] = self._act(pp, action, arrived)
                     places[pp] += 1
+        ends: dict[int, int] = {}
         for pp in range(self.layout.pp):
-            self._end(pp)
+            ends |= self._ready(pp)
+        if self.layout.ranks > 1 and not self.layout.is_periodic:
+            ends = self._agree(ends)
+        for pp in range(self.layout.pp):
+            self._move(pp, ends)
         self._input()
         return self.ops
 
@@ -98,6 +106,9 @@ class _Writer:
         """A forward or backward of a stage by its members; by rank of the receiver, when its result is there."""
         forward, stage, m = action
         after = {rank: tuple(each[rank] for each in arrived) for rank in self.members[pp]}
+        for rank, messages in after.items():
+            for each in messages:
+                self._halved(rank, each, "beside receiving")
         blocks = self.stages[stage]
         last = m == self.asked.microbatches - 1
         if forward:
@@ -121,7 +132,16 @@ class _Writer:
             target = self.layout.rank_at(place._replace(pp=to))
             seconds = max(cost.send_s(size, path) for path in self.routes.between(rank, to))
             found[target] = self._add((rank,), "communication", seconds, (after[rank],), name)
+            self._halved(rank, found[target], "beside sending")
         return found
+
+    def _halved(self, rank: int, message: int, name: str) -> None:
+        """What a message takes from the core of who sends it, and of who receives it, from when it begins. gloo's own threads
+        carry it on that core, while the one that computes goes on and waits only for what it receives. In a second of an
+        all-reduce, which `steals` is of, a rank sends and receives; here each does one of the two."""
+        if self.cluster.steals:
+            takes_s = self.ops[message].seconds * self.cluster.steals / 2 * self.slower(rank)
+            self.latest[rank] = self._add((rank,), "compute", takes_s, self.ops[message].after, name)
 
     def _compute(self, pp: int, seconds: float, after: Waits | None, name: str) -> dict[int, int]:
         """Each member computes."""
@@ -292,15 +312,13 @@ class _Writer:
             groups = cutting.within(sizes, limit=cutting.BUCKET_BYTES)
         return [(group[-1] + 1, sum(sizes[i] for i in group), len(group)) for group in groups]
 
-    def _end(self, pp: int) -> None:
-        """What is left when the last backward is done: waiting for sums, agreeing, moving the weights."""
-        mine = [block for stage in range(pp, self.layout.stages, self.layout.pp) for block in self.stages[stage]]
+    def _ready(self, pp: int) -> dict[int, int]:
+        """What is left of a place when its last backward is done, before weights move: waiting for sums, and the loop's own."""
+        layout, mine = self.layout, self._mine(pp)
         waits = {rank: tuple(self.sent.get(pp, ())) for rank in self.members[pp]}
         if not self.collapsed:  # each rank waits for its own group's
             own = {op: set(self.ops[op].ranks) for op in self.sent.get(pp, ())}
             waits = {rank: tuple(op for op, ranks in own.items() if rank in ranks) for rank in waits}
-        held = sum(block.numbers * self._held(block) for block in mine) / self.layout.dp_shard
-        layout = self.layout
         if layout.tp > 1 and (self.is_gpu or layout.ranks > self.cluster.devices):
             whole = 4.0 * sum(b.numbers - b.divided_numbers for b in mine)
             copies = self._together(
@@ -308,18 +326,46 @@ class _Writer:
             )
             waits = {rank: (*waits[rank], copies[rank]) for rank in waits}
         turns = min(self.cluster.devices, layout.data_ranks) * sum(self.rows) * self.asked.turn_s
-        ends = self._compute(pp, self.asked.host_s + turns / self.contended, waits, "host")
-        if layout.ranks > 1 and not layout.is_periodic:
-            agreed = cost.all_reduce_s(EXCHANGE_BYTES, self.routes.of_all())
-            ends = self._compute_all(pp, agreed / self.contended, ends, "agree")
-        ends = self._compute_all(pp, self.asked.update_s * held, ends, "optimizer")
-        if layout.is_periodic:
+        return self._compute(pp, self.asked.host_s + turns / self.contended, waits, "host")
+
+    def _agree(self, ends: dict[int, int]) -> dict[int, int]:
+        """What all ranks add up before weights move, and so wait for each other: the gradient's norm where none has all of it,
+        sums and wishes."""
+        everyone = self.routes.of_all()
+        norm_s = 0.0 if self.layout.is_whole else cost.all_reduce_s(NORM_BYTES, everyone)
+        for seconds, name in ((norm_s, "norm of the gradient"), (self._exchange_s(), "agree")):
+            if seconds:
+                index = self._add(tuple(ends), "compute", seconds, tuple(sorted(set(ends.values()))), name)
+                ends = dict.fromkeys(ends, index)
+        self.latest |= ends
+        return ends
+
+    def _exchange_s(self) -> float:
+        """A step's share of the exchanges."""
+        kind, together = self.cluster.device.kind, self.asked.sync_every
+        steps = EXCHANGE_STEPS[kind]
+        if self.layout.is_periodic:  # when they meet, and enough steps were made
+            steps = min(APART_STEPS, together * math.ceil(steps / together))
+        return cost.all_reduce_s(EXCHANGE_BYTES, self.routes.of_all()) / steps if self.asked.exchanges else 0.0
+
+    def _move(self, pp: int, ends: dict[int, int]) -> None:
+        """Weights move; ranks that train apart meet."""
+        mine = self._mine(pp)
+        held = sum(block.numbers * self._held(block) for block in mine) / self.layout.dp_shard
+        after = {rank: ends[rank] for rank in self.members[pp]}
+        after = self._compute_all(pp, self.asked.update_s * held, after, "optimizer")
+        if self.layout.is_periodic:
             size = 4.0 * sum(block.numbers + block.buffers for block in mine)
-            waits = {rank: (op,) for rank, op in ends.items()}
+            waits = {rank: (op,) for rank, op in after.items()}
             self._together(
-                pp, ("dp_replicate",), lambda path: cost.all_reduce_s(size, path) / self.asked.sync_every, waits,
+                pp, ("dp_replicate",),
+                lambda path: cost.all_reduce_s(size, path) / self.asked.sync_every + self._exchange_s(), waits,
                 f"1/{self.asked.sync_every} of a meeting", lane="compute",
             )  # fmt: skip
+
+    def _mine(self, pp: int) -> list[Block]:
+        """The blocks of all stages of a place."""
+        return [block for stage in range(pp, self.layout.stages, self.layout.pp) for block in self.stages[stage]]
 
     def _compute_all(self, pp: int, seconds: float, after: dict[int, int], name: str) -> dict[int, int]:
         return self._compute(pp, seconds, {rank: (op,) for rank, op in after.items()}, name)

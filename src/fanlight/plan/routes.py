@@ -23,6 +23,7 @@ class Routes:
     def __init__(self, layout: Layout, cluster: Cluster, *, collapsed: bool):
         self._layout, self._cluster, self._collapsed = layout, cluster, collapsed
         self._known: dict[tuple[int, tuple[str, ...]], tuple[cost.Route, ...]] = {}
+        self._hops: dict[tuple[int, int], tuple[cost.Route, ...]] = {}
         self._peers: dict[tuple[int, tuple[str, ...]], tuple[int, ...]] = {}
 
     def of(self, rank: int, axes: tuple[str, ...]) -> tuple[cost.Route, ...]:
@@ -38,10 +39,12 @@ class Routes:
 
     def between(self, rank: int, to: int) -> tuple[cost.Route, ...]:
         """Those of a message from `rank` to the rank that stands on place `to` of its pipe, as `of` has them."""
-        place = self._layout.place(rank)
-        lie = hops(self._layout, self._cluster.devices, place.pp, to)
-        found = set(lie.flat) if self._collapsed else {lie[place[1:]]}
-        return tuple(self._route(2, each) for each in sorted(found))
+        if (rank, to) not in self._hops:
+            place = self._layout.place(rank)
+            lie = hops(self._layout, self._cluster.devices, place.pp, to)
+            found = set(lie.flat) if self._collapsed else {lie[place[1:]]}
+            self._hops[rank, to] = tuple(self._route(2, each) for each in sorted(found))
+        return self._hops[rank, to]
 
     def peers(self, rank: int, axes: tuple[str, ...]) -> tuple[int, ...]:
         """Who takes part: `rank` alone where it stands for all, else its group along `axes`."""

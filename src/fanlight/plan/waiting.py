@@ -50,6 +50,7 @@ def _fitted(
         replace(
             choose.asked_of(about, layout, batch=batch, number_format=number_format, machines=machines),
             input_s=0.0, host_s=plain.rest_s / max(1.0, plain.alone),  # nothing is cropped meanwhile
+            exchanges=False,
         )
         for batch in measured.sizes
     ]  # fmt: skip
