@@ -51,11 +51,8 @@ class _Writer:
         self.stages = [[b for b, at in zip(blocks, stage_of) if at == stage] for stage in range(layout.stages)]
         assert all(self.stages), "every stage holds a block"
         self.orders = schedule.orders(
-            layout.schedule or "gpipe",
-            ranks=layout.pp,
-            stages_per_rank=layout.stages_per_rank,
-            microbatches=asked.microbatches,
-        )
+            layout.schedule or "gpipe", ranks=layout.pp, stages_per_rank=layout.stages_per_rank, microbatches=asked.microbatches
+        )  # fmt: skip
         every = range(layout.ranks)
         self.members = [
             [layout.rank_at(Place(pp, 0, 0, 0))] if collapsed else [r for r in every if layout.place(r).pp == pp]
@@ -78,9 +75,7 @@ class _Writer:
 
     def written(self) -> list[Op]:
         """The whole step."""
-        done: dict[
-            schedule.Action, dict[int, int]
-        ] = {}  # action -> the operation after which its result is there, by rank
+        done: dict[schedule.Action, dict[int, int]] = {}  # the operation after which its result is there, by rank
         places = [0] * self.layout.pp
         while any(place < len(order) for place, order in zip(places, self.orders.by_rank)):
             for pp, order in enumerate(self.orders.by_rank):
