@@ -24,7 +24,7 @@ import numpy as np
 
 from fanlight import console, machine
 from fanlight.errors import FanlightError
-from fanlight.plan import choose, confirm, measure, planning
+from fanlight.plan import choose, confirm, measure, planning, trial
 from fanlight.plan.choose import Candidate, Question
 from fanlight.recipes import assemble
 from fanlight.train import precision
@@ -62,7 +62,7 @@ class Job:
     def measured(self) -> dict[str, object]:
         """Seconds of each step and bytes of the process that held most; or why there are none."""
         try:
-            found = confirm.measure(planning.config_of(self.told, self.about), classes=self.classes, steps=STEPS)
+            found = confirm.measure(trial.config_of(self.told, self.about), classes=self.classes, steps=STEPS)
         except FanlightError as error:
             return {"error": str(error)}
         return {"steps_s": found.steps_s, "peak_bytes": found.peak_bytes}

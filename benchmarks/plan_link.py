@@ -28,7 +28,7 @@ from fanlight import console
 from fanlight.config import from_document
 from fanlight.errors import FanlightError
 from fanlight.parallel.launch import Pool
-from fanlight.plan import choose, cluster, confirm, measure, planning
+from fanlight.plan import choose, cluster, confirm, measure, planning, trial
 from fanlight.plan.calibration import Calibration
 from fanlight.plan.choose import Candidate, Question
 from fanlight.recipes import assemble
@@ -83,7 +83,7 @@ def foretold(
             if not told.fits:
                 console.say(f"  {model}, {name}: {told.reason}")
                 continue
-            job = {"config": planning.config_of(told, about).document(), "classes": classes}
+            job = {"config": trial.config_of(told, about).document(), "classes": classes}
             found.append((rate, told, job))
     return found
 
