@@ -105,7 +105,7 @@ def _activations(layout: Layout, blocks: Sequence[Block], *, rows: float, in_fli
     each = [
         b.kept_bytes * (b.kept_short if is_short else 1.0) * (1 - b.divided * (1 - 1 / layout.tp) / 2) for b in blocks
     ]
-    sent = [b.sent_bytes * (0.5 if is_short else 1.0) for b in blocks]
+    sent = [b.sent_bytes * (b.sent_short if is_short else 1.0) for b in blocks]
     if layout.recompute:
         return rows * (in_flight * sum(sent) + max(each, default=0.0))
     return rows * (in_flight * sum(each) + 2 * max(sent, default=0.0))

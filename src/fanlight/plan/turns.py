@@ -27,7 +27,7 @@ from fanlight.train import memory, precision, probe
 
 BEGIN, WINDOW = "fanlight.plan.turns:begun", "fanlight.plan.turns:window"
 WINDOWS = 4
-BUDGET_S = 10.0  # of one number of ranks' steps, in all windows and formats: large networks take fewer rows
+BUDGET_S = 13.0  # of one number of ranks' steps, in all windows and formats: large networks take fewer rows
 TURNS_MOST = 8  # of a window: small networks take many in its time
 FEWER = 4  # times fewer rows, for the second point of a line
 ROWS_LEAST = 4  # of a rank's microbatch
