@@ -4,7 +4,9 @@
 
 A curve's network is counted, its device's rate follows from the first point, links are the published ones. One number per
 curve, how unequal its ranks are (spread), how much they share (contention) or what they take turns at (turn), comes from
-*other* published curves, which the row names: the value that fits those best. What is compared is the lost share, one less
+*other* published curves, which the row names: the value that fits those best. These are all other networks of the same kind
+by the same publisher and scripts, in the same kind of number format; where there are none, curves of the machine that is most
+alike. What is compared is the lost share, one less
 efficiency, at every other point; beside it two naive predictors, linear scaling and an efficiency of 90 % everywhere.
 And how many of the published points lie inside the band that `fanlight plan` prints beside its prediction: with the noise of a
 computing rate that a file tells, and with that of one which was measured, which the first point of a curve is.
@@ -17,6 +19,7 @@ import argparse
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from datetime import date
 from pathlib import Path
 from statistics import fmean, median
 
@@ -30,7 +33,7 @@ DGX1, DGXA100 = cluster.read("dgx-1"), cluster.read("dgx-a100")
 GH200, PCIE, CPUS = cluster.read("gh200-4"), cluster.read("v100-pcie"), cluster.read("xeon-28")
 BIG_BASIN = cluster.read("big-basin")
 DDP_BENCH = "pytorch benchmarks/distributed/ddp/README.md, 8 DGX-1 (V100), torch 1.4, p50"
-NVIDIA = "NVIDIA DeepLearningExamples, PyTorch/Classification/ConvNets/resnet50v1.5, pytorch-21.03"
+NVIDIA = "NVIDIA DeepLearningExamples, PyTorch/Classification/ConvNets, pytorch-21.03; batches of its configs.yml"
 COURSE = "a reference project's own logs (docs/recipes.md)"
 
 
@@ -41,7 +44,7 @@ class Curve:
 
     name: str
     source: str
-    network: str  # of torchvision, or numbers of parameters
+    network: str  # of torchvision or timm, or numbers of parameters
     machine: Cluster
     seconds: dict[int, float]
     rows: int
@@ -49,7 +52,6 @@ class Curve:
     others: tuple[str, ...] = ()  # these
     image_px: int = 224
     tensor_s: float = 0.0
-    is_asked: bool = True  # stands in the table; else it only lends its number
 
     @property
     def first(self) -> int:
@@ -73,6 +75,43 @@ V2 = {  # one GPU without DDP, one with it, and more
 }
 
 
+Throughputs = dict[str, tuple[int, float, float]]  # of a network: images on each GPU, images/s of one GPU and of eight
+RESNETS: dict[str, tuple[Cluster, bool, Throughputs]] = {  # by machine and format; whether that is the mixed one
+    "DGX A100, TF32": (DGXA100, False, {
+        "resnet50": (256, 938, 7248), "resnext101_32x4d": (128, 456, 3471), "seresnext101_32x4d": (128, 395, 2991),
+    }),
+    "DGX A100, mixed": (DGXA100, True, {
+        "resnet50": (256, 2470, 16621), "resnext101_32x4d": (128, 1211, 7925), "seresnext101_32x4d": (128, 855, 5779),
+    }),
+    "DGX-1 16 GB, FP32": (DGX1, False, {
+        "resnet50": (112, 367, 2855), "resnext101_32x4d": (64, 147, 1133), "seresnext101_32x4d": (64, 132, 1004),
+    }),
+    "DGX-1 16 GB, mixed": (DGX1, True, {
+        "resnet50": (256, 1200, 8322), "resnext101_32x4d": (128, 587, 4065), "seresnext101_32x4d": (112, 443, 2971),
+    }),
+    "DGX-1 32 GB, FP32": (DGX1, False, {
+        "resnet50": (112, 356, 2766), "resnext101_32x4d": (64, 144, 1108), "seresnext101_32x4d": (64, 130, 992),
+    }),
+    "DGX-1 32 GB, mixed": (DGX1, True, {
+        "resnet50": (256, 1156, 8056), "resnext101_32x4d": (128, 565, 3863), "seresnext101_32x4d": (112, 427, 2925),
+    }),
+}  # fmt: skip
+
+
+def resnets() -> list[Curve]:
+    """Every ResNet of one publisher's tables: the scripts of one repository, in one release. Each borrows from all the others
+    whose format is of the same kind (TF32 and FP32 are one), on whatever machine."""
+    kinds = {f"{network}, {where}": mixed for where, (_, mixed, told) in RESNETS.items() for network in told}
+    return [
+        Curve(
+            f"{network}, {where}", NVIDIA, network, machine, img_per_s({1: alone, 8: eight}, rows=rows), rows,
+            others=tuple(name for name, kind in kinds.items() if kind == mixed and name != f"{network}, {where}"),
+        )
+        for where, (machine, mixed, told) in RESNETS.items()
+        for network, (rows, alone, eight) in told.items()
+    ]  # fmt: skip
+
+
 @functools.cache
 def per_tensor_s(*networks: str) -> float:
     """What DDP on one GPU, with nobody to send to, costs for each gradient: of these networks of the DDP benchmark."""
@@ -80,6 +119,7 @@ def per_tensor_s(*networks: str) -> float:
     return sum(V2[name][1] - V2[name][0] for name in networks) / sum(tensors)
 
 
+@functools.cache
 def curves() -> dict[str, Curve]:
     """All of them, by name."""
     found = []
@@ -96,13 +136,7 @@ def curves() -> dict[str, Curve]:
             {1: 0.097, 2: 0.104, 4: 0.105, 8: 0.108, 16: 0.111, 32: 0.112, 40: 0.114}, 32,
             others=tuple(f"{other}, 1–16 V100" for other in kin), tensor_s=per_tensor_s(*kin),
         ),
-        Curve("DGX A100, TF32", NVIDIA, "resnet50", DGXA100, img_per_s({1: 938, 8: 7248}, rows=256), 256,
-              others=("DGX-1, FP32",)),
-        Curve("DGX A100, mixed", NVIDIA, "resnet50", DGXA100, img_per_s({1: 2470, 8: 16621}, rows=256), 256,
-              others=("DGX-1, mixed",)),
-        Curve("DGX-1, FP32", NVIDIA, "resnet50", DGX1, img_per_s({1: 356, 8: 2766}, rows=128), 128, others=("DGX A100, TF32",)),
-        Curve("DGX-1, mixed", NVIDIA, "resnet50", DGX1, img_per_s({1: 1156, 8: 8056}, rows=256), 256,
-              others=("DGX A100, mixed",)),
+        *resnets(),
         Curve("resnet50, 1–8 GH200", "a cluster's user guide, the same DDP benchmark, torch 2.3, p50", "resnet50", GH200,
               {1: 32 / 1392, 2: 32 / 1256, 4: 32 / 1255, 8: 32 / 1233}, 32, others=("resnet101, 1–8 GH200",),
               tensor_s=(32 / 727 - 32 / 790) / 314),
@@ -143,13 +177,15 @@ def blocks_of(network: str, image_px: int) -> tuple[Block, ...]:
     if network.isdecimal():
         each = int(network) // 16
         return tuple(Block(f"piece {i}", (each, each), flop=1e9) for i in range(8))
+    import timm
     import torch
     import torchvision
 
     with torch.device("meta"):
-        model = getattr(torchvision.models, network)()
+        make = getattr(torchvision.models, network, None) or functools.partial(timm.create_model, network)
+        model = make()
     # Their norms are each rank's own.
-    return tuple(replace(block, norms=()) for block in counting.count(model, image_px=image_px))
+    return tuple(replace(block, norms=()) for block in counting.count(model, image_px=image_px, is_short=False))
 
 
 @functools.cache
@@ -174,6 +210,8 @@ def step_on(machine: Cluster, curve: Curve, ranks: int, value: float, total_s: f
 def alone_s(curve: Curve, value: float) -> float:
     """Seconds of a rank's forwards and backwards with which the first point is met: it sets the device's rate."""
     first_s = curve.seconds[curve.first]
+    if curve.first == 1:  # one rank waits for nobody: what its step takes beside computing is the same at any rate
+        return first_s - (step_s(curve.name, 1, value, first_s) - first_s)
     low, high = first_s * 1e-3, first_s
     for _ in range(40):
         middle = (low + high) / 2
@@ -183,6 +221,12 @@ def alone_s(curve: Curve, value: float) -> float:
 
 def foretold(curve: Curve, value: float) -> dict[int, float]:
     """Lost shares of all points but the first."""
+    return _foretold(curve.name, value)
+
+
+@functools.cache
+def _foretold(name: str, value: float) -> dict[int, float]:
+    curve = curves()[name]
     first_s, total_s = curve.seconds[curve.first], alone_s(curve, value)
     return {n: 1 - first_s / step_s(curve.name, n, value, total_s) for n in curve.seconds if n != curve.first}
 
@@ -272,9 +316,24 @@ def report() -> str:
         f"{'yes' if own <= 0.5 * min(linear, constant) else 'no'} | "
         f"{inside(every[0])} and {inside(every[1])} of {len(points)} | |"
     )
+    lines = [*heading(count=len(points)), *lines]
     wide = [median(low / high for low, high in each) for each in every]
     lines.append(f"\nHalf of the bands are wider than a factor of {wide[0]:.2f} and {wide[1]:.2f} from edge to edge.")
     return "\n".join(lines) + "\n"
+
+
+def heading(*, count: int) -> list[str]:
+    """Of so many points."""
+    return [
+        "# Published scaling curves, foretold from their first points",
+        "",
+        f"`PYTHONPATH=src python benchmarks/plan_backtest.py`, {date.today()}. Arithmetic only: nothing was measured on any "
+        f"machine here. {len(curves())} curves, {count} points beyond the first of each. Lost shares (1 − efficiency) and errors "
+        "(their mean distance from what was published) in per cent; `borrowed`: the one number that a curve does not give itself, "
+        "and the other published curves that it fits best. The band is that of `fanlight plan`: with the noise of a rate that a "
+        "file tells (15 %), and with that of a measured one (3 %), which a curve's first point is.",
+        "",
+    ]
 
 
 def inside(found: list[tuple[float, float]]) -> int:
