@@ -329,9 +329,9 @@ def heading(*, count: int) -> list[str]:
         "",
         f"`PYTHONPATH=src python benchmarks/plan_backtest.py`, {date.today()}. Arithmetic only: nothing was measured on any "
         f"machine here. {len(curves())} curves, {count} points beyond the first of each. Lost shares (1 − efficiency) and errors "
-        "(their mean distance from what was published) in per cent; `borrowed`: the one number that a curve does not give itself, "
-        "and the other published curves that it fits best. The band is that of `fanlight plan`: with the noise of a rate that a "
-        "file tells (15 %), and with that of a measured one (3 %), which a curve's first point is.",
+        "(their mean distance from what was published) in per cent; `borrowed`: the one number that a curve does not give "
+        "itself, and the other published curves that it fits best. The band is that of `fanlight plan`: with the noise of a "
+        "rate that a file tells (15 %), and with that of a measured one (3 %), which a curve's first point is.",
         "",
     ]
 

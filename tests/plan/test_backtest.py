@@ -29,6 +29,23 @@ def test_the_first_point_is_met_and_no_curve_lends_to_itself():
         assert name not in each.others and each.others
 
 
+def test_tables_of_one_publisher_lend_all_they_have_of_a_kind():
+    every = {each.name: each for each in backtest.resnets()}
+    kinds = {where: mixed for where, (_, mixed, _) in backtest.RESNETS.items()}
+    for name, each in every.items():
+        mixed = kinds[name.partition(", ")[2]]
+        assert set(each.others) == {other for other in every if kinds[other.partition(", ")[2]] == mixed} - {name}
+        assert set(each.seconds) == {1, 8}
+
+
+def test_a_rate_meets_the_first_point():
+    """Where it is one rank's, by arithmetic; else by halving."""
+    for name in ("resnet50, 1–40 V100", "lung and colon, DDP, 2–4 GPUs"):
+        curve = backtest.curves()[name]
+        total_s = backtest.alone_s(curve, 1e-4)
+        assert backtest.step_s(name, curve.first, 1e-4, total_s) == pytest.approx(curve.seconds[curve.first], rel=1e-6)
+
+
 def test_a_band_says_where_in_it_the_published_point_lies():
     """Inside, below and above; with more noise a band is wider on both sides by as much."""
     assert backtest.inside([(1.2, 0.9), (0.9, 0.7), (1.4, 1.1)]) == 1
