@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fanlight import config as configuration
@@ -215,6 +215,7 @@ anything = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() 
 
 
 @given(st.sampled_from(keys()), anything)
+@example("optim.step_shares", [0])
 @settings(deadline=None, max_examples=60)
 def test_any_value_becomes_the_field_s_type_or_is_refused_with_the_key(key: str, value: object) -> None:
     kind, is_optional = hint_of(key)
@@ -227,7 +228,9 @@ def test_any_value_becomes_the_field_s_type_or_is_refused_with_the_key(key: str,
     elif found is None:
         assert is_optional
     elif typing.get_origin(kind) is tuple:
-        assert [type(part) for part in found] == list(typing.get_args(kind))
+        wanted = typing.get_args(kind)
+        each = [wanted[0]] * len(found) if wanted[-1] is ... else list(wanted)  # of any length, or of one
+        assert [type(part) for part in found] == each
     else:
         assert type(found) is kind
 
