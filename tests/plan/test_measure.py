@@ -355,7 +355,9 @@ def test_ranks_measure_steps_pieces_and_links(pool, ranks):
                 assert row["forward"] > 0 and row["backward"] > 0 and row["total"] > 0
     found = measure._of(first, windows, ranks=ranks, threads=1)
     steps = found.steps["fp32"]
-    assert steps.forward.at(32) > 0 and found.peak_bytes >= found.base_bytes > 1e7 and found.sizes == (16, 64)
+    assert steps.forward.at(32) > 0 and found.peak_bytes >= found.base_bytes > 1e7
+    few, many = found.sizes  # 16 and 64, or less on a machine that is busy
+    assert turns.ROWS_LEAST * ranks <= few <= 16 and 2 * few <= many <= 64
     if ranks > 1:
         assert found.bytes_per_s > 0 and 0 <= found.steals <= 1.5 and found.latency_s >= 0
         assert min(steps.joined) > 1, "sending takes time"
