@@ -5,6 +5,7 @@ from typing import Any
 import torch
 
 from fanlight.config import Config
+from fanlight.parallel import comm
 from fanlight.parallel.comm import World
 from fanlight.plan import lock, turns
 from fanlight.train import memory, probe
@@ -38,8 +39,9 @@ def measured(world: World, *, model: str, image_px: int, batch: int) -> dict[str
     about: dict[str, Any] = {"config": config().with_values(values).document(), "classes": 3}
     first = turns.begun(world, **about, formats=1)
     sizes = first["sizes"]
+    before = comm.sent["statistics of norms"]
     windows = [turns.window(world, **about, sizes=sizes, precisions=["fp32"], is_first=not at) for at in range(2)]
-    return {"first": first, "windows": windows}
+    return {"first": first, "windows": windows, "sent": comm.sent["statistics of norms"] - before}
 
 
 def hold_turn(began: Any, may_end: Any) -> None:
