@@ -28,7 +28,7 @@ def two_places(rate: str) -> str:
     slow = bucket(rate)
     return f"""
 set -e
-unshare -n sleep 900 & other=$!
+unshare -n sleep 7200 & other=$!
 trap "kill $other" EXIT
 while [ "$(readlink /proc/$other/ns/net)" = "$(readlink /proc/$$/ns/net)" ]; do sleep 0.05; done
 ip link add link0 type veth peer name link0 netns $other
@@ -36,6 +36,12 @@ ip addr add 10.99.0.1/24 dev link0; ip link set link0 up; tc qdisc add dev link0
 nsenter -t $other -n sh -ec 'ip addr add 10.99.0.2/24 dev link0; ip link set link0 up; tc qdisc add dev link0 {slow}'
 export GLOO_SOCKET_IFNAME=link0 OTHER_PLACE=/proc/$other/ns/net
 """
+
+
+def changed(rate: str) -> list[list[str]]:
+    """Commands that hold the link of `two_places` to another rate, given inside the first."""
+    words = ["tc", "qdisc", "change", "dev", "link0", *bucket(rate).split()]
+    return [words, ["nsenter", f"--net={os.environ['OTHER_PLACE']}", *words]]
 
 
 def run(

@@ -2,6 +2,8 @@
 
 from dataclasses import replace
 
+import pytest
+
 import plan_auto
 import plan_error
 import plan_link
@@ -72,12 +74,45 @@ def test_planning_is_repaid_by_images():
     assert "1 (the same)" in text and "| c | fp32 | nothing fits |" in text and "| d | fp32 | not reached" in text
 
 
-def test_slow_links_are_compared_by_rate():
-    told = {("200mbit", "net", name): candidate(name, rate) for name, rate in (("ddp", 10.0), ("pipeline", 40.0))}
-    rounds = [{"200mbit": {"net ddp": [3.2, 3.2], "net pipeline": [1.0, 0.8]}}, {}]
+def test_slow_links_are_compared_by_what_their_rounds_gained():
+    """The second round's machine is half as fast: speedups are of one round, and stay."""
+    rates = {"serial": 10.0, "ddp": 12.0, "pipeline": 40.0}
+    told = {("200mbit", "net", name): candidate(name, rate) for name, rate in rates.items()}
+    first = {"net serial": [3.2, 3.2], "net ddp": [1.6, 1.6], "net pipeline": [1.0, 0.8]}
+    rounds = [{"200mbit": first}, {"200mbit": {key: [2 * each for each in value] for key, value in first.items()}}]
     text = plan_link.report(told, rounds)
-    assert "n = 2 configurations of two ranks" in text and "median 6.2%, largest 12.5%; 1 of 2 inside" in text
-    assert "200 Mbit/s, net: pipeline, 100.0% of the best of 2" in text
+    assert "n = 2 configurations of two ranks, 2 rounds" in text
+    assert "median 26.2%, largest 40.0%, 1 of 2 within 15%" in text
+    assert "| ddp | 1.200 | 2.000 (2.000 … 2.000) | 40.0% | 12 |" in text
+    assert "| serial | 1 | 1 |  | 10 |" in text and "pipeline, 100.0% of the best of 2" in text
+
+
+def test_rounds_take_turns_in_both_orders_and_tell_of_failure(monkeypatch):
+    """Every job at every rate, whose link is changed first; one that cannot be run ends it."""
+    changed, ran = [], []
+
+    class Ranks:
+        def run(self, what, *, config, classes, steps):
+            ran.append((what, config))
+            return [{"steps_s": [1.0, 2.0], "error": config.get("error", "")}, {"steps_s": [3.0, 1.0], "error": ""}]
+
+    monkeypatch.setenv("OTHER_PLACE", "/proc/1/ns/net")
+    monkeypatch.setattr(plan_link.subprocess, "run", lambda words, check: changed.append(" ".join(words)))
+    names = ("net serial", "net ddp")
+    work = {
+        rate: {name: {"config": {"is": name}, "classes": 2, "steps": 2} for name in names} for rate in plan_link.RATES
+    }
+    found = plan_link.round_of(Ranks(), work, order=1)
+    assert found["1gbit"] == {"net serial": [2.0, 1.5], "net ddp": [3.0, 2.0]}, "the mean place, the slowest rank"
+    assert [what for what, _ in ran] == [plan_link.two_places.ALONE, plan_link.confirm.TURN] * 2
+    assert ["rate 200mbit" in each for each in changed] == [True, True, False, False]
+    assert changed[1].startswith("nsenter --net=/proc/1/ns/net tc qdisc change")
+    changed.clear(), ran.clear()
+    assert plan_link.round_of(Ranks(), work, order=-1) == found
+    assert "rate 1gbit" in changed[0] and ran[0][0] == plan_link.confirm.TURN
+    work["1gbit"]["net ddp"]["config"]["error"] = "no memory"
+    with pytest.raises(SystemExit, match="net ddp at 1gbit: no memory"):
+        plan_link.round_of(Ranks(), work, order=1)
 
 
 def test_the_described_cluster_is_a_file_that_can_be_read():
