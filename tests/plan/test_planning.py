@@ -81,6 +81,16 @@ def test_layouts_of_a_compiled_run_are_said_to_be_compared_uncompiled(monkeypatc
     assert not capsys.readouterr().err
 
 
+def test_a_frozen_network_whose_features_are_kept_is_said_to_be_compared_whole(monkeypatch, capsys):
+    frozen = AUTO.with_values({"model.freeze": True, "augment.off": True})
+    decided(monkeypatch, frozen, serial(100))
+    told = capsys.readouterr().err
+    assert "with the whole network computed at every look" in told and "Give --layout serial" in told
+    for key, value in (("execution.cache_features", False), ("augment.off", False)):
+        decided(monkeypatch, frozen.with_value(key, value), serial(100))
+        assert "at every look" not in capsys.readouterr().err, key
+
+
 def test_a_plans_reasons_are_kept(monkeypatch, colours, tmp_path):
     """Of what was left open; config.yaml has none, and says what it said."""
     from dataclasses import replace

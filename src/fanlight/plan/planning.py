@@ -150,6 +150,13 @@ def decided(config: Config) -> Config:
             "than they are told to",
             do="For a long run, try --compile with --layout serial and with --layout ddp",
         )  # fmt: skip
+    if config.model.freeze and config.augment.off and config.execution.cache_features is not False:
+        console.warn(
+            "layouts are compared with the whole network computed at every look",
+            why="A frozen network without augmentation computes each image once and keeps what it says, so steps are of its last "
+            "layer alone, far quicker than they are told to be",
+            do="Give --layout serial, which needs no plan and is hard to beat at this",
+        )  # fmt: skip
     ranks = config.execution.ranks
     about, found = foretold(config, Wanted(ranks=() if ranks is None else (ranks,), only=ranks is not None))
     best, reason = choice.choose(found, precision_is_open=config.train.precision is None, about=about)
