@@ -68,6 +68,18 @@ def test_a_larger_batch_must_be_worth_its_fewer_steps(rate, chosen):
     assert choice.choose(stated, precision_is_open=False)[0].layout == "fsdp"
 
 
+@pytest.mark.parametrize(("rate", "chosen"), [(124, "ddp"), (130, "fsdp")])
+def test_a_larger_batch_that_was_measured_must_be_worth_its_fewer_steps(rate, chosen):
+    """Both are clearly faster than serial."""
+    found = [
+        replace(candidate(name, rate, source="measured", turns_s=(batch / rate,) * 3), batch=batch, batch_reason="knee: a")
+        for name, batch, rate in (("serial", 64, 100), ("ddp", 64, 120), ("fsdp", 512, rate))
+    ]  # fmt: skip
+    assert choice.choose(found, precision_is_open=False)[0].layout == chosen
+    stated = [replace(each, batch_reason="") for each in found]
+    assert choice.choose(stated, precision_is_open=False)[0].layout == "fsdp"
+
+
 def test_few_images_end_it():
     found = knee(here(images=500))
     assert found.batch == 16 and found.batch_reason.startswith("data: 500 training images, of which a larger batch")

@@ -243,6 +243,20 @@ def test_a_shorter_format_must_be_worth_it_where_it_alone_was_measured(rate, cho
     assert choice.choose(found, precision_is_open=True)[0].precision == chosen
 
 
+@pytest.mark.parametrize("is_open", [True, False])
+@pytest.mark.parametrize(("rate", "chosen"), [(202, "serial"), (220, "ddp")])
+def test_in_a_shorter_format_too_another_layout_must_be_clearly_faster(is_open, rate, chosen):
+    """Both are twice as fast as serial in fp32, whether that was asked about or not."""
+    short = [replace(candidate("serial", 200, precision="bf16", source="measured"), ranks=1)]
+    short += [candidate("ddp", rate, precision="bf16", source="measured")]
+    whole = [replace(candidate("serial", 100, source="measured"), ranks=1), candidate("fsdp", 90, source="measured")]
+    best, reason = choice.choose([*whole, *short] if is_open else short, precision_is_open=is_open)
+    assert (best.layout, best.precision) == (chosen, "bf16")
+    assert ("of serial on 1 rank(s) in fp32" in reason) == is_open
+    if chosen == "serial":
+        assert "nothing is clearly faster: ddp on 2 rank(s) in bf16 1.01× of serial on 1 rank(s) in bf16" in reason
+
+
 def test_another_algorithm_that_fits_is_no_layout_that_does_not():
     found = [
         candidate("local-sgd", 150),

@@ -5,7 +5,9 @@ import threading
 import pytest
 
 from fanlight.errors import FanlightError
+from fanlight.parallel import comm
 from fanlight.plan import confirm
+from fanlight.train import probe
 from plan import jobs
 
 
@@ -46,3 +48,15 @@ def test_batches_are_made_ahead_and_threads_end(rows):
     crops.settle()
     crops.close()
     assert threading.active_count() <= before
+
+
+def test_what_found_no_memory_holds_none_while_others_take_turns(monkeypatch):
+    """Neither a model nor input threads."""
+    before = threading.active_count()
+    about = {"config": config(execution__layout="serial", execution__ranks=1).document(), "classes": 3, "steps": 1}
+    monkeypatch.setattr(confirm, "_KEPT", {})
+    assert not confirm.rank_turn(comm.alone("cpu"), **about)["error"]
+    assert len(confirm._KEPT) == 1
+    monkeypatch.setattr(probe.Bench, "measure", lambda *_, wait, **__: probe.Timed(error=f"none after {wait():.0f} s"))
+    assert "none after" in confirm.rank_turn(comm.alone("cpu"), **about)["error"]
+    assert not confirm._KEPT and threading.active_count() <= before

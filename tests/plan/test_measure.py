@@ -414,6 +414,16 @@ def test_what_no_spread_and_sending_foretell_makes_the_band_wider(joined):
     assert widths["serial"] < 1.04 and widths["ddp"] >= 1 + missed
 
 
+def test_how_long_ranks_wait_is_of_steps_that_recompute_nothing():
+    """As they were measured, and as they are kept for a plan of either."""
+    told, counted = made(), chain(2, norms=(8,))
+    plain, again = (
+        waiting.fitted(told, jobs.config(train__batch_size=16, execution__recompute=on), counted)
+        for on in (False, True)
+    )
+    assert again == plain and plain.by_ranks[2].steps["fp32"].spread > 0
+
+
 def test_what_is_solved_has_bounds():
     assert waiting.solved(lambda x: 1 + x, 0.9, 0, 1.5) == 0, "a step that is foretold too slow waits for nobody"
     assert waiting.solved(lambda x: 1 + x, 9.0, 0, 1.5) == 1.5

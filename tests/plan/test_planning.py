@@ -1,5 +1,7 @@
 """`--layout auto`: what a plan decides of a run, and where it is refused."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from fanlight import cli_plan
@@ -8,7 +10,10 @@ from fanlight.config import Config
 from fanlight.errors import ConfigError
 from fanlight.plan import choice, cluster, planning
 from fanlight.train import prepare, resolve
+from plan import jobs
+from plan.made import chain
 from plan.test_choose import candidate
+from plan.test_measure import made
 from train import sentences
 
 pytest_plugins = ["train.fixtures"]
@@ -145,6 +150,24 @@ def test_a_network_that_cannot_be_counted_is_named(monkeypatch):
     config = Config().with_values({"model.name": "small-resnet", "data.image_px": 32})
     with pytest.raises(ConfigError, match=r"small-resnet cannot be planned: .* meta tensors\); name a --layout"):
         planning.network_of(config, classes=3)
+
+
+def test_what_measuring_holds_is_no_memory_that_a_run_lacks(monkeypatch):
+    """Ranks that calibrated are still there while layouts are predicted: a plan that measures says what a second one says."""
+    free = [8e9]
+
+    def calibrate(*_, **__):
+        free[0] = 1e9
+        return made()
+
+    monkeypatch.setattr(planning.machine, "memory_available", lambda: free[0])
+    monkeypatch.setattr(planning.measure, "calibrate", calibrate)
+    monkeypatch.setattr(planning, "network_of", lambda *_, **__: (chain(2), lambda ranks: "", ""))
+    config = jobs.config(model__name="small-resnet", train__batch_size=16, execution__device="cpu")
+    manifest = SimpleNamespace(classes=["a", "b"], rows=lambda split: range(1000))
+    wanted = planning.Wanted(confirm=False)
+    about, found = planning._foretold(config, manifest, wanted, None, asked=config, pools=None)
+    assert about.cluster.device.memory_bytes == 8e9 and found[0].fits
 
 
 def test_auto_is_a_wish_and_an_open_layout_is_none(tmp_path):

@@ -36,9 +36,12 @@ class Ranks:
         self.started += [] if key in self.started else [key]
         return key
 
+    def keep(self, wanted):
+        self.started = [key for key in self.started if key in wanted]
 
-def tried(monkeypatch, found, step_s, *, seconds=1000.0, machine=MACHINE):
-    """With steps that take `step_s(config)` seconds, and a clock that they alone move."""
+
+def tried(monkeypatch, found, step_s, *, seconds=1000.0, machine=MACHINE, ranks=None):
+    """With steps that take `step_s(config)` seconds, and a clock that they alone move. `ranks`: pools that are there."""
     now = [0.0]
 
     def turn(pool, config, *, classes, steps):
@@ -49,7 +52,7 @@ def tried(monkeypatch, found, step_s, *, seconds=1000.0, machine=MACHINE):
 
     monkeypatch.setattr(trial.confirm, "turn", turn)
     budget = autotune.Budget(seconds, now=lambda: now[0])
-    return trial.tried(found, question(machine), classes=3, most=2, pools=Ranks(), budget=budget), now[0]
+    return trial.tried(found, question(machine), classes=3, most=2, pools=ranks or Ranks(), budget=budget), now[0]
 
 
 def test_the_plainest_and_the_best_have_measured_rates_in_turns(monkeypatch):
@@ -61,6 +64,7 @@ def test_the_plainest_and_the_best_have_measured_rates_in_turns(monkeypatch):
     assert [each.source for each in told] == ["measured"] * 4 + ["simulated"] * 3
     assert [each.images_per_s for each in told[:2]] == [SERIAL.batch / 1.0, SERIAL.batch / 0.5]
     assert len({len(each.turns_s) for each in told[:4]}) == 1, "a turn of one is a turn of all"
+    assert [each.reason for each in told[3:5]] == ["simulated: waiting 3%", "waiting 3%"], "nobody measured what waits"
     best, why = choice.choose(told, precision_is_open=False)
     assert best.layout == "ddp" and "2.00× of serial" in why
 
@@ -117,6 +121,15 @@ def test_candidates_share_the_machines_memory(monkeypatch, capsys):
     told, _ = tried(monkeypatch, large, lambda config: 1.0)
     assert [each.source for each in told] == ["measured", "simulated"]
     assert "no memory, beside the others, for it: ddp" in capsys.readouterr().out
+
+
+def test_ranks_that_nothing_is_tried_on_give_their_memory_back(monkeypatch):
+    """What calibrated on one rank, where two were asked for."""
+    there = Ranks()
+    alone, beside = there.of(1, 2), trial._ranks(candidate("ddp", 120), question())
+    there.of(*beside)
+    told, _ = tried(monkeypatch, [candidate("ddp", 120)], lambda config: 1.0, ranks=there)
+    assert told[0].source == "measured" and there.started == [beside] != [alone]
 
 
 def test_a_shorter_format_is_held_against_what_was_measured_in_fp32():

@@ -76,7 +76,10 @@ def rank_turn(world: World, *, config: dict[str, Any], classes: int, steps: int)
     key = json.dumps(config, sort_keys=True)
     warmup = 0 if key in _KEPT else WARMUP
     ready = _KEPT[key] if key in _KEPT else _KEPT.setdefault(key, _Ready(config, classes, world))
-    return ready.steps(steps, warmup=warmup)
+    told = ready.steps(steps, warmup=warmup)
+    if told["error"]:  # on every rank; the others' turns need what it holds
+        _KEPT.pop(key).close()
+    return told
 
 
 class _Ready:
@@ -93,6 +96,10 @@ class _Ready:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Its input threads end."""
         self._crops.close()
 
     def steps(self, steps: int, *, warmup: int) -> dict[str, Any]:

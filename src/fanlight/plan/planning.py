@@ -97,6 +97,7 @@ def _foretold(
     """As `foretold`, of the resolved `config`; `asked`: as it was before."""
     budget = autotune.Budget(MOST_S)
     device, classes = config.execution.device or "cpu", len(manifest.classes)
+    free = float(machine.memory_available())  # before ranks that measure hold, and keep, some of it
     precisions = _precisions(asked.train.precision, other, here=device)
     if other is None and wanted.confirm and device == "cpu":  # they import what they need while the network is counted
         for ranks in (1, measure.places(device)):
@@ -118,6 +119,8 @@ def _foretold(
     if target is None:
         assert calibration is not None
         target = calibration.by_ranks[max(calibration.by_ranks)].cluster("this machine")
+        if device == "cpu":
+            target = replace(target, device=replace(target.device, memory_bytes=free))
     if asked.train.compress_gradients is not None:  # what is sent is smaller; what was measured sent nothing
         config = config.with_value("train.compress_gradients", asked.train.compress_gradients)
     about = Question(

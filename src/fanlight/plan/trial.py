@@ -36,8 +36,7 @@ def tried(
     told: dict[int, Candidate] = {}
     ready: dict[int, autotune.Step] = {}
     wanted = _affordable(worth(found, most=most), about, pools=pools, budget=budget)
-    if about.cluster.device.kind == "cuda":
-        pools.keep({_ranks(each, about) for each in wanted})
+    pools.keep({_ranks(each, about) for each in wanted})
     for each in wanted:
         pools.of(*_ranks(each, about))  # all of them start before any works
     for each in wanted:
@@ -153,7 +152,10 @@ def _measured(one: Candidate, turns_s: tuple[float, ...]) -> Candidate:
         f"  {one.layout} on {one.ranks} rank(s), {one.precision}: {rate:.4g} images/s measured ({n}), {one.images_per_s:.4g} "
         "predicted"
     )
-    return replace(one, images_per_s=rate, band=(rates[0], rates[-1]), source="measured", turns_s=turns_s)
+    reason = f"simulated: {one.reason}" if one.reason else ""  # what of its step is not computing
+    return replace(
+        one, images_per_s=rate, band=(rates[0], rates[-1]), source="measured", turns_s=turns_s, reason=reason
+    )
 
 
 def _refused(one: Candidate, error: FanlightError) -> Candidate:

@@ -41,6 +41,7 @@ def _fitted(
     ranks, plain = measured.ranks, replace(measured.steps[number_format], spread=0.0, sending=1.0)
     if ranks == 1:
         return plain
+    config = config.with_value("execution.recompute", False)  # as measured steps were
     about = Question(config, counted, 0, measured.cluster("here"), found, measured.sizes[-1])
     machines = choose.machines_of(about, ranks=ranks, number_format=number_format)
     layout = choose.layout_of(about, "ddp", ranks=ranks, machines=machines)
