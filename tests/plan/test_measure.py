@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from fanlight.parallel import comm, link
 from fanlight.parallel.link import Sending
 from fanlight.plan import calibration, choose, cluster, cost, measure, pools, sharding, turns, waiting
 from fanlight.plan.calibration import Calibration, Measured, Piece, Steps
@@ -168,6 +169,32 @@ def test_neighbours_are_those_of_the_number_format():
 def test_sending_steals_what_neither_hides(beside_s, sent_s, expected):
     """Of computing that takes 1 s alone. On a slow link the sending is the longer of the two."""
     assert Sending({}, 0, beside_s, 1.0, sent_s).steals == pytest.approx(expected)
+
+
+def test_one_slow_message_of_a_moment_is_not_what_messages_take(monkeypatch):
+    """Every fourth takes a hundred times as long, as cores that fall asleep make it; a large one is sent as often as is asked."""
+    now, sent = [0.0], []
+
+    def send(what: str, seconds: float) -> None:
+        sent.append(what)
+        now[0] += seconds * (100 if sent.count(what) % 4 == 2 and what != "large" else 1)
+
+    def reduce(buffer, **_) -> None:
+        send("large" if buffer.numel() * 4 > link.SMALL_BYTES else "small", 1e-4 if buffer.numel() * 4 < 1e6 else 1e-2)
+
+    monkeypatch.setattr(link, "_now", lambda device: now[0])
+    monkeypatch.setattr(link.dist, "all_reduce", lambda buffer, async_op=False, **_: reduce(buffer) or Done())
+    monkeypatch.setattr(link.dist, "all_gather", lambda *_, **__: send("gather", 1e-4))
+    found = link.sweep(comm.alone(), compute=lambda: None, repeats=1)
+    assert list(found.all_reduce_s.values()) == pytest.approx([1e-4, 1e-2]) and found.gather_s == pytest.approx(1e-4)
+    assert sent.count("large") == 4, "alone and beside computing, and each once to open connections"
+
+
+class Done:
+    """A message that is there."""
+
+    def wait(self) -> None:
+        pass
 
 
 def test_large_networks_are_measured_on_fewer_rows():

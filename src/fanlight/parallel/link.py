@@ -17,6 +17,7 @@ from fanlight.parallel.cutting import LARGE_BYTES, SMALL_BYTES
 
 SIZES = (SMALL_BYTES, LARGE_BYTES)  # of a sweep: a line through them
 REPEATS = 5
+OFTEN = 8  # times as often, small messages: one takes several times as long as the next on cores that fall asleep
 
 
 @dataclass(frozen=True)
@@ -76,14 +77,16 @@ def sweep(
     world: World, *, compute: Callable[[], None], sizes: Sequence[int] = SIZES, repeats: int = REPEATS
 ) -> Sending:  # fmt: skip
     """All-reduces of `sizes` bytes with nothing else to do, and the largest of them beside `compute`, which is started when it
-    is on its way. Of the group that sums gradients. Collective; every rank gets rank 0's numbers."""
+    is on its way; each `repeats` times, messages of SMALL_BYTES or less OFTEN as often. Of the group that sums gradients.
+    Collective; every rank gets rank 0's numbers."""
     reduced = {}
     for size in sizes:
         buffer = torch.zeros(size // 4, device=world.device)
-        reduced[size] = _median(lambda buffer=buffer: dist.all_reduce(buffer, group=world.group), world, repeats)  # type: ignore[misc]
+        times = repeats if size > SMALL_BYTES else OFTEN * repeats
+        reduced[size] = _median(lambda buffer=buffer: dist.all_reduce(buffer, group=world.group), world, times)  # type: ignore[misc]
     small = torch.zeros(1, device=world.device)
     every = [torch.zeros_like(small) for _ in range(world.ranks)]
-    gather_s = _median(lambda: dist.all_gather(every, small, group=world.group), world, repeats)
+    gather_s = _median(lambda: dist.all_gather(every, small, group=world.group), world, OFTEN * repeats)
     buffer = torch.zeros(max(sizes) // 4, device=world.device)
 
     def both() -> None:

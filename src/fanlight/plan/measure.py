@@ -41,7 +41,7 @@ from fanlight.plan.pools import Pools
 from fanlight.train import devices
 
 FOLDER = "plans"  # in the cache
-FORM = 10  # of what is kept: a file of another is measured anew
+FORM = 11  # of what is kept: a file of another is measured anew
 DECIDES = ("OMP_", "KMP_", "GOMP_", "MKL_", "DNNL_", "ONEDNN_", "ATEN_", "MALLOC_", "LD_PRELOAD")  # environment
 Turn = dict[str, Any]  # of one rank: steps of both sizes, silent and joined, and one alone
 Answer = dict[str, Any]
